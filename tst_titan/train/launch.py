@@ -23,6 +23,9 @@ from tst_titan.files import read_json, write_json
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 
 PROGRESS_SECONDS = 10.0
+# glibc returns each freed buffer of some megabytes to the system and faults it in anew every step. Kept, a CPU
+# superposition step of the quickstart's model costs 1.04 instead of 1.21 recovery steps (benchmarks/cpu_overhead.py).
+MALLOC_KEEPS_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -101,7 +104,7 @@ def _run_workers(job: Job, lock: IO[str]) -> int:
         "-m", "tst_titan.train.titan.worker", str(job.folder / "job.json"),
     ]  # fmt: skip
     threads = str(job.hardware.threads)
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment = MALLOC_KEEPS_BUFFERS | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     told_to_stop = False
 
     def stop(number: int, frame: FrameType | None) -> None:
