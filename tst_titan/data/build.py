@@ -53,7 +53,9 @@ def build_corpus(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -
     if manifest_path.is_file():
         manifest = read_json(manifest_path)
         if manifest["corpus_id"] != settings.id:
-            raise UserError(f"{manifest_path}: is corpus {manifest['corpus_id']}, not {settings.id}; use another folder")
+            raise UserError(
+                f"{manifest_path}: is corpus {manifest['corpus_id']}, not {settings.id}; use another folder"
+            )
         return manifest
     prepared = prepare(settings, out_dir, num_workers=num_workers)
     results = _run_groups(settings, prepared, num_workers)
@@ -118,7 +120,10 @@ def _make_tokenizer(
     settings: CorpusSettings, listings: Sequence[Listing], folder: Path, work: Path, num_workers: int
 ) -> None:
     key = digest_json(
-        {"tokenizer": asdict(settings.tokenizer), "inputs": [[asdict(e) for g in one.groups for e in g] for one in listings]},
+        {
+            "tokenizer": asdict(settings.tokenizer),
+            "inputs": [[asdict(e) for g in one.groups for e in g] for one in listings],
+        },
         length=32,
     )
     record = work / "tokenizer.json"
@@ -192,7 +197,9 @@ def _in_order(pool: ProcessPoolExecutor, jobs: Sequence[GroupJob], num_workers: 
         yield waiting.pop(number).result()
 
 
-def _results_of(settings: CorpusSettings, part: SourceJobs, results: Iterator[GroupResult]) -> list[GroupResult]:
+def _results_of(
+    settings: CorpusSettings, part: SourceJobs, results: Iterator[GroupResult]
+) -> list[GroupResult]:
     chosen: list[GroupResult] = []
     errors: list[str] = []
     num_tokens, start = 0, time.monotonic()

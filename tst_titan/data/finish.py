@@ -18,7 +18,15 @@ import numpy as np
 from tst_titan.data.build import SourceJobs
 from tst_titan.data.documents import HELD_OUT_ONE_IN
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
-from tst_titan.data.shards import Columns, Shard, ShardHeader, id_dtype, open_shard, select_documents, write_shard
+from tst_titan.data.shards import (
+    Columns,
+    Shard,
+    ShardHeader,
+    id_dtype,
+    open_shard,
+    select_documents,
+    write_shard,
+)
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import whole_file, write_json
@@ -33,7 +41,10 @@ class _Group:
 
 
 def finish(
-    settings: CorpusSettings, out_dir: Path, prepared: Sequence[SourceJobs], results: Sequence[Sequence[GroupResult]]
+    settings: CorpusSettings,
+    out_dir: Path,
+    prepared: Sequence[SourceJobs],
+    results: Sequence[Sequence[GroupResult]],
 ) -> dict[str, Any]:
     """Put the corpus together and write corpus.json last. Returns the manifest."""
     use_threads(True)
@@ -51,11 +62,20 @@ def finish(
         drop = repeated[at : at + len(of_source)]
         at += len(of_source)
         shards, num_dropped = _training_split(settings, out_dir, of_source, drop, counts)
-        sources.append({"name": part.source.name, "weight": part.source.weight, **_totals(shards), "origin": part.listing.origin})
+        sources.append(
+            {
+                "name": part.source.name,
+                "weight": part.source.weight,
+                **_totals(shards),
+                "origin": part.listing.origin,
+            }
+        )
         notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
         if not sources[-1]["num_tokens"]:
             raise UserError(f"corpus source {part.source.name}: no document to train on; {_held_out_rule()}")
-    validation = _validation_split(settings, out_dir, [g for of_source in groups for g in of_source], tokenizer)
+    validation = _validation_split(
+        settings, out_dir, [g for of_source in groups for g in of_source], tokenizer
+    )
     num_tokens = sum(source["num_tokens"] for source in sources)
     manifest = {
         "corpus_id": settings.id,
@@ -104,7 +124,11 @@ def _repeated(groups: Sequence[_Group]) -> list[np.ndarray]:
 
 
 def _training_split(
-    settings: CorpusSettings, out_dir: Path, groups: Sequence[_Group], repeated: Sequence[np.ndarray], counts: np.ndarray
+    settings: CorpusSettings,
+    out_dir: Path,
+    groups: Sequence[_Group],
+    repeated: Sequence[np.ndarray],
+    counts: np.ndarray,
 ) -> tuple[list[dict[str, Any]], int]:
     """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`."""
     left = settings.max_tokens or np.iinfo(np.int64).max
@@ -124,7 +148,9 @@ def _training_split(
             if keep.any():
                 name = f"train/{group.job.source.name}/{len(placed):05d}.arrow"
                 header = _place(group.job, shard, keep, out_dir / name)
-                placed.append(_entry(name, header) | {"inputs": [entry.name for entry in group.job.inputs][:1000]})
+                placed.append(
+                    _entry(name, header) | {"inputs": [entry.name for entry in group.job.inputs][:1000]}
+                )
     return placed, num_dropped
 
 
@@ -194,7 +220,9 @@ def _validation_split(
     )
     with whole_file(out_dir / "validation.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for document in chosen:
-            file.write(json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n"
+            )
     return {"name": "validation", **_totals([_entry(name, header)])}
 
 
@@ -231,5 +259,7 @@ def _entropy(counts: np.ndarray) -> float:
 def _corpus_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 over the tokenizer and every shard's checksum: what a run's provenance cites."""
     parts = [manifest["tokenizer"]["digest"]]
-    parts += [s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]]
+    parts += [
+        s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]
+    ]
     return sha256("\n".join(parts).encode()).hexdigest()

@@ -99,7 +99,10 @@ def tokenize_group(job: GroupJob) -> GroupResult:
     tally: Counter[str] = Counter()
     try:
         job.file("").parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(job.file(".held_out.jsonl")) as held_out, held_out.open("w", encoding="utf-8") as held_out_file:
+        with (
+            whole_file(job.file(".held_out.jsonl")) as held_out,
+            held_out.open("w", encoding="utf-8") as held_out_file,
+        ):
             writer = _ShardWriter(job, tokenizer)
             try:
                 for batch in _batches(_training_documents(job, tally, held_out_file)):

@@ -92,4 +92,6 @@ def _opened(source: SourceSettings, commit: str) -> Any:
 
 def _refused(source: SourceSettings, error: Exception, what: str) -> UserError:
     reason = " ".join(str(error).split())[:300]
-    return UserError(f"corpus source {source.name}: dataset {source.path}: {what}: {type(error).__name__}: {reason}")
+    return UserError(
+        f"corpus source {source.name}: dataset {source.path}: {what}: {type(error).__name__}: {reason}"
+    )

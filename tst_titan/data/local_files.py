@@ -22,9 +22,11 @@ from tst_titan.data.documents import Input, decoded, valid_text
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
-_TEXT = {".txt", ".text", ".md", ".rst"}
-_JSONL = {".jsonl", ".ndjson", ".json"}
-_PARQUET = {".parquet"}
+_FORMATS = {
+    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    ".parquet": "parquet",
+}
 _COMPRESSED = {".gz", ".zst"}
 _ROWS_AT_ONCE = 1024
 
@@ -35,7 +37,11 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     skipped = 0
     if path.is_dir():
         root = path
-        found = [p for p in sorted(path.glob(source.file_pattern or "**/*")) if p.is_file() and not p.name.startswith(".")]
+        found = [
+            p
+            for p in sorted(path.glob(source.file_pattern or "**/*"))
+            if p.is_file() and not p.name.startswith(".")
+        ]
         files = found if source.file_pattern else [p for p in found if _format(p)]
         skipped = len(found) - len(files)
     elif path.is_file():
@@ -48,7 +54,7 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
         raise UserError(
             f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file "
-            f"(known: {' '.join(sorted(_TEXT | _JSONL | _PARQUET))}, plain, .gz or .zst); correct `path` in the study"
+            f"(known: {' '.join(_FORMATS)}, plain, .gz or .zst); correct `path` in the study"
         )
     inputs = []
     for file in files:
@@ -56,7 +62,11 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
         inputs.append(Input(name, str(file), status.st_size, version=str(status.st_mtime_ns)))
     notes = [f"{source.name}: {skipped} files of other kinds left out"] if skipped else []
-    return inputs, {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)}, notes
+    return (
+        inputs,
+        {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)},
+        notes,
+    )
 
 
 def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -67,20 +77,24 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
     try:
         yield from reader(source, entry, path, tally)
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
-        raise UserError(f"{path}: damaged compressed file ({error}); replace or remove it and run again") from error
+        raise UserError(
+            f"{path}: damaged compressed file ({error}); replace or remove it and run again"
+        ) from error
     except pa.ArrowException as error:
-        raise UserError(f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again") from error
+        raise UserError(
+            f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
 
 
 def _format(path: Path) -> str:
     """ "text", "jsonl", "parquet", or "" for an unknown suffix."""
-    suffix = (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
-    return "text" if suffix in _TEXT else "jsonl" if suffix in _JSONL else "parquet" if suffix in _PARQUET else ""
+    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    return _FORMATS.get(suffix.lower(), "")
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
@@ -123,12 +137,16 @@ class _WholeZstd(io.RawIOBase):
         super().close()
 
 
-def _read_text(source: SourceSettings, entry: Input, path: Path, tally: Counter[str]) -> Iterator[tuple[str, str]]:
+def _read_text(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
     with _opened(path) as file:
         yield entry.name, decoded(file.read(), tally)
 
 
-def _read_jsonl(source: SourceSettings, entry: Input, path: Path, tally: Counter[str]) -> Iterator[tuple[str, str]]:
+def _read_jsonl(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
     column = source.text_column
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
@@ -137,23 +155,33 @@ def _read_jsonl(source: SourceSettings, entry: Input, path: Path, tally: Counter
             try:
                 row = json.loads(decoded(line, tally))
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line") from error
+                raise UserError(
+                    f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line"
+                ) from error
             if not isinstance(row, dict) or column not in row:
                 there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UserError(f"{path}, line {number}: no column {column!r} (there: {there}); set `text_column`")
+                raise UserError(
+                    f"{path}, line {number}: no column {column!r} (there: {there}); set `text_column`"
+                )
             if not isinstance(row[column] or "", str):
-                raise UserError(f"{path}, line {number}: column {column!r} is {type(row[column]).__name__}, not text")
+                raise UserError(
+                    f"{path}, line {number}: column {column!r} is {type(row[column]).__name__}, not text"
+                )
             yield f"{entry.name}:{number}", valid_text(row[column] or "", tally)
 
 
-def _read_parquet(source: SourceSettings, entry: Input, path: Path, tally: Counter[str]) -> Iterator[tuple[str, str]]:
+def _read_parquet(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
     column = source.text_column
     if path.suffix in _COMPRESSED:
         raise UserError(f"{path}: Parquet compresses by itself; unpack this file")
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
         if column not in schema.names:
-            raise UserError(f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`")
+            raise UserError(
+                f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`"
+            )
         kind = schema.field(column).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")

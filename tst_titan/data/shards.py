@@ -69,7 +69,14 @@ def id_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_shard(
-    path: Path, columns: Columns, *, corpus_id: str, source: str, split: str, tokenizer_digest: str, vocab_size: int
+    path: Path,
+    columns: Columns,
+    *,
+    corpus_id: str,
+    source: str,
+    split: str,
+    tokenizer_digest: str,
+    vocab_size: int,
 ) -> ShardHeader:
     """Write a shard, whole or not at all, and return its header. Equal content gives equal bytes."""
     header = ShardHeader(
@@ -84,11 +91,17 @@ def write_shard(
         checksum=_checksum(columns),
     )
     names = ("ids", "document_offsets", "document_hashes", "document_bytes")
-    lists = [pa.LargeListArray.from_arrays([0, len(column)], pa.array(column)) for column in columns.as_tuple()]
+    lists = [
+        pa.LargeListArray.from_arrays([0, len(column)], pa.array(column)) for column in columns.as_tuple()
+    ]
     metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(header)}, sort_keys=True).encode()}
     schema = pa.schema([pa.field(n, a.type) for n, a in zip(names, lists, strict=True)], metadata=metadata)
     batch = pa.RecordBatch.from_arrays(lists, schema=schema)
-    with whole_file(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with (
+        whole_file(path) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
         writer.write_batch(batch)
     return header
 
@@ -149,5 +162,5 @@ def select_documents(shards: Sequence[Shard], keep: Sequence[np.ndarray]) -> Col
 def _checksum(columns: Columns) -> str:
     digest = hashlib.sha256()
     for column in columns.as_tuple():
-        digest.update(memoryview(np.ascontiguousarray(column)).cast("B") if len(column) else b"")
+        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
     return digest.hexdigest()

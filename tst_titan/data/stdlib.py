@@ -55,7 +55,9 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
 
 def _is_library(name: str) -> bool:
     parts = name.split("/")
-    return parts[0].removesuffix(".py") in sys.stdlib_module_names and not _FOREIGN_FOLDERS.intersection(parts)
+    return parts[0].removesuffix(".py") in sys.stdlib_module_names and not _FOREIGN_FOLDERS.intersection(
+        parts
+    )
 
 
 def _reason_to_leave_out(name: str) -> str:

@@ -48,12 +48,13 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     """Load a tokenizer folder. Raises `UserError` where a file is missing or damaged or no end of text is known."""
     path = Path(folder) / "tokenizer.json"
     tokenizer = _from_file(path)
-    eos = _end_of_text(tokenizer, path)
+    eos_id = tokenizer.token_to_id(_end_of_text(tokenizer, path))
+    assert eos_id is not None
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     num_ids = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return CorpusTokenizer(tokenizer, digest_file(path), tokenizer.token_to_id(eos), num_ids)
+    return CorpusTokenizer(tokenizer, digest_file(path), eos_id, num_ids)
 
 
 def train_bpe(folder: Path, texts: Iterable[str], vocab_size: int) -> None:
