@@ -12,7 +12,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--studies", type=Path, default=Path("studies"), help="folder of the definitions")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     parser.add_argument(
-        "--hardware", nargs="*", default=[], metavar="KEY=VALUE", help="fields of Hardware, such as processes=2 threads=1"
+        "--hardware",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="fields of Hardware, such as processes=2 threads=1",
     )
     parser.set_defaults(run=run)
 
@@ -22,11 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
 
-    plans, broken = load_plans(args.studies, args.results)
-    plan, segment = find_segment(plans, broken, args.segment)
+    plans, _ = load_plans(args.studies, args.results)
+    segment = find_segment(plans, args.segment)
+    wanting = [plan for plan in plans.values() if segment.id in plan.segments]
     parent_checkpoint = None
     if segment.parent:
-        parent_checkpoint = args.results / "segments" / segment.parent / "checkpoint" / f"step-{segment.start_step}"
+        parent_checkpoint = (
+            args.results / "segments" / segment.parent / "checkpoint" / f"step-{segment.start_step}"
+        )
     return run_segment(
         Job(
             segment=segment,
@@ -34,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
             folder=args.results / "segments" / segment.id,
             corpus_dir=args.results / "data" / segment.recipe.corpus.id,
             parent_checkpoint=parent_checkpoint,
-            log_every=plan.log_every,
-            validate_every=plan.validate_every,
-            validation_tokens=plan.validation_tokens,
+            # As finely as any study that shares the segment wants to see it.
+            log_every=min(plan.log_every for plan in wanting),
+            validate_every=min((plan.validate_every for plan in wanting if plan.validate_every), default=0),
+            validation_tokens=max(plan.validation_tokens for plan in wanting),
         )
     )
 
@@ -53,7 +61,11 @@ def parse_hardware(settings: list[str]) -> Any:
         if not equals or key not in types:
             raise UserError(f"--hardware {setting}: use KEY=VALUE with one of: {', '.join(types)}")
         try:
-            values[key] = {"true": True, "false": False}[text.lower()] if types[key] is bool else types[key](text)
+            values[key] = (
+                {"true": True, "false": False}[text.lower()] if types[key] is bool else types[key](text)
+            )
         except (KeyError, ValueError):
-            raise UserError(f"--hardware {setting}: {key} takes a value of type {types[key].__name__}") from None
+            raise UserError(
+                f"--hardware {setting}: {key} takes a value of type {types[key].__name__}"
+            ) from None
     return Hardware(**values)

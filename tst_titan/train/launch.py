@@ -18,11 +18,16 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from tst_titan.data.manifest import verify_corpus
+from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 
 PROGRESS_SECONDS = 10.0
+# Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
+# finds shards that were cut short, and checked whole by `tst-titan data inspect --verify`.
+VERIFY_TOKENS = 200_000_000
 # glibc returns each freed buffer of some megabytes to the system and faults it in anew every step. Kept, a CPU
 # superposition step of the quickstart's model costs 1.04 instead of 1.21 recovery steps (benchmarks/cpu_overhead.py).
 MALLOC_KEEPS_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
@@ -52,7 +57,10 @@ def run_segment(job: Job) -> int:
         if outcome is None:
             raise UserError(_failure(job, returncode))
         if outcome["stopped"]:
-            print(f"{job.segment.id}: stopped and saved at step {outcome['step']}; run again to go on", file=sys.stderr)
+            print(
+                f"{job.segment.id}: stopped and saved at step {outcome['step']}; run again to go on",
+                file=sys.stderr,
+            )
             return EXIT_CONTINUE
         _finish(job, attempts)
         return 0
@@ -63,10 +71,26 @@ def _check_inputs(job: Job) -> None:
         raise UserError(f"{job.corpus_dir}: no such corpus; build it first: tst-titan data build STUDY")
     if job.parent_checkpoint and not job.parent_checkpoint.is_dir():
         raise UserError(
-            f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; "
-            f"delete {job.parent_checkpoint.parent.parent / 'done.json'} and run again to train it"
+            f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; train "
+            f"{job.segment.parent} first (if its folder has a done.json, delete that)"
         )
-    job.hardware.local_batch_size(job.segment.recipe.sequences_per_step)
+    recipe, stage = job.segment.recipe, job.segment.stage
+    job.hardware.local_batch_size(recipe.sequences_per_step)
+    verify_corpus(job.corpus_dir, largest=VERIFY_TOKENS)
+    stream = TokenStream(
+        job.corpus_dir,
+        seed=recipe.seed,
+        num_lanes=recipe.sequences_per_step,
+        block_tokens=recipe.block_tokens,
+    )
+    if stream.corpus.vocab_size > recipe.model.vocab_size:
+        raise UserError(
+            f"{job.corpus_dir}: token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
+            f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer"
+        )
+    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
+    for warning in stream.check_enough(job.segment.data_tokens, window):
+        print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
 @contextmanager
@@ -86,7 +110,10 @@ def segment_lock(folder: Path) -> Iterator[IO[str]]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(f"{folder}: being trained by {lock.read().strip() or 'another job'}; waiting for it", file=sys.stderr)
+            print(
+                f"{folder}: being trained by {lock.read().strip() or 'another job'}; waiting for it",
+                file=sys.stderr,
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate()
@@ -104,7 +131,11 @@ def _run_workers(job: Job, lock: IO[str]) -> int:
         "-m", "tst_titan.train.titan.worker", str(job.folder / "job.json"),
     ]  # fmt: skip
     threads = str(job.hardware.threads)
-    environment = MALLOC_KEEPS_BUFFERS | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment = (
+        MALLOC_KEEPS_BUFFERS
+        | os.environ
+        | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    )
     told_to_stop = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -208,7 +239,11 @@ def _start_attempt(job: Job) -> dict[str, Any]:
     attempts = read_json(path) if path.exists() else []
     for attempt in attempts:
         if attempt["end"] is None:
-            written = [file.stat().st_mtime for name in ("metrics.jsonl", "train.log") if (file := job.folder / name).exists()]
+            written = [
+                file.stat().st_mtime
+                for name in ("metrics.jsonl", "train.log")
+                if (file := job.folder / name).exists()
+            ]
             attempt["end"] = max([attempt["start"], *written])
     attempt = {
         "start": time.time(), "end": None, "step": None, "host": socket.gethostname(),
@@ -242,7 +277,9 @@ def _failure(job: Job, returncode: int) -> str:
 def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
     """Write `done.json`, then drop the checkpoints before the last."""
     segment = job.segment
-    rows = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"

@@ -98,7 +98,9 @@ def whole_checkpoint(folder: Path) -> bool:
     needed: dict[str, int] = {}
     for place in places.values():
         needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
-    return all((folder / name).is_file() and (folder / name).stat().st_size >= size for name, size in needed.items())
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size >= size for name, size in needed.items()
+    )
 
 
 def latest_whole_step(folder: Path) -> int | None:
@@ -109,7 +111,9 @@ def latest_whole_step(folder: Path) -> int | None:
 
 def discard_broken(folder: Path) -> list[str]:
     """Remove the `step-N` folders that a killed save or a damaged disk left incomplete; returns their names."""
-    broken = [path for path in folder.glob("step-*") if checkpoint_step(path) >= 0 and not whole_checkpoint(path)]
+    broken = [
+        path for path in folder.glob("step-*") if checkpoint_step(path) >= 0 and not whole_checkpoint(path)
+    ]
     for path in broken:
         shutil.rmtree(path)
     return [path.name for path in broken]

@@ -109,7 +109,16 @@ class BagDataLoader(BaseDataLoader):
         pin_memory: bool = False
         """Put batches into page-locked memory, for copies that overlap with computation."""
 
-    def __init__(self, config: Config, *, dp_world_size: int, dp_rank: int, seq_len: int, local_batch_size: int, **kwargs: Any):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        seq_len: int,
+        local_batch_size: int,
+        **kwargs: Any,
+    ):
         self.config = config
         self.seq_len = seq_len
         self.local_batch_size = local_batch_size
@@ -131,13 +140,15 @@ class BagDataLoader(BaseDataLoader):
     def batch(self, data_tokens: int, microbatch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Microbatch number `microbatch` of this rank at stream position `data_tokens`."""
         first = self.first_lane + microbatch * self.local_batch_size
-        windows = self.stream.windows(data_tokens, self.window_length, slice(first, first + self.local_batch_size))
+        windows = self.stream.windows(
+            data_tokens, self.window_length, slice(first, first + self.local_batch_size)
+        )
         inputs, labels = superpose_window(
             torch.from_numpy(windows), self.seq_len, self.config.bag_size, self.config.superpose
         )
         batch = {"input": inputs}
         if self.config.document_positions:
-            batch["positions"] = document_positions(inputs, self.stream.eos_id)
+            batch["positions"] = document_positions(inputs, self.stream.corpus.eos_id)
         if self.config.pin_memory:
             batch, labels = {name: value.pin_memory() for name, value in batch.items()}, labels.pin_memory()
         return batch, labels

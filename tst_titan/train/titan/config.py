@@ -1,7 +1,5 @@
 """A segment and its hardware as one torchtitan configuration."""
 
-from pathlib import Path
-
 import torch
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
@@ -119,7 +117,9 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         ],
         compile=CompileConfig(enable=hardware.compile),
         comm=CommConfig(trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000, train_timeout_seconds=600),
-        debug=DebugConfig(seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"),
+        debug=DebugConfig(
+            seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"
+        ),
     )
 
 

@@ -54,7 +54,9 @@ def _version(package: str) -> str | None:
 def _git(folder: Path) -> dict[str, Any]:
     def git(*args: str) -> str | None:
         try:
-            run = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+            run = subprocess.run(
+                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return run.stdout.strip() if run.returncode == 0 else None

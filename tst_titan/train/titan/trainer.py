@@ -71,5 +71,7 @@ class SegmentTrainer(Trainer):
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX)
             flags = [bool(flag) for flag in wishes.tolist()]
         if flags[0]:
-            logger.warning(f"Told to stop (signal {self.stop_signal or 'on another rank'}) after step {self.step}")
+            logger.warning(
+                f"Told to stop (signal {self.stop_signal or 'on another rank'}) after step {self.step}"
+            )
         return flags[0], flags[1]

@@ -10,7 +10,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.validate import Validator
 
-from tst_titan.data.stream import validation_windows
+from tst_titan.data.validation import validation_windows
 
 
 class HeldOutDataLoader(BaseDataLoader):
@@ -27,7 +27,16 @@ class HeldOutDataLoader(BaseDataLoader):
         infinite: bool = False
         """Set by torchtitan's validator, which stops after a number of steps; not used."""
 
-    def __init__(self, config: Config, *, dp_world_size: int, dp_rank: int, seq_len: int, local_batch_size: int, **kwargs: Any):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        seq_len: int,
+        local_batch_size: int,
+        **kwargs: Any,
+    ):
         self.windows = validation_windows(Path(config.corpus), seq_len, config.max_tokens)
         self.rank, self.num_ranks, self.batch_size = dp_rank, dp_world_size, local_batch_size
 

@@ -45,7 +45,11 @@ def train_segment(job: Job) -> None:
 def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
     """A job killed between its last checkpoint and its last validation owes the validation."""
     end = job.segment.end_step
-    wrote = [row for row in read_rows(job.folder / "metrics.jsonl") if row["step"] == end and "validation_loss" in row]
+    wrote = [
+        row
+        for row in read_rows(job.folder / "metrics.jsonl")
+        if row["step"] == end and "validation_loss" in row
+    ]
     owes = torch.tensor(not wrote, dtype=torch.int32, device=trainer.device)
     if dist.get_world_size() > 1:
         dist.all_reduce(owes, op=dist.ReduceOp.MAX)
@@ -57,7 +61,11 @@ def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
 def failure_message(error: Exception, job: Job) -> str | None:
     """One clear message for the failures that a user can meet; None for a defect of ours."""
     last = latest_whole_step(job.checkpoints)
-    good = f"the last good checkpoint is {job.checkpoints / f'step-{last}'}" if last else "no checkpoint was saved before"
+    good = (
+        f"the last good checkpoint is {job.checkpoints / f'step-{last}'}"
+        if last
+        else "no checkpoint was saved before"
+    )
     if isinstance(error, FloatingPointError) or "is not finite" in str(error):
         return f"{job.segment.id}: {error}; {good}. Lower the learning rate or look at the data there."
     if isinstance(error, torch.OutOfMemoryError):
@@ -78,7 +86,9 @@ def main() -> int:
     except Exception as error:
         message = failure_message(error, job)
         if os.environ["RANK"] == "0" or message:
-            write_json(job.folder / "failure.json", {"message": message or repr(error), "known": message is not None})
+            write_json(
+                job.folder / "failure.json", {"message": message or repr(error), "known": message is not None}
+            )
         if message is None:
             raise
         logger.error(json.dumps(message)[1:-1])
