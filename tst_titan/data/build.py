@@ -8,9 +8,11 @@
 the number of workers. A build that was killed goes on with the groups that it had finished.
 """
 
+import dataclasses
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -62,6 +64,22 @@ def build_corpus(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -
     manifest = finish(settings, out_dir, prepared, results)
     shutil.rmtree(work_folder(out_dir), ignore_errors=True)
     return manifest
+
+
+def tokenize_part(
+    settings: CorpusSettings, out_dir: Path, part: tuple[int, int], *, num_workers: int
+) -> None:
+    """Tokenize the k-th of n shares of the groups (`part` is (k, n)) and leave the rest to other calls.
+
+    One call a cluster job: the calls need no order among them, and `build_corpus` afterwards takes over what they
+    left and does what is missing. With `max_tokens` a share stops when it has its n-th of them.
+    """
+    if (Path(out_dir) / "corpus.json").is_file():
+        return
+    k, n = part
+    prepared = prepare(settings, out_dir, num_workers=num_workers)
+    share = dataclasses.replace(settings, max_tokens=-(-settings.max_tokens // n))
+    _run_groups(share, [dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], num_workers)
 
 
 def work_folder(out_dir: Path) -> Path:
@@ -140,8 +158,6 @@ def _make_tokenizer(
 
 def _training_texts(settings: CorpusSettings, listings: Sequence[Listing]) -> Iterator[str]:
     """Documents of the training split, each once, an even share of `_BPE_CHARACTERS` from each source."""
-    from collections import Counter
-
     seen: set[int] = set()
     for source, listing in zip(settings.sources, listings, strict=True):
         left = _BPE_CHARACTERS // len(listings)
