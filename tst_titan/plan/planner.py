@@ -176,8 +176,8 @@ class _Planner:
 
     def chain(self, recipe: Recipe, stages: tuple[Stage, ...]) -> _Chain:
         last = stages[-1]
-        key = (id(recipe), stages[:-1], last.name, last.start_step, last.bag_size, last.bag_weighting)
-        key += (last.superpose, last.reinit_embeddings, last.decay_end_step, last.decay_to)
+        kind = (last.name, last.start_step, last.bag_size, last.bag_weighting, last.superpose)
+        key = (id(recipe), stages[:-1], *kind, last.reinit_embeddings, last.decay_end_step, last.decay_to)
         if key not in self.chains:
             self.chains[key] = _Chain(recipe=recipe, before=stages[:-1], stage=last)
         return self.chains[key]
