@@ -127,7 +127,7 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
         console.print(
             f"model {model.name}: {human(counts.total)} parameters, {human(counts.without_embeddings)} without "
             f"embeddings{f', {human(counts.active_without_embeddings)} of those active' if model.moe else ''}; "
-            f"checkpoint {human(checkpoint_bytes(model))}B",
+            f"checkpoint {human_bytes(checkpoint_bytes(model))}",
             highlight=False,
         )
     for id in plan.corpora:
@@ -140,7 +140,7 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
         f"sharing saves {sums['saved_by_sharing']:.1%}\n"
         f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
         f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished)} reused from results); "
-        f"checkpoints {human(sums['checkpoint_bytes'])}B in all",
+        f"checkpoints {human_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
 
@@ -175,6 +175,11 @@ def human(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}" if number < 999.5 * size else f"{number / size:.0f}{unit}"
     return f"{number:g}"
+
+
+def human_bytes(number: float) -> str:
+    """``3.05 GB``: decimal units."""
+    return human(number).replace("k", " k").replace("M", " M").replace("B", " G").replace("T", " T") + "B"
 
 
 def hours_text(hours: float) -> str:

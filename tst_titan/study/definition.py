@@ -145,7 +145,7 @@ class Evaluate(Strict):
         default=None, description="Task names of lm-eval, or the groups offline and paper."
     )
     at: Annotated[str, BeforeValidator(_when)] = Field(
-        "final", description="final, every 10%, or every 1000 steps."
+        default="final", description="final, every 10%, or every 1000 steps."
     )
 
 
