@@ -92,6 +92,7 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "exclusion that matches nothing": (GOOD + "exclude: [{steps: 9}]\n", "exclude[0] = {'steps': 9}", ["leaves out nothing"]),
     "exclusion of everything": (GOOD + "exclude: [{model: 2M}]\n", "exclude = ", ["leaves no run"]),
     "included arm that is not there": (GOOD + "include: [{arm: base}]\n", "include[0].arm = 'base'", ["did you mean 'baseline'?"]),
+    "included baseline with half a superposition": (GOOD + "include: [{arm: baseline, bag_size: 4}]\n", "include[0] = ", ["bag_size needs step_ratio"]),
     "catalogue model with another shape": (
         changed("[2M]", "{2M: {shape: {dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, ffn_dim: 64}}}"),
         "models",
@@ -196,6 +197,8 @@ def test_the_command_ends_with_status_2_one_message_and_nothing_written(
     assert cli.main(["plan", "studies/broken"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1")
+    assert captured.err.startswith(
+        "error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1"
+    )
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.rglob("*")) == before
