@@ -4,15 +4,14 @@ import pytest
 
 from tst_titan.errors import UserError
 from tst_titan.plan.costs import (
-    PEAK_FLOPS,
     Accelerator,
     checkpoint_bytes,
     count_parameters,
     flops_per_position,
 )
+from tst_titan.plan.implied import implied_utilizations
 from tst_titan.plan.settings import ModelShape
 from tst_titan.plan.trajectory import model_shape
-from tst_titan.published import published_table1
 from tst_titan.study import catalogue
 from tst_titan.study.recipe import Shape
 
@@ -162,15 +161,14 @@ def test_torchtitans_own_flops_differ_by_the_causal_half_alone() -> None:
 
 
 def test_published_hours_imply_a_fifth_of_the_peak_at_270m_and_two_fifths_at_3b() -> None:
-    """Utilization = FLOPs / (B200-hours * 3600 s * 2.25e15 FLOP/s)."""
-    implied = {}
-    for row in published_table1():
-        if row.model != "10B-A1B":
-            flops = row.total_steps * 2**21 * flops_per_position(shape_of(row.model), 2048)
-            implied.setdefault(row.model, []).append(flops / (row.b200_hours * 3600 * PEAK_FLOPS["b200"]))
-    assert implied["270M"] == pytest.approx([0.197] * 4, abs=0.002)
-    assert implied["600M"] == pytest.approx([0.255] * 2, abs=0.002)
-    assert implied["3B"] == pytest.approx([0.406] * 5, abs=0.004)
+    by_model: dict[str, list[float]] = {}
+    for item in implied_utilizations():
+        by_model.setdefault(item.row.model, []).append(item.utilization)
+        assert eval(item.arithmetic) == pytest.approx(item.utilization, rel=1e-3)  # the sum as it is printed
+    assert by_model["270M"] == pytest.approx([0.197] * 4, abs=0.002)
+    assert by_model["600M"] == pytest.approx([0.255] * 2, abs=0.002)
+    assert by_model["3B"] == pytest.approx([0.406] * 5, abs=0.004)
+    assert by_model["10B-A1B"] == pytest.approx([0.088, 0.091], abs=0.001)
 
 
 def test_a_checkpoint_holds_weights_and_two_moments_in_float32() -> None:
