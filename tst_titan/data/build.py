@@ -8,9 +8,11 @@
 the number of workers. A build that was killed goes on with the groups that it had finished.
 """
 
+import dataclasses
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data.corpora import Listing, list_source, read_documents
-from tst_titan.data.documents import HELD_OUT_ONE_IN, document_hash, is_held_out
+from tst_titan.data.documents import HELD_OUT_ONE_IN, Input, document_hash, is_held_out
 from tst_titan.data.groups import GroupJob, GroupResult, tokenize_group
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
 from tst_titan.errors import UserError
@@ -64,6 +66,22 @@ def build_corpus(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -
     return manifest
 
 
+def tokenize_part(
+    settings: CorpusSettings, out_dir: Path, part: tuple[int, int], *, num_workers: int
+) -> None:
+    """Tokenize the k-th of n shares of the groups (`part` is (k, n)) and leave the rest to other calls.
+
+    One call a cluster job: the calls need no order among them, and `build_corpus` afterwards takes over what they
+    left and does what is missing. With `max_tokens` a share stops when it has its n-th of them.
+    """
+    if (Path(out_dir) / "corpus.json").is_file():
+        return
+    k, n = part
+    prepared = prepare(settings, out_dir, num_workers=num_workers)
+    share = dataclasses.replace(settings, max_tokens=-(-settings.max_tokens // n))
+    _run_groups(share, [dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], num_workers)
+
+
 def work_folder(out_dir: Path) -> Path:
     """Where a build keeps what is not yet part of the corpus."""
     return Path(out_dir) / ".work"
@@ -74,7 +92,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     names = [source.name for source in settings.sources]
     if not names or len(set(names)) < len(names):
         raise UserError(f"corpus {settings.id}: needs sources with names of their own, has {names}")
-    listings = [list_source(source) for source in settings.sources]
+    listings = [_listed(source, work_folder(out_dir)) for source in settings.sources]
     tokenizer_folder = Path(out_dir) / "tokenizer"
     _make_tokenizer(settings, listings, tokenizer_folder, work_folder(out_dir), num_workers)
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -102,10 +120,28 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     )
 
 
+def _listed(source: SourceSettings, work: Path) -> Listing:
+    """The source's listing. A hub dataset's is kept until the build is done: all jobs read the same commit."""
+    if source.kind != "hub":
+        return list_source(source)
+    record = work / f"listing-{source.name}.json"
+    if record.is_file():
+        stored = read_json(record)
+        if stored["source"] == asdict(source):
+            groups = tuple(
+                tuple(Input(**entry) for entry in group) for group in stored["listing"].pop("groups")
+            )
+            return Listing(groups=groups, notes=tuple(stored["listing"].pop("notes")), **stored["listing"])
+    listing = list_source(source)
+    write_json(record, {"source": asdict(source), "listing": asdict(listing)})
+    return listing
+
+
 def _held_out_below(settings: CorpusSettings, listings: Sequence[Listing]) -> int:
     """Held-out documents of a larger hash than this need not be kept: far more than enough have a smaller one.
 
-    Counts on at most 256 bytes of input a token, which any text exceeds by far; matters for terabytes only.
+    Room for 128 times `validation_tokens` and more, at a byte of (compressed) input a token; matters for terabytes only.
+    A power of two, so that a file more or less rarely changes it.
     """
     everything = 2**64 // HELD_OUT_ONE_IN
     sizes = [listing.num_bytes for listing in listings]
@@ -113,7 +149,7 @@ def _held_out_below(settings: CorpusSettings, listings: Sequence[Listing]) -> in
         sizes = [min(size, 16 * settings.max_tokens) if size else 16 * settings.max_tokens for size in sizes]
     if not all(sizes):
         return everything
-    return min(everything, 2**64 * 256 * settings.validation_tokens // sum(sizes))
+    return min(everything, 1 << (2**64 * 256 * settings.validation_tokens // sum(sizes)).bit_length())
 
 
 def _make_tokenizer(
@@ -140,8 +176,6 @@ def _make_tokenizer(
 
 def _training_texts(settings: CorpusSettings, listings: Sequence[Listing]) -> Iterator[str]:
     """Documents of the training split, each once, an even share of `_BPE_CHARACTERS` from each source."""
-    from collections import Counter
-
     seen: set[int] = set()
     for source, listing in zip(settings.sources, listings, strict=True):
         left = _BPE_CHARACTERS // len(listings)

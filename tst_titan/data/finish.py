@@ -29,7 +29,7 @@ from tst_titan.data.shards import (
 )
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
-from tst_titan.files import whole_file, write_json
+from tst_titan.files import read_json, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
 
 
@@ -94,7 +94,7 @@ def finish(
     }
     manifest["digest"] = _corpus_digest(manifest)
     write_json(out_dir / "corpus.json", manifest)
-    return manifest
+    return read_json(out_dir / "corpus.json")
 
 
 def _held_out_rule() -> str:

@@ -5,7 +5,7 @@ listed, so that all jobs read the same data.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,23 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
             "its files changed while it was read; set `revision` to a commit and build again"
         )
     column = source.text_column
+    for number, row in enumerate(_rows(source, entry, dataset.shard(num_shards=num_parts, index=part))):
+        text = row.get(column, "") or ""
+        if column not in row or not isinstance(text, str):
+            raise UserError(
+                f"corpus source {source.name}: dataset {source.path}, {entry.name}, row {number}: "
+                f"no text column {column!r} (there: {', '.join(row)}); set `text_column`"
+            )
+        yield f"{source.path}/{part}:{number}", valid_text(text, tally)
+
+
+def _rows(source: SourceSettings, entry: Input, part: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of a part. Passing faults of the network are retried by the hub's client; what is left is final."""
     try:
-        for number, row in enumerate(dataset.shard(num_shards=num_parts, index=part)):
-            text = row.get(column, "") or ""
-            if column not in row or not isinstance(text, str):
-                there = ", ".join(row)
-                raise UserError(
-                    f"corpus source {source.name}: dataset {source.path}, {entry.name}, row {number}: "
-                    f"no text column {column!r} (there: {there}); set `text_column`"
-                )
-            yield f"{source.path}/{part}:{number}", valid_text(text, tally)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
+        yield from part
+    except (
+        Exception
+    ) as error:  # errors of the HTTP library, of the file format and of the dataset library alike
         raise _refused(source, error, f"{entry.name} cannot be read") from error
 
 
@@ -65,7 +69,7 @@ def _commit(source: SourceSettings) -> str:
         raise UserError(
             f"corpus source {source.name}: dataset {source.path} has no revision {source.revision!r}; correct `revision`"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise _refused(source, error, "cannot be listed") from error
 
 
@@ -86,7 +90,7 @@ def _opened(source: SourceSettings, commit: str) -> Any:
         raise UserError(
             f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub; correct `path`"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise _refused(source, error, "cannot be opened") from error
 
 

@@ -22,8 +22,7 @@ def permuted(index: np.ndarray, epoch: np.ndarray, size: int, seed: int) -> np.n
     mask = np.uint64((1 << bits) - 1)
     fold = np.uint64((bits + 1) // 2)
     keys = [
-        _mixed(_mixed(np.uint64(seed % 2**64) + np.uint64(r)) ^ epoch.astype(np.uint64))
-        for r in range(2 * _ROUNDS)
+        _mixed(_mixed(np.uint64((seed + r) % 2**64)) ^ epoch.astype(np.uint64)) for r in range(2 * _ROUNDS)
     ]
 
     def scrambled(value: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ tables or copies of one another, and files that mostly repeat one other file.
 """
 
 import hashlib
+import os
 import platform
 import sys
 import sysconfig
@@ -29,15 +30,12 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     root = Path(sysconfig.get_path("stdlib"))
     left_out: Counter[str] = Counter()
     texts: dict[str, bytes] = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.suffix not in _SUFFIXES or not _is_library(name) or not path.is_file():
-            continue
+    for name in _library_files(root):
         reason = _reason_to_leave_out(name)
         if reason:
             left_out[reason] += 1
         else:
-            texts[name] = path.read_bytes()
+            texts[name] = (root / name).read_bytes()
     for name in _repeating(texts):
         left_out["files that repeat most lines of another one"] += 1
         del texts[name]
@@ -53,11 +51,21 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     return [Input(name, str(root / name), len(text)) for name, text in texts.items()], origin, notes
 
 
-def _is_library(name: str) -> bool:
-    parts = name.split("/")
-    return parts[0].removesuffix(".py") in sys.stdlib_module_names and not _FOREIGN_FOLDERS.intersection(
-        parts
-    )
+def _library_files(root: Path) -> list[str]:
+    """Names below `root`, sorted, of the text files that belong to the library; foreign folders are never entered."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        folders[:] = [
+            name
+            for name in folders
+            if name not in _FOREIGN_FOLDERS and (place.parts or name in sys.stdlib_module_names)
+        ]
+        for name in files:
+            path = place / name
+            if path.suffix in _SUFFIXES and path.parts[0].removesuffix(".py") in sys.stdlib_module_names:
+                found.append(path.as_posix())
+    return sorted(found)
 
 
 def _reason_to_leave_out(name: str) -> str:

@@ -137,7 +137,10 @@ class TokenStream:
             or not (self._ahead[1] <= first and last <= self._ahead[1] + len(self._ahead[2]))
         ):
             rows = max(last - first, _BLOCKS_AHEAD // max(1, len(lanes)))
-            blocks_KB = np.arange(first, first + rows)[:, None] * self.num_lanes + np.asarray(lanes)[None, :]
+            blocks_KB = (
+                np.arange(first, first + rows)[:, None] * self.num_lanes
+                + np.asarray(lanes, dtype=np.int64)[None, :]
+            )
             self._ahead = (key, first, *self.block_places(blocks_KB))
         _, start, source_KB, start_KB = self._ahead
         return source_KB[first - start : last - start], start_KB[first - start : last - start]

@@ -8,8 +8,10 @@ from typing import Any
 
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
-from tst_titan.study.definition import TRAINING_DEFAULTS, Arm, Corpus, Exclude, Include, Shape, Study
+from tst_titan.study.corpus import Corpus
+from tst_titan.study.definition import Arm, Exclude, Include, Study, superposition_mistake
 from tst_titan.study.fields import choices
+from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
 from tst_titan.study.yaml_file import StudySource
 
 KeyPath = tuple[str | int, ...]
@@ -79,9 +81,11 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
     runs = _without_excluded(source, study, runs)
     for index, entry in enumerate(study.include):
         path = ("include", index)
-        runs += _runs_of_arm(
-            source, study, entry.arm, _changed_arm(study.arms[entry.arm], entry), path, entry
-        )
+        arm = _changed_arm(study.arms[entry.arm], entry)
+        mistake = superposition_mistake(arm)
+        if mistake:
+            raise UserError(source.complain(path, source.data["include"][index], mistake))
+        runs += _runs_of_arm(source, study, entry.arm, arm, path, entry)
     if not runs:
         raise UserError(
             source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
