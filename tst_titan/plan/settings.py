@@ -133,6 +133,11 @@ class Recipe:
         """Equivalent tokens (latent positions) of one optimizer step: B * L."""
         return self.sequences_per_step * self.seq_len
 
+    @cached_property
+    def science(self) -> dict[str, Any]:
+        """The recipe as plain data, made once: thousands of segments share a recipe. Not to be changed."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -190,11 +195,13 @@ class Segment:
     def id(self) -> str:
         """``270M-tst-s6/superposition-0-6000-3f9c2a1b``: family / stage, its range so far, digest."""
         stage = self.stages[-1]
-        return f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
+        return (
+            f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
+        )
 
     def science(self) -> dict[str, Any]:
         """The settings that the identity is made of, as plain data."""
-        return {"recipe": asdict(self.recipe), "stages": [asdict(stage) for stage in self.stages]}
+        return {"recipe": self.recipe.science, "stages": [asdict(stage) for stage in self.stages]}
 
     @property
     def equivalent_tokens(self) -> int:

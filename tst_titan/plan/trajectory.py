@@ -1,0 +1,129 @@
+"""A run as a trajectory: its recipe and its stages, and the states on the way that are wanted."""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+from tst_titan.plan.settings import (
+    CorpusSettings,
+    ModelShape,
+    MoEShape,
+    Recipe,
+    SourceSettings,
+    Stage,
+    TokenizerSettings,
+)
+from tst_titan.study import RunDefinition, catalogue
+from tst_titan.study.definition import Corpus, Shape
+
+
+def corpus_settings(corpus: Corpus) -> CorpusSettings:
+    """The corpus that a definition means, its known sources and tokenizers written out."""
+    sources = []
+    for name, weight in corpus.weights.items():
+        own = corpus.sources.get(name)
+        fields = own.model_dump() if own is not None else catalogue.SOURCES[name]
+        sources.append(SourceSettings(name=name, weight=weight, **fields))
+    return CorpusSettings(
+        sources=tuple(sources),
+        tokenizer=TokenizerSettings(**corpus.tokenizer.model_dump(exclude={"model_vocab_size"})),
+        validation_tokens=corpus.validation_tokens,
+        max_document_tokens=corpus.max_document_tokens,
+        max_tokens=corpus.max_tokens,
+    )
+
+
+def model_shape(name: str, shape: Shape, vocab_size: int) -> ModelShape:
+    """The model with its vocabulary, which is its tokenizer's."""
+    fields = shape.model_dump(exclude={"moe"})
+    moe = MoEShape(**shape.moe.model_dump()) if shape.moe is not None else None
+    return ModelShape(name=name, vocab_size=vocab_size, moe=moe, **fields)
+
+
+class Recipes:
+    """Recipes of many runs: equal ones are one object, so that they are built and compared in no time."""
+
+    def __init__(self) -> None:
+        self._by_run: dict[tuple, Recipe] = {}
+        self._corpora: dict[int, tuple[Corpus, CorpusSettings]] = {}
+        self._interned: dict[Recipe, Recipe] = {}
+
+    def of(self, run: RunDefinition) -> Recipe:
+        """The recipe of ``run``: everything but its stages."""
+        if id(run.corpus) not in self._corpora:
+            # The definition is kept beside its settings: its id stays its own.
+            self._corpora[id(run.corpus)] = (run.corpus, corpus_settings(run.corpus))
+        key = (run.model, id(run.corpus), run.shape, run.seed, *run.training.values())
+        if key not in self._by_run:
+            tokenizer = run.corpus.tokenizer
+            vocab_size = tokenizer.model_vocab_size or tokenizer.vocab_size
+            fields = {
+                name: value
+                for name, value in run.training.items()
+                if name not in ("decay_fraction", "decay_to")
+            }
+            self._by_run[key] = self.intern(
+                Recipe(
+                    model=model_shape(run.model, run.shape, vocab_size),
+                    corpus=self._corpora[id(run.corpus)][1],
+                    seed=run.seed,
+                    **fields,
+                )
+            )
+        return self._by_run[key]
+
+    def intern(self, recipe: Recipe) -> Recipe:
+        """The one object that stands for all recipes equal to ``recipe``."""
+        return self._interned.setdefault(recipe, recipe)
+
+
+def run_stages(run: RunDefinition) -> tuple[Stage, ...]:
+    """The stages of ``run``, whole: superposition or none, constant rate, decay."""
+    stages = []
+    if run.superposition_steps:
+        stages.append(
+            Stage(
+                name="superposition",
+                start_step=0,
+                end_step=run.superposition_steps,
+                bag_size=run.bag_size,
+                bag_weighting=run.bag_weighting,
+                superpose=run.superpose,  # type: ignore[arg-type]
+            )
+        )
+        if run.superposition_steps < run.decay_start:
+            stages.append(
+                Stage(name="recovery", start_step=run.superposition_steps, end_step=run.decay_start)
+            )
+    elif run.decay_start:
+        stages.append(Stage(name="constant", start_step=0, end_step=run.decay_start))
+    if run.decay_start < run.steps:
+        decay_to = run.training["decay_to"]
+        stages.append(
+            Stage(
+                name="decay",
+                start_step=run.decay_start,
+                end_step=run.steps,
+                decay_end_step=run.steps,
+                decay_to=decay_to,
+            )
+        )
+    if run.reinit_embeddings:
+        # Always the stage after superposition, which is the decay where no step of recovery lies between.
+        stages[1] = replace(stages[1], reinit_embeddings=True)
+    return tuple(stages)
+
+
+@cache
+def evaluation_steps(at: str, steps: int) -> tuple[int, ...]:
+    """The steps of a run at which `evaluate.at` wants its tasks, the last always among them."""
+    if at == "final":
+        return (steps,)
+    match = re.fullmatch(r"every ([0-9]+)\s*(%|steps)", at)
+    assert match is not None  # the definition has checked it
+    every = int(match[1])
+    if match[2] == "steps":
+        points = set(range(every, steps, every))
+    else:
+        points = {round(steps * percent / 100) for percent in range(every, 100, every)} - {0}
+    return tuple(sorted({*points, steps}))

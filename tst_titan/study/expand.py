@@ -1,0 +1,327 @@
+"""A definition's runs: grids written out, values resolved, and every run checked by itself and against the others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from tst_titan.errors import UserError
+from tst_titan.study import catalogue
+from tst_titan.study.definition import TRAINING_DEFAULTS, Arm, Corpus, Exclude, Include, Shape, Study
+from tst_titan.study.fields import choices
+from tst_titan.study.yaml_file import StudySource
+
+KeyPath = tuple[str | int, ...]
+ARM_FIELDS = (
+    "bag_size",
+    "step_ratio",
+    "superposition_steps",
+    "bag_weighting",
+    "superpose",
+    "reinit_embeddings",
+)
+# How a field shows in a run's name, where a run differs by it.
+_TAGS = {
+    "learning_rate": "lr",
+    "warmup_steps": "warmup",
+    "weight_decay": "wd",
+    "precision": "",
+    "attention": "",
+}
+
+
+@dataclass(frozen=True)
+class RunDefinition:
+    """One run, resolved: what the plan turns into a trajectory.
+
+    Where `superposition_steps` is 0 the run is plain (`bag_size` 1, no weighting). `training` holds every field of
+    `definition.Training`.
+    """
+
+    name: str
+    arm: str
+    model: str
+    steps: int
+    seed: int
+    bag_size: int
+    step_ratio: float
+    superposition_steps: int
+    decay_start: int
+    bag_weighting: str
+    superpose: str
+    reinit_embeddings: bool
+    training: dict[str, Any]
+    shape: Shape
+    corpus: Corpus
+
+    @property
+    def science(self) -> tuple[Any, ...]:
+        """What makes two runs of one study the same run."""
+        phase = (
+            self.bag_size,
+            self.superposition_steps,
+            self.bag_weighting,
+            self.superpose,
+            self.reinit_embeddings,
+        )
+        return (self.model, self.steps, self.seed, phase, tuple(self.training.items()))
+
+
+def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
+    """All runs of ``study``: the grid, less `exclude`, plus `include`. Raises `UserError`."""
+    _check_names(source, study)
+    runs = [
+        run
+        for name, arm in study.arms.items()
+        for run in _runs_of_arm(source, study, name, arm, ("arms", name))
+    ]
+    runs = _without_excluded(source, study, runs)
+    for index, entry in enumerate(study.include):
+        path = ("include", index)
+        runs += _runs_of_arm(
+            source, study, entry.arm, _changed_arm(study.arms[entry.arm], entry), path, entry
+        )
+    if not runs:
+        raise UserError(
+            source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
+        )
+    _refuse_duplicates(source, runs)
+    return tuple(runs)
+
+
+def _check_names(source: StudySource, study: Study) -> None:
+    named: list[tuple[KeyPath, str, dict[str, Any]]] = []
+    for name, arm in study.arms.items():
+        named += [(("arms", name, "models"), model, dict(study.models)) for model in arm.models or ()]
+    for key, entries in (("include", study.include), ("exclude", study.exclude)):
+        for index, entry in enumerate(entries):
+            for field, known in (
+                ("arm", dict(study.arms)),
+                ("model", dict(study.models)),
+                ("models", dict(study.models)),
+            ):
+                value = getattr(entry, field, None) or ()
+                named += [
+                    ((key, index, field), name, known)
+                    for name in ((value,) if isinstance(value, str) else value)
+                ]
+    for path, name, known in named:
+        if name not in known:
+            raise UserError(source.complain(path, name, f"not in this study; {choices(name, known)}"))
+    held_out = {
+        "": study.corpus,
+        **{name: entry.corpus for name, entry in study.models.items() if entry.corpus},
+    }
+    for name, corpus in held_out.items():
+        if study.validation.tokens is not None and study.validation.tokens > corpus.validation_tokens:
+            path = ("models", name, "corpus") if name else ("corpus",)
+            raise UserError(
+                source.complain(
+                    (*path, "validation_tokens"),
+                    corpus.validation_tokens,
+                    f"less is held out than validation.tokens ({study.validation.tokens}) would read",
+                )
+            )
+
+
+def _changed_arm(arm: Arm, entry: Include) -> Arm:
+    changes = {field: getattr(entry, field) for field in entry.model_fields_set if field in Arm.model_fields}
+    if "superposition_steps" in changes:
+        changes["step_ratio"] = None
+    elif "step_ratio" in changes:
+        changes["superposition_steps"] = None
+    return arm.model_copy(update=changes)
+
+
+def _runs_of_arm(
+    source: StudySource, study: Study, name: str, arm: Arm, path: KeyPath, entry: Include | None = None
+) -> Iterator[RunDefinition]:
+    """The grid of one arm (or of one entry of `include`, which changes the arm ``name``)."""
+    own = entry if entry is not None else arm
+    base: KeyPath = ("arms", name)
+    models = (entry.model,) if entry is not None and entry.model else arm.models or tuple(study.models)
+    for model in models:
+        grids: dict[str, tuple[Any, ...]] = {}
+        paths: dict[str, KeyPath] = {}
+        tagged = []
+        for field in ("steps", "seeds", *TRAINING_DEFAULTS, "learning_rate", *ARM_FIELDS):
+            values, paths[field] = _resolve(
+                study, model, arm, field, path if field in own.model_fields_set else base
+            )
+            if values is None:
+                raise UserError(
+                    source.complain(
+                        (field,), None, f"is missing: model {model!r} has no {field}", show_value=False
+                    )
+                )
+            grids[field] = values
+            if field not in ("steps", "seeds", *ARM_FIELDS) and (
+                len(values) > 1 or getattr(arm, field) is not None
+            ):
+                tagged.append(field)
+        for values in product(*grids.values()):
+            yield _run(source, study, name, model, dict(zip(grids, values, strict=True)), paths, tagged)
+
+
+def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) -> tuple[Any, KeyPath]:
+    """The values of a field, and where they were written: arm, then model, then study, then what is published."""
+    defaults: dict[str, tuple[Any, ...]] = {key: (value,) for key, value in TRAINING_DEFAULTS.items()}
+    defaults |= {
+        "bag_size": (1,),
+        "step_ratio": (None,),
+        "superposition_steps": (None,),
+        "bag_weighting": ("uniform",),
+    }
+    defaults |= {"superpose": ("both",), "reinit_embeddings": (False,)}
+    if model in catalogue.MODELS:
+        defaults["learning_rate"] = (catalogue.MODELS[model]["learning_rate"],)
+    written: list[tuple[Any, KeyPath]] = [
+        (getattr(arm, field, None), (*arm_path, field)),
+        (getattr(study.models[model], field, None), ("models", model, field)),
+        (getattr(study, field, None), (field,)),
+        (getattr(study.training, field, None), ("training", field)),
+    ]
+    return next(
+        ((value, path) for value, path in written if value is not None), (defaults.get(field), (field,))
+    )
+
+
+def _run(
+    source: StudySource,
+    study: Study,
+    arm: str,
+    model: str,
+    values: dict[str, Any],
+    paths: dict[str, KeyPath],
+    tagged: list[str],
+) -> RunDefinition:
+    steps, ratio = values["steps"], values["step_ratio"]
+    decay_start = steps - round(values["decay_fraction"] * steps)
+    exact = values["superposition_steps"]
+    superposition_steps = exact if exact is not None else round((ratio or 0.0) * steps)
+    timed_by = "superposition_steps" if exact is not None else "step_ratio"
+    if values["bag_size"] == 1:
+        superposition_steps = 0
+
+    def refuse(field: str, message: str) -> UserError:
+        return UserError(
+            source.complain(
+                paths[field], values[field], f"{message} (arm {arm!r}, model {model!r}, {steps} steps)"
+            )
+        )
+
+    warmup = values["warmup_steps"]
+    if warmup > decay_start:
+        raise refuse(
+            "warmup_steps",
+            f"the warmup must end before the decay begins at step {decay_start}: at most {decay_start}",
+        )
+    plain = superposition_steps == 0
+    if plain and ratio and values["bag_size"] > 1:
+        raise refuse(
+            "step_ratio", f"gives no step of superposition: at least {1 / steps:g}, or 0 for the baseline"
+        )
+    if not plain and superposition_steps < warmup:
+        raise refuse(
+            timed_by,
+            f"superposition would end at step {superposition_steps}, inside the warmup of {warmup} steps",
+        )
+    if superposition_steps >= steps:
+        raise refuse(timed_by, f"superposition must leave steps for recovery: at most {decay_start}")
+    if superposition_steps > decay_start:
+        raise refuse(
+            timed_by,
+            f"superposition would end at step {superposition_steps}, inside the decay that begins at step {decay_start}",
+        )
+    run = RunDefinition(
+        name=_run_name(arm, model, values, tagged, superposition_steps),
+        arm=arm,
+        model=model,
+        steps=steps,
+        seed=values["seeds"],
+        bag_size=1 if plain else values["bag_size"],
+        step_ratio=0.0 if plain else (ratio if exact is None else exact / steps),
+        superposition_steps=superposition_steps,
+        decay_start=decay_start,
+        bag_weighting="uniform" if plain else values["bag_weighting"],
+        superpose="both" if plain else values["superpose"],
+        reinit_embeddings=not plain and values["reinit_embeddings"],
+        training={field: values[field] for field in (*TRAINING_DEFAULTS, "learning_rate")},
+        shape=study.models[model].shape or _known_shape(model),
+        corpus=study.models[model].corpus or study.corpus,
+    )
+    return run
+
+
+def _run_name(
+    arm: str, model: str, values: dict[str, Any], tagged: list[str], superposition_steps: int
+) -> str:
+    """``2M-tst-s4-r0.3-1200-seed0``: readable, and unique within a study."""
+    parts = [model, arm]
+    if values["bag_size"] > 1:
+        parts.append(f"s{values['bag_size']}")
+        exact = values["superposition_steps"] is not None
+        # An exact count has no short ratio: 12483of49983.
+        parts.append(f"{superposition_steps}of{values['steps']}" if exact else f"r{values['step_ratio']:g}")
+        if values["superpose"] != "both":
+            parts.append(f"{values['superpose']}-only")
+        if values["bag_weighting"] != "uniform":
+            parts.append(values["bag_weighting"].replace("_", "-"))
+        if values["reinit_embeddings"]:
+            parts.append("reinit")
+    for field in tagged:
+        value = values[field]
+        parts.append(
+            f"{_TAGS.get(field, field.replace('_', '-'))}{f'{value:g}' if isinstance(value, float) else value}"
+        )
+    # The exact count has named the budget already.
+    if values["bag_size"] == 1 or values["superposition_steps"] is None:
+        parts.append(str(values["steps"]))
+    return "-".join([*parts, f"seed{values['seeds']}"])
+
+
+@cache
+def _known_shape(model: str) -> Shape:
+    return Shape.model_validate(catalogue.MODELS[model]["shape"])
+
+
+def _matches(rule: Exclude, run: RunDefinition) -> bool:
+    for field in rule.model_fields_set:
+        wanted = getattr(rule, field)
+        value = run.training[field] if field in run.training else getattr(run, field)
+        if wanted is not None and value not in wanted:
+            return False
+    return True
+
+
+def _without_excluded(source: StudySource, study: Study, runs: list[RunDefinition]) -> list[RunDefinition]:
+    for index, rule in enumerate(study.exclude):
+        path, written = ("exclude", index), source.data["exclude"][index]
+        if not rule.model_fields_set:
+            raise UserError(
+                source.complain(
+                    path, written, "must name what to leave out, such as {model: 600M, steps: 100000}"
+                )
+            )
+        kept = [run for run in runs if not _matches(rule, run)]
+        if len(kept) == len(runs):
+            raise UserError(
+                source.complain(path, written, "leaves out nothing: no run of the grid matches all of it")
+            )
+        runs = kept
+    return runs
+
+
+def _refuse_duplicates(source: StudySource, runs: list[RunDefinition]) -> None:
+    by_science: dict[Any, RunDefinition] = {}
+    by_name: dict[str, RunDefinition] = {}
+    for run in runs:
+        for twin in (by_science.get(run.science), by_name.get(run.name)):
+            if twin is not None:
+                where = f"arms.{twin.arm}" if twin.arm == run.arm else f"arms.{twin.arm} and arms.{run.arm}"
+                raise UserError(
+                    f"{source.origin(('arms', run.arm))}: {where}: the same run stands twice in the study "
+                    f"({twin.name} and {run.name}): leave one out"
+                )
+        by_science[run.science] = by_name[run.name] = run

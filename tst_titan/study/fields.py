@@ -1,0 +1,119 @@
+"""Field types of the definition: grids, token counts, names that are checked against what exists."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+
+_TOKENS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])$")
+_UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+class Strict(BaseModel):
+    """A mapping with known keys only; a key left empty (`baseline:`) stands for an empty mapping."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "{message}",
+                        {"key": key, "message": f"unknown key; {choices(key, cls.model_fields)}"},
+                    )
+        return value
+
+
+def choices(value: Any, allowed: Iterable[str]) -> str:
+    """``allowed: a, b, c; did you mean 'a'?``"""
+    names = list(allowed)
+    text = f"allowed: {', '.join(names)}"
+    near = nearest(value, names)
+    return f"{text}; did you mean {near!r}?" if near else text
+
+
+def nearest(value: Any, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that ``value`` was probably meant to be, letter case and dashes aside."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "_").replace(" ", "_")
+
+    by_plain = {plain(name): name for name in names}
+    found = difflib.get_close_matches(plain(str(value)), by_plain, n=1, cutoff=cutoff)
+    return by_plain[found[0]] if found else None
+
+
+def parse_tokens(value: Any) -> Any:
+    """A number of tokens: ``200000``, ``200k``, ``10M``, ``1.5B``, ``2T``."""
+    if isinstance(value, str):
+        match = _TOKENS.match(value.strip())
+        if not match:
+            raise ValueError("must be a number of tokens, such as 200000, 200k, 10M or 1.5B")
+        whole, _, fraction = match[1].partition(".")
+        number, rest = divmod(int(whole + fraction) * _UNITS[match[2]], 10 ** len(fraction))
+        if rest:
+            raise ValueError("must be a whole number of tokens, such as 200000, 200k, 10M or 1.5B")
+        return number
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _grid(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return (value,)
+    if not value:
+        raise ValueError("must be a value or a list of at least one value, but the list is empty")
+    for index, item in enumerate(value):
+        if item in value[:index] and type(item) is type(value[value.index(item)]):
+            raise ValueError(f"must be a list of different values, but {item!r} is given twice")
+    return tuple(value)
+
+
+def grid(item: Any) -> Any:
+    """One value or a list of different values of ``item``: a tuple once it is read."""
+    return Annotated[tuple[item, ...], BeforeValidator(_grid, json_schema_input_type=item | list[item])]
+
+
+def number(value: Any) -> Any:
+    """No text where a number is meant, and no truth value (YAML's `yes`)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def whole(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def named(kind: str, allowed: Iterable[str]) -> Callable[[Any], Any]:
+    """A validator for one of the names ``allowed``."""
+    names = tuple(allowed)
+
+    def check(value: Any) -> Any:
+        if value not in names:
+            raise ValueError(f"no such {kind}; {choices(value, names)}")
+        return value
+
+    return check
+
+
+Positive = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+NotNegative = Annotated[int, BeforeValidator(whole), Field(ge=0)]
+Tokens = Annotated[int, BeforeValidator(parse_tokens, json_schema_input_type=int | str), Field(ge=0)]
+Rate = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1, allow_inf_nan=False)]
+NotNegativeNumber = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]

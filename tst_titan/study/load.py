@@ -1,0 +1,95 @@
+"""Load a study: strict YAML, the pydantic definition, and every mistake as one readable line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tst_titan.errors import UserError
+from tst_titan.study.definition import Study
+from tst_titan.study.expand import RunDefinition, expand
+from tst_titan.study.fields import choices
+from tst_titan.study.yaml_file import StudySource, read_study_file
+
+# What `studies/` holds besides studies' outputs: a study of that name would build over it.
+RESERVED_NAMES = ("tasks", "defaults")
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A valid study: its name (the file's), its definition and the runs that it means."""
+
+    name: str
+    file: Path
+    definition: Study
+    runs: tuple[RunDefinition, ...]
+
+
+def load_study(file: Path) -> LoadedStudy:
+    """Read and check the study in ``file``.
+
+    Raises `UserError` with one line for each mistake: file, path of the key, value, what is allowed.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"{file}: no such study file")
+    if file.stem in RESERVED_NAMES:
+        raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
+    source = read_study_file(file)
+    try:
+        definition = Study.model_validate(source.data)
+    except ValidationError as error:
+        raise UserError("\n".join(_describe(source, item) for item in error.errors())) from None
+    return LoadedStudy(name=file.stem, file=file, definition=definition, runs=expand(source, definition))
+
+
+def _describe(source: StudySource, item: Any) -> str:
+    path, value = _locate(source.data, item["loc"])
+    kind, limits = item["type"], item.get("ctx", {})
+    if kind == "unknown_key":
+        path, value = (*path, limits["key"]), value.get(limits["key"]) if isinstance(value, dict) else value
+    text = {
+        "missing": "is missing",
+        "model_type": "must be a mapping of keys to values",
+        "model_attributes_type": "must be a mapping of keys to values",
+        "dict_type": "must be a mapping of names to values",
+        "list_type": "must be a list",
+        "string_type": "must be text",
+        "bool_type": "must be true or false",
+        "int_type": "must be a whole number",
+        "too_short": "must name at least one",
+        "string_too_short": "must not be empty",
+        "greater_than_equal": "must be at least {ge}",
+        "greater_than": "must be greater than {gt}",
+        "less_than_equal": "must be at most {le}",
+        "less_than": "must be less than {lt}",
+        "finite_number": "must be a finite number",
+        "unknown_key": "{message}",
+    }.get(kind)
+    if kind == "literal_error":
+        expected = [word.strip(" '") for word in str(limits["expected"]).replace(" or ", ",").split(",")]
+        message = f"must be one of these; {choices(value, expected)}"
+    elif kind == "value_error":
+        message = str(limits["error"])
+    elif text is None:
+        message = str(item["msg"])
+    else:
+        message = text.format(**limits)
+    return source.complain(path, value, message, show_value=kind != "missing")
+
+
+def _locate(data: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any]:
+    """The part of pydantic's location that the file has (a lone value of a grid has no index), and its value."""
+    path: list[str | int] = []
+    value = data
+    for part in loc:
+        if isinstance(value, dict):
+            if part == "[key]":
+                break
+            path.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path.append(part)
+            value = value[part]
+    return tuple(path), value

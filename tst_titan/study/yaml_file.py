@@ -1,0 +1,182 @@
+"""Study files as plain data: YAML read strictly, `extends` merged, and where every value was written.
+
+Beyond `yaml.safe_load`: a key written twice, an alias that repeats (or would explode), bytes that are not UTF-8
+and a document that is no mapping are errors, and numbers such as `3e-4` are numbers (YAML 1.1 calls them text).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tst_titan.errors import UserError
+
+Path_ = tuple[str | int, ...]
+MAX_NODES = 100_000
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """`SafeLoader` that refuses repeated keys and aliases."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # Aliases would be expanded by everything that walks the data: ten lines can stand for 10^9 values.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"the alias '*{event.anchor}' is not allowed: write the value out",
+                event.start_mark,
+            )
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_NODES} values", None)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: dict[Any, Any] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key_node.start_mark
+                )
+            # The text itself: `1` and `01` are two keys for the eye, and only text names anything here.
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key '{key_node.value}' is written twice (first in line {seen[key_node.value] + 1})",
+                    key_node.start_mark,
+                )
+            seen[key_node.value] = key_node.start_mark.line
+        return super().construct_mapping(node, deep=deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study's merged plain data and the file that each of its values came from."""
+
+    file: Path
+    data: dict[str, Any]
+    origins: dict[Path_, Path]
+
+    def origin(self, path: Path_) -> Path:
+        """The file where the value at ``path`` was written."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return self.file
+
+    def complain(self, path: Path_, value: Any, message: str, show_value: bool = True) -> str:
+        """``studies/a.yaml: arms.tst.bag_size = 0: must be at least 1``."""
+        shown = " = " + shorten(repr(value), 60) if show_value else ""
+        return f"{self.origin(path)}: {dotted(path) or 'the study'}{shown}: {message}"
+
+
+def dotted(path: Path_) -> str:
+    """``arms.tst.bag_size``, ``include[0].steps``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def read_study_file(file: Path) -> StudySource:
+    """Read ``file`` and whatever it extends (paths relative to the file that names them; later wins)."""
+    return _read(Path(file), ())
+
+
+def _read(file: Path, parents: tuple[Path, ...]) -> StudySource:
+    resolved = file.resolve()
+    if resolved in parents:
+        chain = " -> ".join(path.name for path in (*parents[parents.index(resolved) :], resolved))
+        raise UserError(f"{parents[-1]}: extends = {file.name!r}: goes round in a circle ({chain})")
+    data = read_yaml(file)
+    named = data.pop("extends", [])
+    bases = [named] if isinstance(named, str) else named
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{file}: extends = {named!r}: must be a file's path or a list of paths")
+    merged: dict[str, Any] = {}
+    origins: dict[Path_, Path] = {}
+    for base in bases:
+        path = file.parent / base
+        if not path.is_file():
+            raise UserError(f"{file}: extends = {base!r}: no such file ({path})")
+        source = _read(path, (*parents, resolved))
+        _merge(merged, source.data, origins, source.origins, ())
+    _merge(merged, data, origins, _origins(data, file), ())
+    return StudySource(file=file, data=merged, origins=origins)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    loader: _StrictLoader | None = None
+    try:
+        loader = _StrictLoader(text)
+        data = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{file}{where}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: nested too deeply") from error
+    except ValueError as error:  # such as the date 2024-99-99 in a tag
+        raise UserError(f"{file}: not YAML: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if not isinstance(data, dict):
+        kind = "empty" if data is None else f"a {type(data).__name__}"
+        raise UserError(f"{file}: must be a mapping of keys to values (such as 'steps: 1200'), but is {kind}")
+    return data
+
+
+def _merge(
+    into: dict[str, Any], new: dict[str, Any], origins: dict[Path_, Path], news: dict[Path_, Path], at: Path_
+) -> None:
+    """Deep merge: mappings join, everything else is replaced; ``origins`` follow."""
+    for key, value in new.items():
+        path = (*at, key)
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value, origins, news, path)
+        else:
+            for old in [old for old in origins if old[: len(path)] == path]:
+                del origins[old]
+            into[key] = value
+            origins.update({new: file for new, file in news.items() if new[: len(path)] == path})
+
+
+def _origins(value: Any, file: Path, at: Path_ = ()) -> dict[Path_, Path]:
+    if isinstance(value, dict) and (value or not at):
+        return {
+            path: source
+            for key, item in value.items()
+            for path, source in _origins(item, file, (*at, key)).items()
+        }
+    return {at: file}
