@@ -16,9 +16,9 @@ import numpy as np
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice
-from tst_titan.collect.segments import SegmentRecord, read_segment, segment_state
+from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, segment_folder, segment_state
 from tst_titan.plan import Plan, Run
-from tst_titan.plan.settings import Stage
+from tst_titan.plan.settings import Segment, Stage
 
 # A final training loss is a mean over the rows of the run's last 2% of steps, and over at least this many rows.
 FINAL_SHARE = 0.02
@@ -59,27 +59,27 @@ def read_runs(plan: Plan, results: Path) -> Iterator[RunRecord]:
             pending[segment_id] -= 1
             if not pending[segment_id]:
                 del cache[segment_id]
-        record = _read_run(run, tuple(records), results)
+        record = _read_run(run, tuple(records), plan.segments, results)
         # A shared segment's notice is told once, with the first run that passes it.
         fresh = tuple(notice for notice in record.notices if notice not in reported)
         reported.update(fresh)
         yield replace(record, notices=fresh)
 
 
-def _read_run(run: Run, records: tuple[SegmentRecord, ...], results: Path) -> RunRecord:
+def _read_run(run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, Segment], results: Path) -> RunRecord:
     stages = records[-1].segment.stages
     training = _joined([record.metrics.training for record in records], TRAINING)
     validation = _joined([record.metrics.validation for record in records], VALIDATION)
     notices = [notice for record in records for notice in record.notices]
     evaluations: list[dict[str, Any]] = []
-    for record in records:
-        folder = results / "evaluations" / record.segment.id
-        checkpoint = None if record.done is None else record.done.get("checkpoint")
-        rows, problems = read_evaluations(folder, record.segment.id, checkpoint)
-        step = record.segment.end_step
-        evaluations += [{"run": run.run, "segment": record.segment.id, "step": step} | row for row in rows]
+    for segment_id in dict.fromkeys((*run.segments, *run.evaluations)):
+        segment = segments[segment_id]
+        done, _ = read_done(segment, segment_folder(results, segment_id))
+        checkpoint = None if done is None else done.get("checkpoint")
+        rows, problems = read_evaluations(results / "evaluations" / segment_id, segment_id, checkpoint)
+        evaluations += [{"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows]
         notices += problems
-    row, problems = _row(run, stages, records, training, validation)
+    row, problems = _row(run, records, training, validation)
     notices += problems
     for score in evaluations:
         if score["segment"] == run.segments[-1] and score["shown"]:
@@ -93,10 +93,9 @@ def _joined(parts: list[Columns], names: tuple[str, ...]) -> Columns:
 
 
 def _row(
-    run: Run, stages: tuple[Stage, ...], records: tuple[SegmentRecord, ...], training: Columns, validation: Columns
+    run: Run, records: tuple[SegmentRecord, ...], training: Columns, validation: Columns
 ) -> tuple[dict[str, Any], list[Notice]]:
     last = records[-1]
-    bags = next((stage for stage in stages if stage.name == "superposition"), None)
     finished = all(record.done is not None for record in records)
     notices = []
     loss, num_rows = None, None
@@ -124,9 +123,9 @@ def _row(
         "steps": run.steps,
         "seed": run.seed,
         "learning_rate": run.learning_rate,
-        "bag_weighting": bags.bag_weighting if bags else None,
-        "superpose": bags.superpose if bags else None,
-        "reinit_embeddings": any(stage.reinit_embeddings for stage in stages),
+        "bag_weighting": run.bag_weighting,
+        "superpose": run.superpose,
+        "reinit_embeddings": run.reinit_embeddings,
         "status": run_status(records),
         "last_step": int(training["step"][-1]) if len(training["step"]) else 0,
         "equivalent_tokens": done.get("equivalent_tokens"),
@@ -139,8 +138,8 @@ def _row(
         "device_hours": _sum_or_none(hours),
         "segment": last.segment.id,
         "corpus": last.segment.recipe.corpus.id,
-        "commit": last.provenance.get("commit"),
-        "device": _last_attempt(done).get("device"),
+        "commit": _commit(last.provenance),
+        "device": last.provenance.get("device"),
     }
     return row, notices
 
@@ -192,9 +191,9 @@ def run_status(records: tuple[SegmentRecord, ...]) -> str:
     return "finished"
 
 
-def _last_attempt(done: dict[str, Any]) -> dict[str, Any]:
-    attempts = done.get("attempts")
-    return attempts[-1] if isinstance(attempts, list) and attempts else {}
+def _commit(provenance: dict[str, Any]) -> str | None:
+    commit = provenance.get("git_commit")
+    return f"{commit}+changes" if commit and provenance.get("git_dirty") else commit
 
 
 def _sum_or_none(values: list[Any]) -> float | None:

@@ -1,7 +1,6 @@
 """One segment's folder as the collector sees it: its state, its rows, what it cost.
 
-Everything is read from the files that `docs/files.md` describes; nothing is inferred from logs but the last
-error line of a failed segment.
+Everything is read from files; nothing is inferred from logs but the last error line of a failed segment.
 """
 
 import json
@@ -39,11 +38,14 @@ class SegmentRecord:
 
     @property
     def device_hours(self) -> float | None:
-        """Hours times devices over all attempts, None while it is not finished."""
+        """Hours times devices (ranks) over all attempts, None while it is not finished."""
         if self.done is None or self.done.get("wall_clock_s") is None:
             return None
-        attempts = self.done.get("attempts") or [{}]
-        return float(self.done["wall_clock_s"]) * int(attempts[-1].get("world_size", 1)) / 3600
+        attempts = self.done.get("attempts") or []
+        try:
+            return sum((try_["end"] - try_["start"]) * try_["world_size"] for try_ in attempts) / 3600
+        except (KeyError, TypeError):
+            return None
 
 
 def segment_folder(results: Path, segment_id: str) -> Path:
@@ -113,18 +115,38 @@ def _notice_of(error: UserError) -> Notice:
 def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: float | None = None) -> State:
     """A segment's state from its files alone.
 
-    A segment that is not finished and whose files changed within the last `SILENT_AFTER_S` seconds is running,
-    unless its log ends with an error; one that fell silent was stopped.
+    The launcher notes each attempt's start and end in `attempts.json` and a failure in `failure.json`. An attempt
+    without an end is running while its files change; after `SILENT_AFTER_S` seconds of silence it was killed.
     """
     if finished:
         return "finished"
-    written = [folder / name for name in ("train.log", "metrics.jsonl") if (folder / name).exists()]
-    if not written:
+    written = [folder / name for name in ("attempts.json", "train.log", "metrics.jsonl")]
+    times = [path.stat().st_mtime for path in written if path.exists()]
+    if not times:
         return "queued" if parent_finished else "waiting"
-    age = (time.time() if now is None else now) - max(path.stat().st_mtime for path in written)
-    if last_error(folder / "train.log") is not None:
+    attempt = _last_attempt(folder)
+    if (folder / "failure.json").exists():
         return "failed"
+    if attempt.get("end") is not None:
+        return "failed" if attempt.get("step") is None else "stopped"
+    age = (time.time() if now is None else now) - max(times)
     return "running" if age < SILENT_AFTER_S else "stopped"
+
+
+def _last_attempt(folder: Path) -> dict[str, Any]:
+    try:
+        attempts = read_json(folder / "attempts.json")
+    except UserError:
+        return {}
+    return attempts[-1] if isinstance(attempts, list) and attempts else {}
+
+
+def failure(folder: Path) -> str:
+    """Why a segment failed: the launcher's record of it, else the last error line of its log."""
+    try:
+        return str(read_json(folder / "failure.json")["message"])
+    except (UserError, KeyError, TypeError):
+        return last_error(folder / "train.log") or f"ended without a word; see {folder / 'train.log'}"
 
 
 def last_error(log: Path) -> str | None:

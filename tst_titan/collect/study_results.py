@@ -74,7 +74,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     rows, curves, evaluations, notices = [], [], [], []
     costs: dict[str, SegmentCost] = {}
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
-    labels = run_labels(runs_table({"run": run.run, "arm": run.arm} | _variant_of(plan, run) for run in plan.runs))
+    labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
     for record in read_runs(plan, results):
         if keep:
             keep(record)
@@ -89,20 +89,6 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     notices += problems
     notices += _study_notices(table, corpora, labels)
     return StudyResults(plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices))
-
-
-def _variant_of(plan: Plan, run: Any) -> dict[str, Any]:
-    stages = plan.segments[run.segments[-1]].stages
-    bags = next((stage for stage in stages if stage.name == "superposition"), None)
-    return {
-        "model": run.model,
-        "bag_size": run.bag_size,
-        "step_ratio": run.step_ratio,
-        "learning_rate": run.learning_rate,
-        "bag_weighting": bags.bag_weighting if bags else None,
-        "superpose": bags.superpose if bags else None,
-        "reinit_embeddings": any(stage.reinit_embeddings for stage in stages),
-    }
 
 
 def run_labels(table: pd.DataFrame) -> dict[str, str]:
@@ -153,7 +139,6 @@ def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRe
     segment = record.segment
     known = costs.get(segment.id)
     done = record.done or {}
-    attempts = done.get("attempts") or [{}]
     costs[segment.id] = SegmentCost(
         segment=segment.id,
         arm=known.arm if known else run.run.arm,
@@ -161,7 +146,7 @@ def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRe
         steps=segment.end_step - segment.start_step,
         device_hours=record.device_hours,
         wall_clock_s=done.get("wall_clock_s"),
-        device=str(attempts[-1].get("device", "")),
+        device=str(record.provenance.get("device") or ""),
         planned_gpu_hours=_planned(run, segment.end_step - segment.start_step),
     )
 
