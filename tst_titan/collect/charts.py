@@ -142,15 +142,16 @@ def _panel(panel: Panel) -> tuple[str, str]:
     to_x = _scale(x_low, x_high, LEFT, right, panel.x_log)
     to_y = _scale(y_low, y_high, bottom, TOP, panel.y_log)
     parts = []
-    for tick in ticks(y_low, y_high, panel.y_log):
+    y_ticks, x_ticks = ticks(y_low, y_high, panel.y_log), ticks(x_low, x_high, panel.x_log)
+    for tick in y_ticks:
         y = float(to_y(np.array(tick)))
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick, y_high - y_low)}</text>')
-    for tick in ticks(x_low, x_high, panel.x_log):
+        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick, y_ticks)}</text>')
+    for tick in x_ticks:
         x = float(to_x(np.array(tick)))
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick_text(tick, x_high - x_low)}</text>'
+            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick_text(tick, x_ticks)}</text>'
         )
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
     parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(panel.x_label)}</text>')
@@ -167,8 +168,11 @@ def _panel(panel: Panel) -> tuple[str, str]:
         y = float(to_y(np.array(value)))
         parts.append(f'<path class="level" d="M{LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text x="{right - 4}" y="{y - 5:.1f}" text-anchor="end">{escape(text)}</text>')
-    clip = (x_low, x_high, y_low, y_high)
-    parts += [_line(line, to_x, to_y, clip) for line in panel.lines]
+    # A nested element cuts off what lies outside of the axes; its coordinates are the chart's own.
+    box = f'x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"'
+    parts.append(f'<svg {box} viewBox="{LEFT} {TOP} {right - LEFT} {bottom - TOP}">')
+    parts += [_line(line, to_x, to_y, (x_low, x_high)) for line in panel.lines]
+    parts.append("</svg>")
     data = (
         f' data-x="{x_low} {x_high} {int(panel.x_log)}" data-y="{y_low} {y_high} {int(panel.y_log)}"'
         f' data-box="{LEFT} {TOP} {right} {bottom}" data-labels="{escape(panel.x_label)}|{escape(panel.y_label)}"'
@@ -176,12 +180,9 @@ def _panel(panel: Panel) -> tuple[str, str]:
     return "".join(parts), data
 
 
-def _line(line: Line, to_x: Callable, to_y: Callable, clip: tuple[float, float, float, float]) -> str:
-    x_low, x_high, y_low, y_high = clip
-    inside = np.isfinite(line.y) & (line.x >= x_low) & (line.x <= x_high)
-    px = to_x(line.x)
-    with np.errstate(invalid="ignore"):
-        py = to_y(np.clip(line.y, y_low, y_high))
+def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, float]) -> str:
+    inside = np.isfinite(line.y) & (line.x >= x_range[0]) & (line.x <= x_range[1])
+    px, py = to_x(line.x), to_y(line.y)
     attributes = f'data-name="{escape(line.name)}" data-detail="{escape(line.detail)}"'
     parts = []
     if line.style != "points":
@@ -192,7 +193,7 @@ def _line(line: Line, to_x: Callable, to_y: Callable, clip: tuple[float, float, 
         style = {"faint": " faint", "dashed": " dashed"}.get(line.style, "")
         parts.append(f'<path class="line s{line.color}{style}" d="{path}"/>')
     if line.low is not None and line.high is not None:
-        low, high = to_y(np.clip(line.low, y_low, y_high)), to_y(np.clip(line.high, y_low, y_high))
+        low, high = to_y(line.low), to_y(line.high)
         bars = "".join(f"M{px[i]:.2f} {low[i]:.2f}V{high[i]:.2f}" for i in np.flatnonzero(inside))
         parts.append(f'<path class="line s{line.color}" d="{bars}" data-bars="1"/>')
     if line.style in ("points", "points+line"):
@@ -272,24 +273,25 @@ def _scale(low: float, high: float, start: float, end: float, log: bool) -> Call
 
 
 def ticks(low: float, high: float, log: bool = False) -> list[float]:
-    """Round numbers inside of the range: about five, or 1, 2 and 5 times powers of ten on a logarithmic axis."""
+    """Round numbers inside of the range: about six, or 1, 2 and 5 times powers of ten on a logarithmic axis."""
     if log:
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1, 2, 5) if high / low < 300 else (1,)
         return [step * 10.0**power for power in exponents for step in steps if low <= step * 10.0**power <= high]
-    raw = (high - low) / 5
+    raw = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def tick_text(value: float, span: float) -> str:
-    """A tick's label with as many digits as neighbouring ticks need; thousands as k, M."""
+def tick_text(value: float, neighbours: list[float]) -> str:
+    """A tick's label with as many digits as tell it from its neighbours; thousands as k, millions as M."""
     if abs(value) >= 1e4:
         factor, unit = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k")
         return f"{value / factor:g}{unit}"
     if value and abs(value) < 1e-3:
         return f"{value:.0e}".replace("e-0", "e-")
-    digits = max(0, 1 - math.floor(math.log10(span))) if span < 20 else 0
-    return f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:g}"
+    gaps = np.diff(neighbours)
+    text = f"{value:.6g}" if not len(gaps) or gaps.min() >= 1 else f"{value:.{math.ceil(-math.log10(gaps.min())) + 1}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

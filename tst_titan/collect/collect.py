@@ -28,7 +28,7 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
     sections = []
     panels = curve_panels(found.curves, colors, entropy)
     if panels:
-        write_text(out / "curves.svg", figure_svg(panels, columns=3))
+        write_text(out / "curves.svg", figure_svg(panels, columns=2))
         source = "From metrics.jsonl of each run's segments; every logged step is in curves.parquet."
         sections.append(FigureSection("curves", "Curves", panels, source))
     write_text(out / "report.html", study_report(found, findings, sections, study_file))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tst_titan.collect.charts import NUM_COLORS, Line, Panel
+from tst_titan.collect.charts import NUM_COLORS, Line, LineStyle, Panel
 from tst_titan.collect.study_results import RunCurve
 
 LOSS = "loss (nats a token)"
@@ -68,9 +68,9 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
                     caption="Plain next-token loss on held-out documents in both phases.",
                 )
             )
-        zoom = _recovery_zoom(members, colors, where, marks)
-        if zoom:
-            panels.append(zoom)
+        for panel in (_recovery_zoom(members, colors, where, marks), _lead(members, colors, where, marks)):
+            if panel:
+                panels.append(panel)
     return panels
 
 
@@ -86,8 +86,12 @@ def _training_lines(curve: RunCurve, color: int) -> list[Line]:
 
 
 def _validation_line(curve: RunCurve, color: int) -> Line:
-    style = "points+line" if len(curve.validation_step) <= 25 else "solid"
+    style = _dotted(curve.validation_step)
     return Line(curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve))
+
+
+def _dotted(step: np.ndarray) -> LineStyle:
+    return "points+line" if len(step) <= 25 else "solid"
 
 
 def _detail(curve: RunCurve) -> str:
@@ -125,4 +129,38 @@ def _recovery_zoom(
         x_range=(first - 0.04 * (end - first), float(end)),
         y_range=(low - pad, high + pad),
         caption="Training loss from the switch on; what lies above the axis is in the panel of the whole run.",
+    )
+
+
+def _lead(
+    members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+) -> Panel | None:
+    """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
+    baselines = {curve.seed: curve for curve in members if curve.baseline}
+    lines = []
+    for curve in members:
+        other = baselines.get(curve.seed)
+        if curve.baseline or other is None:
+            continue
+        _, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
+        if len(own):
+            lead = curve.validation_loss[own] - other.validation_loss[its]
+            step = curve.validation_step[own]
+            lines.append(Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve)))
+    if not lines:
+        return None
+    late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])
+    late = np.append(late[np.isfinite(late)], 0.0)
+    # While bags are trained the plain loss is far off: the axis spans what follows the switch.
+    low, high = float(late.min()), float(np.quantile(late, 0.9))
+    pad = 0.15 * max(high - low, 0.02)
+    return Panel(
+        title=f"Validation loss minus baseline: {where}",
+        x_label="step",
+        y_label="difference (nats a token)",
+        lines=tuple(lines),
+        marks=marks,
+        levels=((0.0, "baseline"),),
+        y_range=(low - pad, high + pad),
+        caption="At equal FLOPs step by step, same seed. Below zero the arm is ahead of the baseline.",
     )

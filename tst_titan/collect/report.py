@@ -4,7 +4,6 @@ The page loads nothing: styles, script and figures are inside. All text that a u
 template engine's escaping. Every number names the file that it came from, as a hint or in the line below it.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from tst_titan import __version__
 from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
 from tst_titan.collect.comparisons import Difference
 from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import duration, number, short
+from tst_titan.collect.formats import MISSING, number, scientific, short
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.study_results import SegmentCost, StudyResults
 from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable
+from tst_titan.plan import Accelerator
 from tst_titan.collect.wording import (
     column_name,
     difference_words,
@@ -115,6 +115,7 @@ def finding_cards(findings: Findings) -> list[Card]:
     cards = []
     for kind, items in (("Equal FLOPs", findings.flops), ("Equal data", findings.data)):
         if items:
+            # Of several variants at the largest budget, the first of the study.
             item = max(items, key=lambda item: item.steps)
             low, high = item.interval.low, item.interval.high
             sure = f"; 90% interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
@@ -233,34 +234,35 @@ def _cost_rows(costs: Sequence[SegmentCost]) -> list[list[str]]:
 
 
 def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
-    finished = [cost for cost in members if cost.wall_clock_s is not None]
-    planned = [cost.planned_gpu_hours for cost in members if cost.planned_gpu_hours is not None]
-    actual = [cost.device_hours for cost in finished if cost.device_hours is not None]
+    finished = [cost for cost in members if cost.finished]
+    hours = [cost.device_hours for cost in finished if cost.device_hours is not None]
+    flops = [float(cost.flops) for cost in finished if cost.flops is not None]
+    complete = len(hours) == len(flops) == len(finished) > 0
+    rate = sum(flops) / (sum(hours) * 3600) if complete and sum(hours) > 0 else None
     return [
         name,
-        str(len(members)),
-        str(len(finished)),
+        f"{len(finished)} of {len(members)}",
         str(sum(cost.steps for cost in members)),
-        _hours(sum(planned)) if planned else "—",
-        _hours(sum(actual)) if actual else "—",
-        duration(sum(cost.wall_clock_s for cost in finished if cost.wall_clock_s is not None)) if finished else "—",
+        scientific(sum(cost.planned_flops for cost in members)),
+        scientific(sum(flops)) if flops else MISSING,
+        f"{sum(cost.planned_gpu_hours for cost in members):.3g}",
+        f"{sum(hours):.3g}" if hours else MISSING,
+        scientific(rate),
         ", ".join(sorted({cost.device for cost in finished if cost.device})),
     ]
 
 
-def _hours(value: float) -> str:
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(digits, 4)}f}"
-
-
 def _cost_note(costs: Sequence[SegmentCost]) -> str:
+    planned = Accelerator()
+    hours = (
+        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak; actual "
+        "device-hours are wall-clock hours times ranks on the device named, over all attempts."
+    )
     shared = sum(cost.num_runs > 1 for cost in costs)
     if not shared:
-        return "No segment is shared between runs."
+        return f"No segment is shared between runs. {hours}"
     saved = sum(cost.steps * (cost.num_runs - 1) for cost in costs)
-    return f"{shared} of {len(costs)} segments are shared between runs, which saved {saved} training steps."
+    return f"{shared} of {len(costs)} segments are shared between runs, which saved {saved} training steps. {hours}"
 
 
 def _provenance(found: StudyResults) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import VARIANT, is_baseline, label_of
+from tst_titan.collect.comparisons import VARIANT, label_of
 from tst_titan.collect.metrics import Columns
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.runs import RunRecord, read_runs
@@ -48,11 +48,13 @@ class SegmentCost:
     segment: str
     arm: str
     num_runs: int
+    finished: bool
     steps: int
+    planned_flops: float
+    flops: float | None
+    planned_gpu_hours: float
     device_hours: float | None
-    wall_clock_s: float | None
     device: str
-    planned_gpu_hours: float | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class StudyResults:
 
 def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None = None) -> StudyResults:
     """Read all runs of a plan; `keep` is called with every full record as it is read (to write its curve)."""
-    rows, curves, evaluations, notices = [], [], [], []
+    rows: list[dict[str, Any]] = []
+    curves: list[RunCurve] = []
+    evaluations: list[dict[str, Any]] = []
+    notices: list[Notice] = []
     costs: dict[str, SegmentCost] = {}
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
     labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
@@ -138,23 +143,22 @@ def thinned(training: Columns, switch_step: int | None, most: int) -> tuple[np.n
 def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord) -> None:
     segment = record.segment
     known = costs.get(segment.id)
-    done = record.done or {}
+    steps = segment.end_step - segment.start_step
+    # Steps cost the same in all phases; done.json counts from step 0 of the run.
+    share = steps / run.run.steps
+    flops = (record.done or {}).get("flops")
     costs[segment.id] = SegmentCost(
         segment=segment.id,
         arm=known.arm if known else run.run.arm,
         num_runs=(known.num_runs if known else 0) + 1,
-        steps=segment.end_step - segment.start_step,
+        finished=record.done is not None,
+        steps=steps,
+        planned_flops=run.run.flops * share,
+        flops=None if flops is None else float(flops) * steps / segment.end_step,
+        planned_gpu_hours=run.run.gpu_hours * share,
         device_hours=record.device_hours,
-        wall_clock_s=done.get("wall_clock_s"),
         device=str(record.provenance.get("device") or ""),
-        planned_gpu_hours=_planned(run, segment.end_step - segment.start_step),
     )
-
-
-def _planned(run: RunRecord, steps: int) -> float | None:
-    """A segment's share of its run's planned hours: steps cost the same in all phases."""
-    hours = run.run.gpu_hours
-    return None if hours is None else hours * steps / run.run.steps
 
 
 def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]], list[Notice]]:
@@ -182,13 +186,12 @@ def _study_notices(
         most = rows["data_tokens"].dropna().max() if rows["data_tokens"].notna().any() else None
         if most is not None:
             notices += _repetition(manifest, int(most), str(rows.loc[rows["data_tokens"].idxmax(), "run"]))
-    label_column = table["run"].map(labels)
-    for (label, model, steps), rows in table.groupby([label_column, "model", "steps"], sort=False):
-        if rows["seed"].nunique() == 1:
-            kind = "baseline" if is_baseline(rows).all() else "arm"
-            text = f"one seed: differences with this {kind} have no interval"
-            notices.append(Notice("single seed", f"{label}, {model}, {steps} steps", text))
-    return notices
+    groups = list(table.groupby([table["run"].map(labels), "model", "steps"], sort=False))
+    single = [f"{label}, {model}, {steps} steps" for (label, model, steps), rows in groups if rows["seed"].nunique() == 1]
+    text = "one seed: there is no measure of the noise between seeds, and no interval on a difference"
+    if len(single) == len(groups):
+        return [*notices, Notice("single seed", "every run", text)]
+    return notices + [Notice("single seed", where, text) for where in single]
 
 
 def _repetition(manifest: dict[str, Any], data_tokens: int, run: str) -> list[Notice]:
