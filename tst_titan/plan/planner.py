@@ -148,6 +148,10 @@ def find_segment(plans: dict[str, Plan] | Iterable[Plan], segment_id: str) -> Se
     )
 
 
+# A run, its recipe, its stages and the steps at which it is evaluated.
+_Resolved = tuple[RunDefinition, Recipe, tuple[Stage, ...], tuple[int, ...]]
+
+
 @dataclass
 class _Chain:
     """The states that differ only in how far their last stage got."""
@@ -176,8 +180,8 @@ class _Planner:
 
     def chain(self, recipe: Recipe, stages: tuple[Stage, ...]) -> _Chain:
         last = stages[-1]
-        key = (id(recipe), stages[:-1], last.name, last.start_step, last.bag_size, last.bag_weighting)
-        key += (last.superpose, last.reinit_embeddings, last.decay_end_step, last.decay_to)
+        kind = (last.name, last.start_step, last.bag_size, last.bag_weighting, last.superpose)
+        key = (id(recipe), stages[:-1], *kind, last.reinit_embeddings, last.decay_end_step, last.decay_to)
         if key not in self.chains:
             self.chains[key] = _Chain(recipe=recipe, before=stages[:-1], stage=last)
         return self.chains[key]
@@ -263,22 +267,18 @@ def make_plans(
     """Plan ``studies`` together. ``max_segment_steps`` splits longer jobs; no identity depends on it."""
     planner = _Planner(results, max_segment_steps)
     accelerator = accelerator or Accelerator()
-    resolved = []
+    resolved: list[tuple[LoadedStudy, list[_Resolved]]] = []
     for study in studies:
+        evaluate = study.definition.evaluate
+        own = []
         for run in study.runs:
             recipe, stages = planner.recipes.of(run), run_stages(run)
-            points = (
-                evaluation_steps(study.definition.evaluate.at, run.steps)
-                if study.definition.evaluate.tasks
-                else ()
-            )
+            points = evaluation_steps(evaluate.at, run.steps) if evaluate.tasks else ()
             planner.want(recipe, stages, points)
-            resolved.append((study, run, recipe, stages, points))
+            own.append((run, recipe, stages, points))
+        resolved.append((study, own))
     planner.read_results()
-    plans = []
-    for study in studies:
-        own = [item[1:] for item in resolved if item[0] is study]
-        plans.append(_plan(planner, study, own, accelerator))
+    plans = [_plan(planner, study, own, accelerator) for study, own in resolved]
     wanted = {id for plan in plans for id in plan.segments}
     orphans = [done for id, done in planner.finished.items() if id not in wanted]
     return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in plans]
@@ -287,7 +287,7 @@ def make_plans(
 def _plan(
     planner: _Planner,
     study: LoadedStudy,
-    resolved: list[tuple[RunDefinition, Recipe, tuple[Stage, ...], tuple[int, ...]]],
+    resolved: list[_Resolved],
     accelerator: Accelerator,
 ) -> Plan:
     runs: list[Run] = []
@@ -301,9 +301,10 @@ def _plan(
         evaluations = []
         for step in points:
             state = _state_at(stages, step)
-            steps_to = path if step == run.steps else planner.path(recipe, state)
-            segments.update((segment.id, segment) for segment in steps_to)
-            evaluations.append(steps_to[-1].id)
+            evaluated = planner.segment(recipe, state)
+            if evaluated.id not in segments:
+                segments.update((segment.id, segment) for segment in planner.path(recipe, state))
+            evaluations.append(evaluated.id)
         segments.update((segment.id, segment) for segment in path)
         flops = flops_per_step(recipe)
         for index, stage in enumerate(stages):

@@ -14,7 +14,8 @@ from tst_titan.plan.settings import (
     TokenizerSettings,
 )
 from tst_titan.study import RunDefinition, catalogue
-from tst_titan.study.definition import Corpus, Shape
+from tst_titan.study.corpus import Corpus
+from tst_titan.study.recipe import Shape
 
 
 def corpus_settings(corpus: Corpus) -> CorpusSettings:

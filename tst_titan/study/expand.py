@@ -8,8 +8,10 @@ from typing import Any
 
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
-from tst_titan.study.definition import TRAINING_DEFAULTS, Arm, Corpus, Exclude, Include, Shape, Study
+from tst_titan.study.corpus import Corpus
+from tst_titan.study.definition import Arm, Exclude, Include, Study
 from tst_titan.study.fields import choices
+from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
 from tst_titan.study.yaml_file import StudySource
 
 KeyPath = tuple[str | int, ...]

@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
 _TOKENS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")
 _UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -81,9 +82,17 @@ def _grid(value: Any) -> Any:
     return tuple(value)
 
 
-def grid(item: Any) -> Any:
-    """One value or a list of different values of ``item``: a tuple once it is read."""
-    return Annotated[tuple[item, ...], BeforeValidator(_grid, json_schema_input_type=item | list[item])]
+class _OneOrMore:
+    """Editors are told what is read: one value or a list."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> Any:
+        schema = handler(core_schema)
+        items = schema["items"]
+        return {"anyOf": [items, {"type": "array", "items": items, "minItems": 1, "uniqueItems": True}]}
+
+
+# One value or a list of different values: a tuple once it is read.
+Grid = Annotated[tuple[T, ...], BeforeValidator(_grid), _OneOrMore()]
 
 
 def number(value: Any) -> Any:
@@ -117,3 +126,14 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens, json_schema_input_type=int
 Rate = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1, allow_inf_nan=False)]
 NotNegativeNumber = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+
+
+def _name(value: str) -> str:
+    if not _NAME.match(value):
+        raise ValueError(
+            "a name is letters, digits, dots, dashes and underscores, and starts with a letter or digit"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]

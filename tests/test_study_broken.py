@@ -1,0 +1,201 @@
+"""Broken definitions: one line each that names file, key, value and what is allowed; nothing else happens."""
+
+from pathlib import Path
+
+import pytest
+
+from tst_titan import cli
+from tst_titan.errors import UserError
+from tst_titan.study import load_study
+
+GOOD = """\
+corpus: {source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}
+models: [2M]
+steps: 1200
+arms:
+  baseline: {}
+  tst: {bag_size: 4, step_ratio: 0.3}
+training: {seq_len: 128, sequences_per_step: 8, warmup_steps: 60}
+"""
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+# name: (text of the study, key path, what the message must say)
+BROKEN: dict[str, tuple[str, str, list[str]]] = {
+    "unknown key at the top": (GOOD + "step: 3\n", "step = 3", ["unknown key", "did you mean 'steps'?"]),
+    "unknown key in an arm": (changed("bag_size: 4", "bagsize: 4"), "arms.tst.bagsize = 4", ["did you mean 'bag_size'?"]),
+    "unknown key in training": (changed("seq_len", "sequence_len"), "training.sequence_len = 128", ["did you mean 'seq_len'?"]),
+    "unknown key in corpus": (changed("source:", "sourc:"), "corpus.sourc", ["did you mean 'source'?"]),
+    "unknown key in evaluate": (GOOD + "evaluate: {task: paper}\n", "evaluate.task = 'paper'", ["did you mean 'tasks'?"]),
+    "unknown key in validation": (GOOD + "validation: {evry: 3}\n", "validation.evry = 3", ["did you mean 'every'?"]),
+    "unknown key in a model": (changed("[2M]", "{2M: {learnin_rate: 1e-3}}"), "models.2M.learnin_rate = 0.001", ["did you mean 'learning_rate'?"]),
+    "unknown key in a shape": (changed("[2M]", "{mine: {shape: {dims: 64}}}"), "models.mine.shape.dims = 64", ["did you mean 'dim'?"]),
+    "unknown key in the experts": (
+        changed("[2M]", "{mine: {shape: {architecture: qwen3_moe, dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, moe: {experts: 3}}}}"),
+        "models.mine.shape.moe.experts = 3",
+        ["unknown key"],
+    ),
+    "unknown key in exclude": (GOOD + "exclude: [{modle: 2M}]\n", "exclude[0].modle = '2M'", ["did you mean 'model'?"]),
+    "unknown key in include": (GOOD + "include: [{arm: tst, stepz: 3}]\n", "include[0].stepz = 3", ["did you mean 'steps'?"]),
+    "misspelt model": (changed("[2M]", "[270m]"), "models", ["no such model '270m'", "did you mean '270M'?"]),
+    "misspelt model of an arm": (changed("step_ratio: 0.3", "step_ratio: 0.3, models: 2m"), "arms.tst.models", ["did you mean '2M'?"]),
+    "misspelt task": (GOOD + "evaluate: {tasks: helaswag}\n", "evaluate.tasks = 'helaswag'", ["did you mean 'hellaswag'?"]),
+    "misspelt task in a list": (GOOD + "evaluate: {tasks: [paper, winogrand]}\n", "evaluate.tasks[1] = 'winogrand'", ["did you mean 'winogrande'?"]),
+    "a task that is no name": (GOOD + "evaluate: {tasks: 'my task'}\n", "evaluate.tasks = 'my task'", ["lm-eval task"]),
+    "evaluated at no time": (GOOD + "evaluate: {tasks: paper, at: often}\n", "evaluate.at = 'often'", ["every 10%"]),
+    "misspelt comparison": (GOOD + "compare: equal_flop\n", "compare = 'equal_flop'", ["did you mean 'equal_flops'?"]),
+    "misspelt weighting": (changed("bag_size: 4", "bag_weighting: powerlaw, bag_size: 4"), "arms.tst.bag_weighting = 'powerlaw'", ["did you mean 'power_law'?"]),
+    "misspelt source": (changed("python-stdlib", "python-stdlb"), "corpus = ", ["no such source 'python-stdlb'", "did you mean 'python-stdlib'?"]),
+    "misspelt tokenizer": (changed("bpe-4096", "lama3"), "corpus.tokenizer = 'lama3'", ["did you mean 'llama3'?"]),
+    "misspelt precision": (changed("seq_len: 128", "seq_len: 128, precision: bf16"), "training.precision = 'bf16'", ["float32", "did you mean 'bfloat16'?"]),
+    "duplicate arms": (changed("baseline: {}", "baseline: {}\n  plain: {}"), "arms.baseline and arms.plain", ["the same run stands twice"]),
+    "a run of the grid included again": (GOOD + "include: [{arm: tst, steps: 1200}]\n", "arms.tst", ["the same run stands twice"]),
+    "empty grid": (changed("bag_size: 4", "bag_size: []"), "arms.tst.bag_size = []", ["at least one value"]),
+    "no arms": (GOOD[: GOOD.index("arms:")] + "arms: {}\n", "arms = {}", ["at least one"]),
+    "no models": (changed("[2M]", "[]"), "models = []", ["at least one"]),
+    "no steps": (changed("steps: 1200\n", "\n"), "steps", ["is missing"]),
+    "no corpus": (GOOD[GOOD.index("models:") :], "corpus", ["is missing"]),
+    "step ratio 1.0": (changed("0.3", "1.0"), "arms.tst.step_ratio = 1.0", ["must be less than 1"]),
+    "negative step ratio": (changed("0.3", "-0.1"), "arms.tst.step_ratio = -0.1", ["must be at least 0"]),
+    "one bad step ratio of a grid": (changed("0.3", "[0.1, 1.5]"), "arms.tst.step_ratio[1] = 1.5", ["must be less than 1"]),
+    "step ratio not a number": (changed("0.3", ".nan"), "arms.tst.step_ratio = nan", ["must be"]),
+    "superposition ends inside the warmup": (changed("0.3", "0.04"), "arms.tst.step_ratio = 0.04", ["step 48, inside the warmup of 60 steps"]),
+    "superposition ends inside the decay": (changed("0.3", "0.95"), "arms.tst.step_ratio = 0.95", ["step 1140, inside the decay that begins at step 1080"]),
+    "exact superposition inside the decay": (changed("step_ratio: 0.3", "superposition_steps: 1100"), "arms.tst.superposition_steps = 1100", ["inside the decay"]),
+    "superposition to the last step": (changed("step_ratio: 0.3", "superposition_steps: 1200, decay_fraction: 0"), "arms.tst.superposition_steps = 1200", ["steps for recovery"]),
+    "ratio and exact steps": (changed("step_ratio: 0.3", "step_ratio: 0.3, superposition_steps: 360"), "arms.tst", ["not both"]),
+    "bag size 0": (changed("bag_size: 4", "bag_size: 0"), "arms.tst.bag_size = 0", ["must be at least 1"]),
+    "bag size without ratio": (changed(", step_ratio: 0.3", ""), "arms.tst", ["bag_size needs step_ratio"]),
+    "ratio without bag size": (changed("bag_size: 4, ", ""), "arms.tst", ["need bag_size"]),
+    "weighting of an input-only arm": (changed("bag_size: 4", "bag_size: 4, superpose: input, bag_weighting: power_law"), "arms.tst", ["no bag_weighting"]),
+    "re-initialization without superposition": (changed("baseline: {}", "baseline: {reinit_embeddings: true}"), "arms.baseline", ["without bag_size"]),
+    "non-integer steps": (changed("steps: 1200", "steps: 1200.5"), "steps = 1200.5", ["must be a whole number"]),
+    "steps as text": (changed("steps: 1200", "steps: many"), "steps = 'many'", ["must be a whole number"]),
+    "steps yes": (changed("steps: 1200", "steps: yes"), "steps = True", ["must be a whole number"]),
+    "learning rate as text": (changed("seq_len: 128", "learning_rate: fast"), "training.learning_rate = 'fast'", ["must be a number"]),
+    "learning rate 0": (changed("seq_len: 128", "learning_rate: 0"), "training.learning_rate = 0", ["greater than 0"]),
+    "no tokens": (changed("200k", "200 thousand"), "corpus.validation_tokens = '200 thousand'", ["10M or 1.5B"]),
+    "a fraction of a token": (changed("200k", "1.23456k"), "corpus.validation_tokens = '1.23456k'", ["whole number of tokens"]),
+    "validation reads more than is held out": (GOOD + "validation: {tokens: 1M}\n", "corpus.validation_tokens = 200000", ["less is held out"]),
+    "seed given twice": (GOOD + "seeds: [0, 1, 0]\n", "seeds = [0, 1, 0]", ["0 is given twice"]),
+    "model given twice": (changed("[2M]", "[2M, 2M]"), "models", ["'2M' is given twice"]),
+    "mix that does not sum to 1": (changed("source: python-stdlib", "mix: {dclm: 0.5, fineweb-edu: 0.4}"), "corpus.mix = ", ["sum to 0.9"]),
+    "mix and source": (changed("source: python-stdlib", "source: dclm, mix: {dclm: 1.0}"), "corpus = ", ["either source"]),
+    "warmup longer than the budget": (changed("warmup_steps: 60", "warmup_steps: 2000"), "training.warmup_steps = 2000", ["at most 1080"]),
+    "arm that is no mapping": (changed("baseline: {}", "baseline: none"), "arms.baseline = 'none'", ["must be a mapping"]),
+    "arm with a strange name": (changed("baseline: {}", "'../baseline': {}"), "arms", ["letters, digits"]),
+    "excluded arm that is not there": (GOOD + "exclude: [{arm: ts}]\n", "exclude[0].arm = 'ts'", ["did you mean 'tst'?"]),
+    "exclusion that matches nothing": (GOOD + "exclude: [{steps: 9}]\n", "exclude[0] = {'steps': 9}", ["leaves out nothing"]),
+    "exclusion of everything": (GOOD + "exclude: [{model: 2M}]\n", "exclude = ", ["leaves no run"]),
+    "included arm that is not there": (GOOD + "include: [{arm: base}]\n", "include[0].arm = 'base'", ["did you mean 'baseline'?"]),
+    "catalogue model with another shape": (
+        changed("[2M]", "{2M: {shape: {dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, ffn_dim: 64}}}"),
+        "models",
+        ["give the new shape another name"],
+    ),
+    "heads that do not divide": (
+        changed("[2M]", "{mine: {shape: {dim: 64, num_layers: 2, num_heads: 3, num_kv_heads: 2, head_dim: 32, ffn_dim: 64}}}"),
+        "models.mine.shape",
+        ["multiple of num_kv_heads"],
+    ),
+    "own model without a learning rate": (
+        changed("[2M]", "{mine: {shape: {dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, ffn_dim: 64}}}"),
+        "learning_rate",
+        ["is missing", "'mine'"],
+    ),
+    "extends nothing": (GOOD + "extends: nowhere.yaml\n", "extends = 'nowhere.yaml'", ["no such file"]),
+    "extends a number": (GOOD + "extends: 3\n", "extends = 3", ["must be a file's path"]),
+    "cyclic extends": (GOOD + "extends: broken.yaml\n", "extends = 'broken.yaml'", ["circle", "broken.yaml -> broken.yaml"]),
+}  # fmt: skip
+
+# Files that are no usable YAML have no key to name: a place in the file instead.
+UNREADABLE: dict[str, tuple[bytes, list[str]]] = {
+    "a list": (b"- 1\n- 2\n", ["must be a mapping", "a list"]),
+    "a word": (b"hello\n", ["must be a mapping", "a str"]),
+    "empty": (b"# nothing\n", ["must be a mapping", "empty"]),
+    "no YAML": (b"steps: [1, 2\narms: {\n", ["line 2"]),
+    "tabs": (b"arms:\n\tbaseline: {}\n", ["line 2"]),
+    "two documents": (GOOD.encode() + b"---\nsteps: 3\n", ["line 8"]),
+    "a key twice": (GOOD.encode() + b"steps: 3\n", ["line 8", "'steps' is written twice (first in line 3)"]),
+    "an arm twice": (GOOD.replace("baseline", "tst").encode(), ["line 6", "'tst' is written twice"]),
+    "not UTF-8": (GOOD.encode() + "description: Größe\n".encode("latin-1"), ["not UTF-8", "byte 2"]),
+    "UTF-16": (GOOD.encode("utf-16"), ["not UTF-8"]),
+    "a null byte": (GOOD.encode() + b"\x00", ["not YAML"]),
+    "anchors that explode": (
+        b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + b"".join(b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9)) for c in b"bcdefghi"),
+        ["line 2", "alias '*a' is not allowed"],
+    ),
+    "an anchor inside itself": (b"a: &a [*a]\n", ["line 1", "alias"]),
+    "a Python object": (b"steps: !!python/object/apply:os.getcwd []\n", ["line 1"]),
+    "depth without end": (b"a: " + b"[" * 20000, ["nested too deeply"]),
+    "a list as a key": (b"? [a, b]\n: 1\n", ["line 1", "plain word"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_definition_gets_one_line_that_says_how_to_mend_it(name: str, tmp_path: Path) -> None:
+    text, key, says = BROKEN[name]
+    file = tmp_path / "broken.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_study(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: {key}"), message
+    assert len(message.splitlines()) == 1, message
+    assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_is_no_study_gets_one_line_that_names_the_place(name: str, tmp_path: Path) -> None:
+    content, says = UNREADABLE[name]
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_study(file)
+    message = str(caught.value)
+    assert message.startswith(str(file)), message
+    assert len(message.splitlines()) == 1, message
+    assert all(part in message for part in says), message
+
+
+def test_the_definition_that_the_others_break_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    assert [run.name for run in load_study(tmp_path / "good.yaml").runs] == [
+        "2M-baseline-1200-seed0",
+        "2M-tst-s4-r0.3-1200-seed0",
+    ]
+
+
+def test_every_mistake_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(changed("0.3", "1.3").replace("steps: 1200", "steps: 0"))
+    with pytest.raises(UserError) as caught:
+        load_study(tmp_path / "two.yaml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_mistake_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(changed("bag_size: 4", "bag_size: 0"))
+    (tmp_path / "study.yaml").write_text("extends: base.yaml\nsteps: 2400\n")
+    with pytest.raises(UserError, match=r"base\.yaml: arms\.tst\.bag_size = 0"):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_the_command_ends_with_status_2_one_message_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "COMMANDS", ("tst_titan.plan.command",))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "broken.yaml").write_text(changed("0.3", "1.0"))
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["plan", "studies/broken"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1")
+    assert "Traceback" not in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
