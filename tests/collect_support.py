@@ -118,7 +118,13 @@ def write_segment(
                 file.write(json.dumps(row) + "\n")
     write_json(
         folder / "provenance.json",
-        {"segment": segment.id, "git_commit": "abc1234", "git_dirty": False, "device": "one CPU", "world_size": 2},
+        {
+            "segment": segment.id,
+            "git_commit": "abc1234",
+            "git_dirty": False,
+            "device": "one CPU",
+            "world_size": 2,
+        },
     )
     if finished:
         seconds = 0.1 * (segment.end_step - segment.start_step)

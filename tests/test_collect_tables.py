@@ -47,7 +47,9 @@ def test_table_has_the_required_columns_first_and_the_numbers_that_the_runs_left
     assert (tst["equivalent_tokens"], tst["data_tokens"]) == (1_228_800, 1024 * (360 * 4 + 840))
     assert (tst["bag_size"], tst["step_ratio"], tst["seed"], tst["flops"]) == (4, 0.3, 0, 1_228_800_000)
     # Rows at steps 1180, 1190 and 1200: the last 2% of 1200 steps are 24 steps, so 3 rows.
-    expected = np.mean([2.5 + 6 * (1 + step / 20) ** -0.5 - 0.25 * (step - 1080) / 120 for step in (1180, 1190, 1200)])
+    expected = np.mean(
+        [2.5 + 6 * (1 + step / 20) ** -0.5 - 0.25 * (step - 1080) / 120 for step in (1180, 1190, 1200)]
+    )
     assert baseline["final_train_loss"] == pytest.approx(expected, rel=1e-9)
     assert baseline["final_train_loss_rows"] == 3
     assert baseline["validation_loss"] == pytest.approx(2.5 + 6 * 61**-0.5 - 0.25 + 0.1, rel=1e-9)
@@ -116,7 +118,9 @@ def test_cut_last_line_of_a_finished_segment_is_named(study):
     found = gather(plan, results)
     assert notices_of(found) == [f"{path}: the last line is cut short; it was left out"]
     # done.json still has the validation loss that the lost line held.
-    assert rows_of(found)["tst"]["validation_loss"] == pytest.approx(2.5 + 6 * 61**-0.5 - 0.1 - 0.25 + 0.1, abs=1e-6)
+    assert rows_of(found)["tst"]["validation_loss"] == pytest.approx(
+        2.5 + 6 * 61**-0.5 - 0.1 - 0.25 + 0.1, abs=1e-6
+    )
 
 
 def test_steps_logged_twice_count_once_and_the_last_row_wins(study):
@@ -204,7 +208,10 @@ def test_scores_have_their_standard_errors_and_absent_ones_stay_absent(study, tm
     assert pd.isna(baseline["cloze"])
     assert "0.4100 ± 0.0200" in (tmp_path / "out" / "table.md").read_text()
     evaluations = pd.read_parquet(tmp_path / "out" / "evaluations.parquet")
-    assert evaluations[["task", "metric", "value"]].values.tolist() == [["cloze", "acc", 0.41], ["bits", "acc", 1.3]]
+    assert evaluations[["task", "metric", "value"]].values.tolist() == [
+        ["cloze", "acc", 0.41],
+        ["bits", "acc", 1.3],
+    ]
     assert evaluations["file"].str.endswith("offline.json").all()
 
 
@@ -214,7 +221,10 @@ def test_evaluation_of_another_checkpoint_is_named_and_left_out(study):
     write_json(path, read_json(path) | {"checkpoint": "checkpoint/step-600"})
     found = gather(plan, results)
     (notice,) = notices_of(found)
-    assert notice == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out"
+    assert (
+        notice
+        == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out"
+    )
     assert "cloze" not in found.table.columns
 
 

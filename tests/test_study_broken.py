@@ -196,6 +196,8 @@ def test_the_command_ends_with_status_2_one_message_and_nothing_written(
     assert cli.main(["plan", "studies/broken"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1")
+    assert captured.err.startswith(
+        "error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1"
+    )
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.rglob("*")) == before

@@ -6,7 +6,7 @@ as in colour. The report's script reads values back from the points' coordinates
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
@@ -36,7 +36,10 @@ CHART_STYLE = """
 .chart .cell-text { text-anchor: middle; font-size: 10.5px; fill: var(--fg); }
 .chart .best { fill: none; stroke: var(--fg); stroke-width: 2; }
 .chart .same { fill: none; stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 3 2; }
-""" + "\n".join(f".chart .s{i} {{ stroke: var(--c{i}); }} .chart .f{i} {{ fill: var(--c{i}); }}" for i in range(NUM_COLORS))
+""" + "\n".join(
+    f".chart .s{i} {{ stroke: var(--c{i}); }} .chart .f{i} {{ fill: var(--c{i}); }}"
+    for i in range(NUM_COLORS)
+)
 
 LineStyle = Literal["solid", "faint", "dashed", "points", "points+line"]
 
@@ -57,7 +60,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `marks` are vertical lines (x, text), `levels` horizontal ones (y, text)."""
+    """One pair of axes. `marks` are vertical lines (x, text), `levels` horizontal ones (y, text);
+    `end_labels` writes each line's name at its right end."""
 
     title: str
     x_label: str
@@ -69,6 +73,7 @@ class Panel:
     y_range: tuple[float, float] | None = None
     x_log: bool = False
     y_log: bool = False
+    end_labels: bool = False
     caption: str = ""
 
 
@@ -84,9 +89,9 @@ class HeatMap:
     values: np.ndarray
     best: tuple[int, int]
     same: frozenset[tuple[int, int]]
+    lower_is_better: bool = True
     color: int = 2
     caption: str = ""
-    names: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 Chart = Panel | HeatMap
@@ -135,7 +140,11 @@ def legend(charts: Iterable[Chart]) -> dict[str, int]:
 
 def _panel(panel: Panel) -> tuple[str, str]:
     x_low, x_high = panel.x_range or _extent([line.x for line in panel.lines], panel.x_log, 0.02)
-    spreads = [values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None]
+    if panel.end_labels:
+        x_high += 0.13 * (x_high - x_low)
+    spreads = [
+        values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None
+    ]
     spreads.append(np.array([level for level, _ in panel.levels]))
     y_low, y_high = panel.y_range or _extent(spreads, panel.y_log, 0.06)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -146,7 +155,9 @@ def _panel(panel: Panel) -> tuple[str, str]:
     for tick in y_ticks:
         y = float(to_y(np.array(tick)))
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick, y_ticks)}</text>')
+        parts.append(
+            f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick, y_ticks)}</text>'
+        )
     for tick in x_ticks:
         x = float(to_x(np.array(tick)))
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
@@ -154,7 +165,9 @@ def _panel(panel: Panel) -> tuple[str, str]:
             f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick_text(tick, x_ticks)}</text>'
         )
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(panel.x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(panel.x_label)}</text>'
+    )
     middle = (TOP + bottom) / 2
     parts.append(
         f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{escape(panel.y_label)}</text>'
@@ -173,6 +186,8 @@ def _panel(panel: Panel) -> tuple[str, str]:
     parts.append(f'<svg {box} viewBox="{LEFT} {TOP} {right - LEFT} {bottom - TOP}">')
     parts += [_line(line, to_x, to_y, (x_low, x_high)) for line in panel.lines]
     parts.append("</svg>")
+    if panel.end_labels:
+        parts += _end_labels(panel, to_x, to_y, (y_low, y_high))
     data = (
         f' data-x="{x_low} {x_high} {int(panel.x_log)}" data-y="{y_low} {y_high} {int(panel.y_log)}"'
         f' data-box="{LEFT} {TOP} {right} {bottom}" data-labels="{escape(panel.x_label)}|{escape(panel.y_label)}"'
@@ -198,31 +213,51 @@ def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, floa
         parts.append(f'<path class="line s{line.color}" d="{bars}" data-bars="1"/>')
     if line.style in ("points", "points+line"):
         dots = (
-            f'<circle class="f{line.color}" cx="{px[i]:.2f}" cy="{py[i]:.2f}" r="3.2"/>' for i in np.flatnonzero(inside)
+            f'<circle class="f{line.color}" cx="{px[i]:.2f}" cy="{py[i]:.2f}" r="3.2"/>'
+            for i in np.flatnonzero(inside)
         )
         parts.append("".join(dots))
     return f'<g class="series" {attributes}>{"".join(parts)}</g>'
+
+
+def _end_labels(panel: Panel, to_x: Callable, to_y: Callable, y_range: tuple[float, float]) -> list[str]:
+    ends = []
+    for line in panel.lines:
+        shown = np.flatnonzero(np.isfinite(line.y) & (line.y >= y_range[0]) & (line.y <= y_range[1]))
+        if len(shown):
+            last = shown[-1]
+            ends.append((float(to_y(line.y[last])), float(to_x(line.x[last])), line.name))
+    parts, free = [], -math.inf
+    for y, x, name in sorted(ends):
+        free = max(y, free + 12)
+        parts.append(
+            f'<text x="{x + 7:.1f}" y="{free + 4:.1f}" style="font-size: 10.5px">{escape(name)}</text>'
+        )
+    return parts
 
 
 def _heat_map(chart: HeatMap) -> tuple[str, str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     cell_width = (right - LEFT) / len(chart.columns)
     cell_height = (bottom - TOP) / len(chart.rows)
-    finite = chart.values[np.isfinite(chart.values)]
-    # The worst cells (pure superposition, no recovery) are far off: colour resolves the better 90%.
-    low, high = finite.min(), np.quantile(finite, 0.9)
+    losses = chart.values if chart.lower_is_better else -chart.values
+    finite = losses[np.isfinite(losses)]
+    # The worst cells (long superposition of large bags) are far off: colour resolves the better 80%.
+    low, high = finite.min(), np.quantile(finite, 0.8)
     parts, outlines = [], []
     for row, row_name in enumerate(chart.rows):
         y = TOP + row * cell_height
-        parts.append(f'<text x="{LEFT - 7}" y="{y + cell_height / 2 + 4:.1f}" text-anchor="end">{escape(row_name)}</text>')
+        parts.append(
+            f'<text x="{LEFT - 7}" y="{y + cell_height / 2 + 4:.1f}" text-anchor="end">{escape(row_name)}</text>'
+        )
         for column, column_name in enumerate(chart.columns):
             value = chart.values[row, column]
             if not math.isfinite(value):
                 continue
             x = LEFT + column * cell_width
             box = f'x="{x:.1f}" y="{y:.1f}" width="{cell_width:.1f}" height="{cell_height:.1f}"'
-            share = 1 - min(1.0, (value - low) / (high - low)) if high > low else 1.0
-            hint = chart.names.get((row, column), f"{chart.y_label} {row_name}, {chart.x_label} {column_name}")
+            share = 1 - min(1.0, (losses[row, column] - low) / (high - low)) if high > low else 1.0
+            hint = f"{chart.y_label} = {row_name}, {chart.x_label} = {column_name}"
             parts.append(
                 f'<rect class="cell f{chart.color}" {box} fill-opacity="{0.06 + 0.74 * share:.3f}">'
                 f"<title>{escape(hint)}: {value:.4f}</title></rect>"
@@ -241,7 +276,9 @@ def _heat_map(chart: HeatMap) -> tuple[str, str]:
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(column_name)}</text>')
     middle = (TOP + bottom) / 2
     parts += outlines
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(chart.x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(chart.x_label)}</text>'
+    )
     parts.append(
         f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{escape(chart.y_label)}</text>'
     )
@@ -249,7 +286,11 @@ def _heat_map(chart: HeatMap) -> tuple[str, str]:
 
 
 def _squeeze(text: str, width: float) -> str:
-    return f' textLength="{width - 3:.1f}" lengthAdjust="spacingAndGlyphs"' if 5.8 * len(text) > width - 3 else ""
+    return (
+        f' textLength="{width - 3:.1f}" lengthAdjust="spacingAndGlyphs"'
+        if 5.8 * len(text) > width - 3
+        else ""
+    )
 
 
 def _extent(values: list[np.ndarray], log: bool, margin: float) -> tuple[float, float]:
@@ -265,7 +306,9 @@ def _extent(values: list[np.ndarray], log: bool, margin: float) -> tuple[float, 
     return low - pad, high + pad
 
 
-def _scale(low: float, high: float, start: float, end: float, log: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _scale(
+    low: float, high: float, start: float, end: float, log: bool
+) -> Callable[[np.ndarray], np.ndarray]:
     if log:
         span = math.log(high / low)
         return lambda values: start + (end - start) * np.log(values / low) / span
@@ -277,7 +320,9 @@ def ticks(low: float, high: float, log: bool = False) -> list[float]:
     if log:
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1, 2, 5) if high / low < 300 else (1,)
-        return [step * 10.0**power for power in exponents for step in steps if low <= step * 10.0**power <= high]
+        return [
+            step * 10.0**power for power in exponents for step in steps if low <= step * 10.0**power <= high
+        ]
     raw = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
@@ -293,5 +338,9 @@ def tick_text(value: float, neighbours: list[float]) -> str:
     if value and abs(value) < 1e-3:
         return f"{value:.0e}".replace("e-0", "e-")
     gaps = np.diff(neighbours)
-    text = f"{value:.6g}" if not len(gaps) or gaps.min() >= 1 else f"{value:.{math.ceil(-math.log10(gaps.min())) + 1}f}"
+    text = (
+        f"{value:.6g}"
+        if not len(gaps) or gaps.min() >= 1
+        else f"{value:.{math.ceil(-math.log10(gaps.min())) + 1}f}"
+    )
     return text.rstrip("0").rstrip(".") if "." in text else text

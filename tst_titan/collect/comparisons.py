@@ -15,7 +15,16 @@ from scipy import stats
 
 LEVEL = 0.90
 # What makes two runs the same but for their seed.
-VARIANT = ["arm", "model", "bag_size", "step_ratio", "learning_rate", "bag_weighting", "superpose", "reinit_embeddings"]
+VARIANT = [
+    "arm",
+    "model",
+    "bag_size",
+    "step_ratio",
+    "learning_rate",
+    "bag_weighting",
+    "superpose",
+    "reinit_embeddings",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,15 @@ def is_baseline(table: pd.DataFrame) -> pd.Series:
     return (table["bag_size"].fillna(1) == 1) | (table["step_ratio"].fillna(0) == 0)
 
 
+def same_recipe(baseline: pd.DataFrame, run: pd.Series) -> pd.Series:
+    """Baseline runs of the same model and learning rate as `run` (both may be unknown)."""
+    if pd.isna(run["learning_rate"]):
+        rate = baseline["learning_rate"].isna()
+    else:
+        rate = (baseline["learning_rate"] == run["learning_rate"]).fillna(False).astype(bool)
+    return (baseline["model"] == run["model"]).astype(bool) & rate
+
+
 def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterator[tuple[str, pd.DataFrame]]:
     """Groups of replicates, with a label: the arm's name, and what else is needed to tell its variants apart."""
     keys = [name for name in VARIANT if name in table.columns]
@@ -74,7 +92,7 @@ def label_of(row: Any, varying: list[str]) -> str:
     parts = []
     for name in varying:
         if pd.notna(row[name]):
-            value = f"{row[name]:g}" if isinstance(row[name], int | float | np.number) else str(row[name])
+            value = f"{row[name]:.4g}" if isinstance(row[name], int | float | np.number) else str(row[name])
             parts.append(f"{_SYMBOLS.get(name, name)}={value}")
     return " ".join([str(row["arm"]), *parts])
 
@@ -91,8 +109,7 @@ def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
         first = rows.iloc[0]
-        same = (baseline["model"] == first["model"]) & (baseline["steps"] == first["steps"])
-        others = baseline[same & (baseline["learning_rate"] == first["learning_rate"])]
+        others = baseline[same_recipe(baseline, first) & (baseline["steps"] == first["steps"])]
         if len(others):
             results.append(_difference(label, rows, others, column))
     return results
@@ -110,8 +127,7 @@ def equal_data(table: pd.DataFrame, column: str, within: float = 0.02) -> list[D
     for label, rows in variants(table[~is_baseline(table)]):
         first = rows.iloc[0]
         near = (baseline["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= within
-        others = baseline[near & (baseline["model"] == first["model"])]
-        others = others[others["learning_rate"] == first["learning_rate"]]
+        others = baseline[near & same_recipe(baseline, first)]
         if len(others):
             results.append(_difference(label, rows, others, column))
     return results

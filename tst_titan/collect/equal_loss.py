@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import LEVEL, Interval, is_baseline, variants
+from tst_titan.collect.comparisons import LEVEL, Interval, is_baseline, same_recipe, variants
 
 DRAWS = 4000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
@@ -60,7 +60,7 @@ def equal_loss(table: pd.DataFrame, column: str, *, seed: int = 0) -> list[ReadO
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
         first = rows.iloc[0]
-        same = (baseline["model"] == first["model"]) & (baseline["learning_rate"] == first["learning_rate"])
+        same = same_recipe(baseline, first)
         if same.any():
             results.append(_read_off(label, rows, baseline[same], column, np.random.default_rng(seed)))
     return results
@@ -157,6 +157,12 @@ def inverse(budgets: np.ndarray, losses_DN: np.ndarray, loss_D: np.ndarray) -> n
 
 def _curve(offset: np.ndarray, scale: np.ndarray, exponent: np.ndarray, steps: float) -> np.ndarray:
     return offset + scale * np.where(exponent > 0, steps**-exponent, -math.log(steps))
+
+
+def fitted_losses(budgets: np.ndarray, losses: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The curve through N >= 2 budgets' losses, at `steps`."""
+    offset, scale, exponent, unit = fit_curves(budgets, losses[None])
+    return np.array([_curve(offset, scale, exponent, float(step) / unit)[0] for step in steps])
 
 
 def fit_curves(

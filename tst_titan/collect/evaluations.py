@@ -41,7 +41,9 @@ def read_evaluations(
             where, _, text = str(error).partition(": ")
             notices.append(Notice("damaged", where, text))
         except (KeyError, TypeError, AttributeError) as error:
-            notices.append(Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out"))
+            notices.append(
+                Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out")
+            )
     return rows, notices
 
 

@@ -49,7 +49,9 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
                 title=f"Training loss: {where}",
                 x_label="step",
                 y_label=LOSS,
-                lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label])),
+                lines=tuple(
+                    line for curve in members for line in _training_lines(curve, colors[curve.label])
+                ),
                 marks=marks,
                 caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
                 f"with the plain next-token loss after the switch.{mean}",
@@ -79,15 +81,28 @@ def _training_lines(curve: RunCurve, color: int) -> list[Line]:
     lines = []
     if bags.any():
         lines.append(
-            Line(curve.label, color, curve.training_step[bags], curve.training_loss[bags], "faint", detail=_detail(curve))
+            Line(
+                curve.label,
+                color,
+                curve.training_step[bags],
+                curve.training_loss[bags],
+                "faint",
+                detail=_detail(curve),
+            )
         )
-    lines.append(Line(curve.label, color, curve.training_step[~bags], curve.training_loss[~bags], detail=_detail(curve)))
+    lines.append(
+        Line(
+            curve.label, color, curve.training_step[~bags], curve.training_loss[~bags], detail=_detail(curve)
+        )
+    )
     return lines
 
 
 def _validation_line(curve: RunCurve, color: int) -> Line:
     style = _dotted(curve.validation_step)
-    return Line(curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve))
+    return Line(
+        curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve)
+    )
 
 
 def _dotted(step: np.ndarray) -> LineStyle:
@@ -102,7 +117,9 @@ def _recovery_zoom(
     members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
 ) -> Panel | None:
     """The last stretch before the first switch to the end; the axis spans what the plain losses do there."""
-    switched = [curve for curve in members if curve.switch_step and (curve.training_step > curve.switch_step).any()]
+    switched = [
+        curve for curve in members if curve.switch_step and (curve.training_step > curve.switch_step).any()
+    ]
     if not switched:
         return None
     first = min(curve.switch_step for curve in switched if curve.switch_step)
@@ -146,7 +163,9 @@ def _lead(
         if len(own):
             lead = curve.validation_loss[own] - other.validation_loss[its]
             step = curve.validation_step[own]
-            lines.append(Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve)))
+            lines.append(
+                Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve))
+            )
     if not lines:
         return None
     late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])

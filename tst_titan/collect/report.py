@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 import markupsafe
 
 from tst_titan import __version__
@@ -53,8 +54,9 @@ class FigureSection:
 
 @dataclass(frozen=True)
 class Findings:
-    """The comparisons of a study, computed."""
+    """The comparisons of a study, computed on one column of its table."""
 
+    column: str
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
@@ -101,6 +103,31 @@ def study_report(
     )
 
 
+def plain_report(
+    title: str, description: str, table: pd.DataFrame, findings: Findings, sections: Sequence[FigureSection]
+) -> str:
+    """A report of numbers that no study of ours made: no plan, corpus, cost or provenance of segments."""
+    header, cells = readable(table)
+    sentences = finding_sentences(findings)
+    return _render(
+        title=title,
+        description=description,
+        facts=[("runs", str(len(table)), "table.csv")],
+        notices=[],
+        cards=[],
+        sentences=sentences,
+        more_sentences=[],
+        figures=[_figure_context(section) for section in sections],
+        header=header,
+        rows=[{"cells": row, "source": "table.csv", "unfinished": False} for row in cells],
+        table_note="From table.csv. An em dash is a number that was not printed.",
+        corpora=[],
+        costs=[],
+        definition="",
+        provenance=[],
+    )
+
+
 def finding_sentences(findings: Findings) -> list[str]:
     """Every comparison as a sentence, equal FLOPs first."""
     return [
@@ -123,7 +150,9 @@ def finding_cards(findings: Findings) -> list[Card]:
             value = f"{item.value:+.3f}".replace("-", "−")
             told = low is None or high is None or low > 0 or high < 0
             tone = ("good" if item.value < 0 else "bad") if told and round(item.value, 3) else ""
-            cards.append(Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs)))
+            cards.append(
+                Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
+            )
     if findings.loss:
         read_off = max(findings.loss, key=lambda item: item.steps)
         sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]

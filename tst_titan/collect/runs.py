@@ -66,7 +66,9 @@ def read_runs(plan: Plan, results: Path) -> Iterator[RunRecord]:
         yield replace(record, notices=fresh)
 
 
-def _read_run(run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, Segment], results: Path) -> RunRecord:
+def _read_run(
+    run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, Segment], results: Path
+) -> RunRecord:
     stages = records[-1].segment.stages
     training = _joined([record.metrics.training for record in records], TRAINING)
     validation = _joined([record.metrics.validation for record in records], VALIDATION)
@@ -77,7 +79,9 @@ def _read_run(run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, 
         done, _ = read_done(segment, segment_folder(results, segment_id))
         checkpoint = None if done is None else done.get("checkpoint")
         rows, problems = read_evaluations(results / "evaluations" / segment_id, segment_id, checkpoint)
-        evaluations += [{"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows]
+        evaluations += [
+            {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
+        ]
         notices += problems
     row, problems = _row(run, records, training, validation)
     notices += problems
@@ -198,4 +202,3 @@ def _commit(provenance: dict[str, Any]) -> str | None:
 
 def _sum_or_none(values: list[Any]) -> float | None:
     return None if any(value is None for value in values) else float(sum(values))
-

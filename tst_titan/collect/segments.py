@@ -21,7 +21,9 @@ from tst_titan.plan.settings import Segment
 State = Literal["waiting", "queued", "running", "stopped", "failed", "finished"]
 
 SILENT_AFTER_S = 900.0
-_ERROR = re.compile(r"\b(\w*(Error|Exception|Interrupt)\b|error:|Killed|out of memory|Segmentation fault)", re.I)
+_ERROR = re.compile(
+    r"\b(\w*(Error|Exception|Interrupt)\b|error:|Killed|out of memory|Segmentation fault)", re.I
+)
 _TAIL_BYTES = 65536
 
 
@@ -84,7 +86,11 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
         done = read_json(path, mend="delete it and run again: the segment goes on from its last checkpoint")
     except UserError as error:
         return None, [_notice_of(error)]
-    if not isinstance(done, dict) or done.get("segment") != segment.id or done.get("end_step") != segment.end_step:
+    if (
+        not isinstance(done, dict)
+        or done.get("segment") != segment.id
+        or done.get("end_step") != segment.end_step
+    ):
         text = f"belongs to another segment than {segment.id}; taken as not finished"
         return None, [Notice("damaged", str(path), text)]
     return done, []

@@ -93,7 +93,9 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     corpora, problems = _read_corpora(plan, results)
     notices += problems
     notices += _study_notices(table, corpora, labels)
-    return StudyResults(plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices))
+    return StudyResults(
+        plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices)
+    )
 
 
 def run_labels(table: pd.DataFrame) -> dict[str, str]:
@@ -187,7 +189,11 @@ def _study_notices(
         if most is not None:
             notices += _repetition(manifest, int(most), str(rows.loc[rows["data_tokens"].idxmax(), "run"]))
     groups = list(table.groupby([table["run"].map(labels), "model", "steps"], sort=False))
-    single = [f"{label}, {model}, {steps} steps" for (label, model, steps), rows in groups if rows["seed"].nunique() == 1]
+    single = [
+        f"{label}, {model}, {steps} steps"
+        for (label, model, steps), rows in groups
+        if rows["seed"].nunique() == 1
+    ]
     text = "one seed: there is no measure of the noise between seeds, and no interval on a difference"
     if len(single) == len(groups):
         return [*notices, Notice("single seed", "every run", text)]

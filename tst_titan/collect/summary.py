@@ -29,7 +29,12 @@ def print_summary(found: StudyResults, findings: Findings, out: Path, console: C
     for row in records[:MOST_RUNS]:
         scores = [with_error(row[task], row[f"{task}_stderr"]) for task in tasks]
         cells = [str(row["run"]), str(row["steps"]), short(row["data_tokens"])]
-        cells += [number(row["final_train_loss"], 4), number(row["validation_loss"], 4), *scores, str(row["status"])]
+        cells += [
+            number(row["final_train_loss"], 4),
+            number(row["validation_loss"], 4),
+            *scores,
+            str(row["status"]),
+        ]
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
     if len(records) > MOST_RUNS:

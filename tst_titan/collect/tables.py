@@ -105,7 +105,8 @@ def write_runs(table: pd.DataFrame, folder: Path) -> None:
 def write_evaluations(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write `evaluations.parquet`: one row a run, task and metric."""
     tidy = [
-        row | {"num_samples": row["num_samples"] if isinstance(row["num_samples"], int) else None} for row in rows
+        row | {"num_samples": row["num_samples"] if isinstance(row["num_samples"], int) else None}
+        for row in rows
     ]
     with whole_file(folder / "evaluations.parquet") as part:
         pyarrow.parquet.write_table(pa.Table.from_pylist(tidy, schema=_EVALUATION_SCHEMA), part)
@@ -138,7 +139,8 @@ def _curve_table(record: RunRecord, columns: Columns) -> pa.Table:
     bag_sizes = np.array([stage.bag_size for stage in record.stages], dtype=np.int32)
     missing = pa.nulls(len(steps), pa.float64())
     numbers = [
-        pa.array(columns[name], from_pandas=True) if name in columns else missing for name in TRAINING + VALIDATION
+        pa.array(columns[name], from_pandas=True) if name in columns else missing
+        for name in TRAINING + VALIDATION
     ]
     arrays = [
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(steps), dtype=np.int32)), [record.run.run]),
@@ -155,19 +157,36 @@ def markdown(table: pd.DataFrame) -> str:
     header, rows = readable(table)
     aligned = [":--" if name in ("run", "status") else "--:" for name in header]
     lines = [header, aligned, *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return (
+        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        + "\n"
+    )
 
 
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table that people read: rounded, with units, an em dash where nothing is."""
     tasks = task_names(table)
-    header = ["run", "s", "r", "steps", "seed", "equivalent tokens", "data tokens", "FLOPs", "final training loss"]
+    header = [
+        "run",
+        "s",
+        "r",
+        "steps",
+        "seed",
+        "equivalent tokens",
+        "data tokens",
+        "FLOPs",
+        "final training loss",
+    ]
     header += ["validation loss", *tasks, "wall-clock", "status"]
     rows = []
     for row in table.to_dict("records"):
         cells = [str(row["run"]), whole(row["bag_size"]), number(row["step_ratio"], 3), whole(row["steps"])]
         cells += [whole(row["seed"]), short(row["equivalent_tokens"]), short(row["data_tokens"])]
-        cells += [scientific(row["flops"]), number(row["final_train_loss"], 4), number(row["validation_loss"], 4)]
+        cells += [
+            scientific(row["flops"]),
+            number(row["final_train_loss"], 4),
+            number(row["validation_loss"], 4),
+        ]
         for task in tasks:
             cells.append(with_error(row[task], row[f"{task}_stderr"]))
         rows.append([*cells, duration(row["wall_clock_s"]), str(row["status"])])

@@ -39,7 +39,9 @@ def certainty(item: Difference) -> str:
     assert low is not None and high is not None
     kind = "paired by seed" if item.paired else "unpaired"
     p_value = "" if item.p_value is None else f", p = {item.p_value:.2g}"
-    told = "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
+    told = (
+        "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
+    )
     return f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
 
 
@@ -58,7 +60,8 @@ def read_off_words(item: ReadOff) -> str:
             f"a speedup of at most {item.speedup:.2f}x (a bound, not a measurement)."
         )
     else:
-        found = f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
+        line = " (a straight line in log steps between its two budgets)" if len(item.budgets) == 2 else ""
+        found = f" the baseline needs {item.baseline_steps:.0f} steps for it{line}: a speedup of {item.speedup:.2f}x."
     return f"{start}{found} {interval_words(item.interval)}"
 
 
