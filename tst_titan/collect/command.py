@@ -1,0 +1,68 @@
+"""`tst-titan collect`, `tst-titan status` and `tst-titan published`."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommands of the collect stage."""
+    collect = subparsers.add_parser("collect", help="tables, curves and the report of a study")
+    collect.add_argument("study_file", type=Path, help="the study's definition, studies/NAME.yaml")
+    collect.add_argument(
+        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
+    )
+    collect.add_argument("--out", type=Path, help="folder to write (default: studies/NAME)")
+    collect.set_defaults(run=run_collect)
+    status = subparsers.add_parser("status", help="each segment's state, from files alone")
+    status.add_argument("study", type=Path, help="studies/NAME or studies/NAME.yaml")
+    status.add_argument(
+        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
+    )
+    status.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="show it anew every SECONDS, until Ctrl-C"
+    )
+    status.set_defaults(run=run_status)
+    published = subparsers.add_parser(
+        "published", help="rebuild the published study's tables, grids and read-offs"
+    )
+    published.add_argument("--out", type=Path, default=Path("studies/published"), help="folder to write")
+    published.set_defaults(run=run_published)
+
+
+def run_collect(args: argparse.Namespace) -> None:
+    """Collect a study and print one summary table with the path of the report."""
+    from tst_titan.collect.collect import collect_study
+    from tst_titan.collect.summary import print_summary
+    from tst_titan.plan import load_plan
+
+    plan = load_plan(args.study_file, args.results)
+    out = args.out or args.study_file.with_suffix("")
+    found, findings = collect_study(plan, args.study_file, args.results, out)
+    print_summary(found, findings, out)
+
+
+def run_status(args: argparse.Namespace) -> None:
+    """Show each segment's state, once or again and again."""
+    from tst_titan.collect.status import show_status, watch_status
+
+    study_file = (
+        args.study if args.study.suffix == ".yaml" else args.study.with_name(f"{args.study.name}.yaml")
+    )
+    if args.watch:
+        watch_status(study_file, args.results, args.watch)
+    else:
+        show_status(study_file, args.results)
+
+
+def run_published(args: argparse.Namespace) -> None:
+    """Write the published study as the collector sees it."""
+    from tst_titan.collect.published import collect_published
+    from tst_titan.collect.wording import read_off_words
+
+    found = collect_published(args.out)
+    for read_off in found.loss:
+        print(read_off_words(read_off))
+    for grid in found.grids:
+        ratio, size = grid.best_cell
+        print(f"best {grid.column} of {grid.name}: {grid.best_value:.4f} at s = {size}, r = {ratio:g}")
+    print(f"report: {args.out / 'report.html'}")

@@ -1,0 +1,180 @@
+"""Fair comparisons of arms with the baseline, each from a table of runs.
+
+The table has one row a run with `run, arm, model, bag_size, step_ratio, steps, seed, learning_rate, data_tokens`
+and the compared numbers. A baseline run has bag size 1 or step ratio 0. Runs are replicates where all but the
+seed agrees. All intervals are 90%.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.90
+# What makes two runs the same but for their seed.
+VARIANT = [
+    "arm",
+    "model",
+    "bag_size",
+    "step_ratio",
+    "learning_rate",
+    "bag_weighting",
+    "superpose",
+    "reinit_embeddings",
+]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 90% interval. `low` or `high` is infinite where the data bounds one side only; both None: absent."""
+
+    low: float | None = None
+    high: float | None = None
+    absent_because: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators."""
+
+    label: str
+    model: str
+    steps: int
+    column: str
+    arm_value: float
+    baseline_value: float
+    interval: Interval
+    p_value: float | None
+    num_pairs: int
+    paired: bool
+    runs: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        return self.arm_value - self.baseline_value
+
+
+def is_baseline(table: pd.DataFrame) -> pd.Series:
+    """Runs without superposition."""
+    return (table["bag_size"].fillna(1) == 1) | (table["step_ratio"].fillna(0) == 0)
+
+
+def same_recipe(baseline: pd.DataFrame, run: pd.Series) -> pd.Series:
+    """Baseline runs of the same model and learning rate as `run` (both may be unknown)."""
+    if pd.isna(run["learning_rate"]):
+        rate = baseline["learning_rate"].isna()
+    else:
+        rate = (baseline["learning_rate"] == run["learning_rate"]).fillna(False).astype(bool)
+    return (baseline["model"] == run["model"]).astype(bool) & rate
+
+
+def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Groups of replicates, with a label: the arm's name, and what else is needed to tell its variants apart."""
+    keys = [name for name in VARIANT if name in table.columns]
+    groups = list(table.groupby([*keys, *by], dropna=False, sort=False))
+    varying = {
+        arm: [name for name in keys[2:] if rows[name].nunique(dropna=False) > 1]
+        for arm, rows in table.groupby("arm", sort=False)
+    }
+    for _, rows in groups:
+        first = rows.iloc[0]
+        yield label_of(first, varying[first["arm"]]), rows
+
+
+_SYMBOLS = {"bag_size": "s", "step_ratio": "r", "learning_rate": "lr"}
+
+
+def label_of(row: Any, varying: list[str]) -> str:
+    """``tst`` or, where the arm is a grid, ``tst s=6 r=0.3``."""
+    parts = []
+    for name in varying:
+        if pd.notna(row[name]):
+            value = f"{row[name]:.4g}" if isinstance(row[name], int | float | np.number) else str(row[name])
+            parts.append(f"{_SYMBOLS.get(name, name)}={value}")
+    return " ".join([str(row["arm"]), *parts])
+
+
+def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
+    """Arm minus baseline at the same model, learning rate and number of steps (steps cost equal FLOPs).
+
+    Estimator: where at least two seeds are shared, the mean of the differences by seed with the paired t
+    interval and p-value; else the difference of the means, with Welch's t where both sides have two seeds; with
+    one seed on a side there is no interval, and it says so.
+    """
+    table = table[table[column].notna()]
+    baseline = table[is_baseline(table)]
+    results = []
+    for label, rows in variants(table[~is_baseline(table)]):
+        first = rows.iloc[0]
+        others = baseline[same_recipe(baseline, first) & (baseline["steps"] == first["steps"])]
+        if len(others):
+            results.append(_difference(label, rows, others, column))
+    return results
+
+
+def equal_data(table: pd.DataFrame, column: str, within: float = 0.02) -> list[Difference]:
+    """Arm minus baseline where the baseline read the same number of data tokens (relative tolerance `within`).
+
+    The baseline then took more steps, so more FLOPs: this comparison asks what repetition-free data is worth.
+    Estimator as in `equal_flops`.
+    """
+    table = table[table[column].notna() & table["data_tokens"].notna()]
+    baseline = table[is_baseline(table)]
+    results = []
+    for label, rows in variants(table[~is_baseline(table)]):
+        first = rows.iloc[0]
+        near = (baseline["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= within
+        others = baseline[near & same_recipe(baseline, first)]
+        if len(others):
+            results.append(_difference(label, rows, others, column))
+    return results
+
+
+def _difference(label: str, rows: pd.DataFrame, others: pd.DataFrame, column: str) -> Difference:
+    arm = rows.set_index("seed")[column].astype(float)
+    baseline = others.set_index("seed")[column].astype(float)
+    shared = arm.index.intersection(baseline.index)
+    paired = len(shared) >= 2
+    if paired:
+        arm, baseline = arm[shared], baseline[shared]
+    interval, p_value = _t_interval(arm.to_numpy(), baseline.to_numpy(), paired)
+    return Difference(
+        label=label,
+        model=str(rows["model"].iloc[0]),
+        steps=int(rows["steps"].iloc[0]),
+        column=column,
+        arm_value=float(arm.mean()),
+        baseline_value=float(baseline.mean()),
+        interval=interval,
+        p_value=p_value,
+        num_pairs=len(shared) if paired else min(len(arm), len(baseline)),
+        paired=paired,
+        runs=(*rows["run"], *others["run"]),
+    )
+
+
+def _t_interval(arm: np.ndarray, baseline: np.ndarray, paired: bool) -> tuple[Interval, float | None]:
+    if paired:
+        differences = arm - baseline
+        variance = differences.var(ddof=1) / len(differences)
+        degrees = len(differences) - 1.0
+    elif len(arm) >= 2 and len(baseline) >= 2:
+        parts = arm.var(ddof=1) / len(arm), baseline.var(ddof=1) / len(baseline)
+        variance = sum(parts)
+        if variance == 0:
+            degrees = float(len(arm) + len(baseline) - 2)
+        else:
+            degrees = variance**2 / (parts[0] ** 2 / (len(arm) - 1) + parts[1] ** 2 / (len(baseline) - 1))
+    else:
+        return Interval(absent_because="one seed gives no measure of the noise between seeds"), None
+    center = arm.mean() - baseline.mean()
+    error = float(np.sqrt(variance))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error
+    if error == 0:
+        p_value = 0.0 if center else 1.0
+    else:
+        p_value = float(2 * stats.t.sf(abs(center) / error, degrees))
+    return Interval(float(center - half), float(center + half)), p_value

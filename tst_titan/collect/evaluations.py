@@ -1,0 +1,71 @@
+"""Read `results/evaluations/SEGMENT_ID/GROUP.json` into rows: one a task and metric."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tst_titan.collect.notices import Notice
+from tst_titan.errors import UserError
+from tst_titan.files import read_json
+
+
+def read_evaluations(
+    folder: Path, segment: str, checkpoint: str | None
+) -> tuple[list[dict[str, Any]], list[Notice]]:
+    """The scores of one segment's end state.
+
+    Args:
+        folder: the segment's folder below `results/evaluations`.
+        segment: the segment's id; a file about another one is named and left out.
+        checkpoint: the checkpoint that `done.json` names (None: not finished), likewise.
+
+    Returns:
+        Rows with `group, task, metric, value, stderr, higher_is_better, num_samples, version, lm_eval_version,
+        shown` (whether tables show this metric) and `file`; and what was wrong with the files.
+    """
+    rows: list[dict[str, Any]] = []
+    notices = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = read_json(path, mend="delete it and evaluate again")
+            if content["segment"] != segment:
+                text = f"evaluates segment {content['segment']}, not {segment}; left out"
+                notices.append(Notice("damaged", str(path), text))
+                continue
+            if checkpoint is not None and _step_folder(content["checkpoint"]) != _step_folder(checkpoint):
+                text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out"
+                notices.append(Notice("damaged", str(path), text))
+                continue
+            rows.extend(_rows(content, path))
+        except UserError as error:
+            where, _, text = str(error).partition(": ")
+            notices.append(Notice("damaged", where, text))
+        except (KeyError, TypeError, AttributeError) as error:
+            notices.append(
+                Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out")
+            )
+    return rows, notices
+
+
+def _step_folder(checkpoint: str) -> str:
+    return Path(checkpoint).name
+
+
+def _rows(content: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    for task, result in content["tasks"].items():
+        for metric, score in result.items():
+            if not isinstance(score, dict) or score.get("value") is None:
+                continue
+            yield {
+                "group": path.stem,
+                "task": task,
+                "metric": metric,
+                "value": float(score["value"]),
+                "stderr": None if score.get("stderr") is None else float(score["stderr"]),
+                "higher_is_better": bool(score["higher_is_better"]),
+                "num_samples": result.get("num_samples"),
+                "version": str(result.get("version", "")),
+                "lm_eval_version": content.get("lm_eval_version"),
+                "shown": metric == result["metric"],
+                "file": str(path),
+            }

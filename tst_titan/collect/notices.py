@@ -1,0 +1,24 @@
+"""What a reader must know before trusting a number: one line each, collected on the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One warning: where it was found (a file or a run) and what it means for the numbers."""
+
+    kind: Kind
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+def listed(items: list[str] | list[int], most: int = 4) -> str:
+    """``1, 2, 3, 4 and 7 more``: a list in a sentence, bounded."""
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,185 @@
+"""The figures of a study, as charts: what is drawn, not how (see `charts`)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tst_titan.collect.charts import NUM_COLORS, Line, LineStyle, Panel
+from tst_titan.collect.study_results import RunCurve
+
+LOSS = "loss (nats a token)"
+
+
+def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
+    """A colour slot for every variant: the neutral 0 for the first baseline, the others in order."""
+    labels: dict[str, bool] = {}
+    for curve in curves:
+        labels.setdefault(curve.label, curve.baseline)
+    colors: dict[str, int] = {}
+    next_color = 1
+    for label, baseline in labels.items():
+        if baseline and 0 not in colors.values():
+            colors[label] = 0
+        else:
+            colors[label] = 1 + (next_color - 1) % (NUM_COLORS - 1)
+            next_color += 1
+    return colors
+
+
+def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: float | None) -> list[Panel]:
+    """For every model and number of steps: training loss, validation loss, and a zoom on the recovery.
+
+    The training loss of a superposition phase is multi-hot cross-entropy over bags, another quantity than the
+    plain loss after the switch: it is drawn faint.
+    """
+    panels = []
+    groups: dict[tuple[str, int], list[RunCurve]] = {}
+    for curve in curves:
+        groups.setdefault((curve.model, curve.steps), []).append(curve)
+    for (model, steps), members in groups.items():
+        if not any(len(curve.training_step) for curve in members):
+            continue
+        where = f"{model}, {steps} steps"
+        switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
+        marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
+        per_point = max(curve.rows_per_point for curve in members)
+        mean = f" Each training point is the mean of {per_point} logged rows." if per_point > 1 else ""
+        panels.append(
+            Panel(
+                title=f"Training loss: {where}",
+                x_label="step",
+                y_label=LOSS,
+                lines=tuple(
+                    line for curve in members for line in _training_lines(curve, colors[curve.label])
+                ),
+                marks=marks,
+                caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
+                f"with the plain next-token loss after the switch.{mean}",
+            )
+        )
+        validation = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
+        if any(len(line.x) for line in validation):
+            panels.append(
+                Panel(
+                    title=f"Validation loss: {where}",
+                    x_label="step",
+                    y_label=LOSS,
+                    lines=validation,
+                    marks=marks,
+                    levels=() if entropy is None else ((entropy, "unigram entropy"),),
+                    caption="Plain next-token loss on held-out documents in both phases.",
+                )
+            )
+        for panel in (_recovery_zoom(members, colors, where, marks), _lead(members, colors, where, marks)):
+            if panel:
+                panels.append(panel)
+    return panels
+
+
+def _training_lines(curve: RunCurve, color: int) -> list[Line]:
+    bags = curve.training_step <= (curve.switch_step or 0)
+    lines = []
+    if bags.any():
+        lines.append(
+            Line(
+                curve.label,
+                color,
+                curve.training_step[bags],
+                curve.training_loss[bags],
+                "faint",
+                detail=_detail(curve),
+            )
+        )
+    lines.append(
+        Line(
+            curve.label, color, curve.training_step[~bags], curve.training_loss[~bags], detail=_detail(curve)
+        )
+    )
+    return lines
+
+
+def _validation_line(curve: RunCurve, color: int) -> Line:
+    style = _dotted(curve.validation_step)
+    return Line(
+        curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve)
+    )
+
+
+def _dotted(step: np.ndarray) -> LineStyle:
+    return "points+line" if len(step) <= 25 else "solid"
+
+
+def _detail(curve: RunCurve) -> str:
+    return f"seed {curve.seed}"
+
+
+def _recovery_zoom(
+    members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+) -> Panel | None:
+    """The last stretch before the first switch to the end; the axis spans what the plain losses do there."""
+    switched = [
+        curve for curve in members if curve.switch_step and (curve.training_step > curve.switch_step).any()
+    ]
+    if not switched:
+        return None
+    first = min(curve.switch_step for curve in switched if curve.switch_step)
+    end = max(curve.training_step[-1] for curve in switched)
+    plain = [
+        curve.training_loss[curve.training_step > max(first, curve.switch_step or 0)]
+        for curve in members
+        if len(curve.training_step)
+    ]
+    values = np.concatenate(plain)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low = float(values.min())
+    # The jump itself is in the first panel; here its first 3% would flatten everything else.
+    high = float(np.quantile(values, 0.97))
+    pad = 0.08 * (high - low) or 0.05
+    return Panel(
+        title=f"Recovery: {where}",
+        x_label="step",
+        y_label=LOSS,
+        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label])),
+        marks=marks,
+        x_range=(first - 0.04 * (end - first), float(end)),
+        y_range=(low - pad, high + pad),
+        caption="Training loss from the switch on; what lies above the axis is in the panel of the whole run.",
+    )
+
+
+def _lead(
+    members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+) -> Panel | None:
+    """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
+    baselines = {curve.seed: curve for curve in members if curve.baseline}
+    lines = []
+    for curve in members:
+        other = baselines.get(curve.seed)
+        if curve.baseline or other is None:
+            continue
+        _, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
+        if len(own):
+            lead = curve.validation_loss[own] - other.validation_loss[its]
+            step = curve.validation_step[own]
+            lines.append(
+                Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve))
+            )
+    if not lines:
+        return None
+    late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])
+    late = np.append(late[np.isfinite(late)], 0.0)
+    # While bags are trained the plain loss is far off: the axis spans what follows the switch.
+    low, high = float(late.min()), float(np.quantile(late, 0.9))
+    pad = 0.15 * max(high - low, 0.02)
+    return Panel(
+        title=f"Validation loss minus baseline: {where}",
+        x_label="step",
+        y_label="difference (nats a token)",
+        lines=tuple(lines),
+        marks=marks,
+        levels=((0.0, "baseline"),),
+        y_range=(low - pad, high + pad),
+        caption="At equal FLOPs step by step, same seed. Below zero the arm is ahead of the baseline.",
+    )

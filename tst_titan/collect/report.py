@@ -1,0 +1,306 @@
+"""One self-contained HTML page of a study: what was compared, figures, tables, cost, provenance, warnings.
+
+The page loads nothing: styles, script and figures are inside. All text that a user wrote passes through the
+template engine's escaping. Every number names the file that it came from, as a hint or in the line below it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import markupsafe
+
+from tst_titan import __version__
+from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
+from tst_titan.collect.comparisons import Difference
+from tst_titan.collect.equal_loss import ReadOff
+from tst_titan.collect.formats import MISSING, number, scientific, short
+from tst_titan.collect.notices import Notice
+from tst_titan.collect.study_results import SegmentCost, StudyResults
+from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable
+from tst_titan.plan import Accelerator
+from tst_titan.collect.wording import (
+    column_name,
+    difference_words,
+    read_off_words,
+)
+
+MOST_SENTENCES = 6
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline number. `tone` is "good", "bad" or "": which way it fell."""
+
+    kind: str
+    value: str
+    note: str
+    tone: str
+    source: str
+
+
+@dataclass(frozen=True)
+class FigureSection:
+    """Charts under one heading, and where their numbers come from."""
+
+    id: str
+    title: str
+    charts: Sequence[Chart]
+    source: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The comparisons of a study, computed on one column of its table."""
+
+    column: str
+    flops: tuple[Difference, ...] = ()
+    loss: tuple[ReadOff, ...] = ()
+    data: tuple[Difference, ...] = ()
+
+
+def study_report(
+    found: StudyResults, findings: Findings, sections: Sequence[FigureSection], study_file: Path
+) -> str:
+    """The report of a study as HTML text."""
+    table = found.table
+    finished = int((table["status"] == "finished").sum())
+    facts = [
+        (f"of {len(table)} runs finished", str(finished), "done.json of each segment"),
+        ("equivalent tokens in the longest run", short(table["equivalent_tokens"].max()), "table.csv"),
+        ("seeds" if table["seed"].nunique() > 1 else "seed", str(table["seed"].nunique()), "table.csv"),
+    ]
+    header, cells = readable(table)
+    rows = [
+        {"cells": row, "source": _run_source(record), "unfinished": record["status"] != "finished"}
+        for row, record in zip(cells, table.to_dict("records"), strict=True)
+    ]
+    rows_in_mean = sorted({int(value) for value in table["final_train_loss_rows"].dropna()})
+    sentences = finding_sentences(findings)
+    description = getattr(found.plan.definition, "description", "")
+    return _render(
+        title=found.plan.study,
+        description=description,
+        facts=facts,
+        notices=_grouped(found.notices),
+        cards=finding_cards(findings),
+        sentences=sentences[:MOST_SENTENCES],
+        more_sentences=sentences[MOST_SENTENCES:],
+        figures=[_figure_context(section) for section in sections],
+        header=header,
+        rows=rows,
+        table_note=_table_note(rows_in_mean),
+        corpora=[_corpus_context(found, corpus_id) for corpus_id in found.corpora],
+        costs=_cost_rows(found.costs),
+        cost_note=_cost_note(found.costs),
+        definition=study_file.read_text(encoding="utf-8"),
+        study_file=str(study_file),
+        provenance=_provenance(found),
+        paths=[(run.run, run.segments) for run in found.plan.runs],
+    )
+
+
+def plain_report(
+    title: str, description: str, table: pd.DataFrame, findings: Findings, sections: Sequence[FigureSection]
+) -> str:
+    """A report of numbers that no study of ours made: no plan, corpus, cost or provenance of segments."""
+    header, cells = readable(table)
+    sentences = finding_sentences(findings)
+    return _render(
+        title=title,
+        description=description,
+        facts=[("runs", str(len(table)), "table.csv")],
+        notices=[],
+        cards=[],
+        sentences=sentences,
+        more_sentences=[],
+        figures=[_figure_context(section) for section in sections],
+        header=header,
+        rows=[{"cells": row, "source": "table.csv", "unfinished": False} for row in cells],
+        table_note="From table.csv. An em dash is a number that was not printed.",
+        corpora=[],
+        costs=[],
+        definition="",
+        provenance=[],
+    )
+
+
+def finding_sentences(findings: Findings) -> list[str]:
+    """Every comparison as a sentence, equal FLOPs first."""
+    return [
+        *(difference_words(item) for item in findings.flops),
+        *(read_off_words(item) for item in findings.loss),
+        *(difference_words(item, "equal data") for item in findings.data),
+    ]
+
+
+def finding_cards(findings: Findings) -> list[Card]:
+    """The headline of each comparison: the first variant that it has, of the longest budget."""
+    cards = []
+    for kind, items in (("Equal FLOPs", findings.flops), ("Equal data", findings.data)):
+        if items:
+            # Of several variants at the largest budget, the first of the study.
+            item = max(items, key=lambda item: item.steps)
+            low, high = item.interval.low, item.interval.high
+            sure = f"; 90% interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
+            note = f"nats {column_name(item.column)}, {item.label} minus baseline, {item.model}, {item.steps} steps{sure}"
+            value = f"{item.value:+.3f}".replace("-", "−")
+            told = low is None or high is None or low > 0 or high < 0
+            tone = ("good" if item.value < 0 else "bad") if told and round(item.value, 3) else ""
+            cards.append(
+                Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
+            )
+    if findings.loss:
+        read_off = max(findings.loss, key=lambda item: item.steps)
+        sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]
+        note = f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, {read_off.steps} steps), over its own"
+        if read_off.bound:
+            note += "; a bound, not a measurement"
+        tone = "good" if read_off.speedup > 1 or read_off.bound == "at least" else "bad"
+        source = "final losses in table.csv of: " + ", ".join(read_off.runs)
+        cards.insert(1, Card("Equal loss", f"{sign}{read_off.speedup:.2f}×", note, tone, source))
+    return cards
+
+
+def _render(**context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tst_titan.collect"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    swatches = "".join(f".b{slot} {{ background: var(--c{slot}); }}\n" for slot in range(NUM_COLORS))
+    # Ours, not a user's: the only text that is not escaped, besides the charts (which escape what they draw).
+    style = markupsafe.Markup(STYLE + CHART_STYLE + swatches + _template("report.css"))
+    script = markupsafe.Markup(_template("report.js"))
+    page = environment.get_template("report.html")
+    return page.render(style=style, script=script, version=__version__, **context) + "\n"
+
+
+def _template(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _figure_context(section: FigureSection) -> dict[str, Any]:
+    names = legend(section.charts)
+    return {
+        "id": section.id,
+        "title": section.title,
+        "legend": list(names.items()) if len(names) > 1 else [],
+        "charts": [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in section.charts],
+        "source": section.source,
+    }
+
+
+def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:
+    kinds: dict[str, list[Notice]] = {}
+    for notice in notices:
+        kinds.setdefault(notice.kind, []).append(notice)
+    return list(kinds.items())
+
+
+def _run_source(record: dict[str, Any]) -> str:
+    return f"from metrics.jsonl and done.json of segment {record['segment']} and its parents"
+
+
+def _table_note(rows_in_mean: list[int]) -> str:
+    scores = "Scores are shown with their standard errors; an em dash is a number that does not exist."
+    if not rows_in_mean:
+        return scores
+    how_many = f"{rows_in_mean[0]}" if len(rows_in_mean) == 1 else f"{rows_in_mean[0]} to {rows_in_mean[-1]}"
+    return (
+        f"Final training loss: mean of the last {how_many} logged rows. From metrics.jsonl and done.json of each "
+        f"run's segments and from results/evaluations; the same table is in table.csv and runs.parquet. {scores}"
+    )
+
+
+def _corpus_context(found: StudyResults, corpus_id: str) -> dict[str, Any]:
+    manifest = found.corpora[corpus_id]
+    rows = found.table[(found.table["corpus"] == corpus_id) & found.table["validation_loss"].notna()]
+    entropy = manifest.get("unigram_entropy")
+    facts = []
+    if entropy is not None:
+        facts.append(("unigram entropy", f"{number(entropy, 4)} nats a token (training split)"))
+    if len(rows) and entropy is not None:
+        best = rows.loc[rows["validation_loss"].idxmin()]
+        below = float(entropy) - float(best["validation_loss"])
+        side = "below" if below >= 0 else "above"
+        text = f"{number(best['validation_loss'], 4)} ({best['run']}), {abs(below):.4f} nats {side} the unigram entropy"
+        facts.append(("lowest validation loss", text))
+    for source in manifest.get("sources", []):
+        text = f"{short(source.get('num_tokens'))} tokens, {short(source.get('num_documents'))} documents"
+        facts.append((f"source {source.get('name')}", f"{text}, weight {source.get('weight')}"))
+    held_out = manifest.get("validation") or {}
+    if held_out:
+        text = f"{short(held_out.get('num_tokens'))} tokens, {short(held_out.get('num_documents'))} documents"
+        facts.append(("held out", text))
+    tokenizer = manifest.get("tokenizer") or {}
+    if tokenizer:
+        facts.append(("tokenizer", f"{tokenizer.get('vocab_size')} ids, digest {tokenizer.get('digest')}"))
+    if manifest.get("bytes_per_token") is not None:
+        facts.append(("bytes a token", number(manifest["bytes_per_token"], 3)))
+    notes = manifest.get("notes") or []
+    return {
+        "id": corpus_id,
+        "file": manifest["file"],
+        "facts": facts,
+        "notes": [notes] if isinstance(notes, str) else [str(note) for note in notes],
+        "chart": None,
+        "caption": "",
+    }
+
+
+def _cost_rows(costs: Sequence[SegmentCost]) -> list[list[str]]:
+    arms: dict[str, list[SegmentCost]] = {}
+    for cost in costs:
+        arms.setdefault(cost.arm, []).append(cost)
+    rows = [_cost_row(arm, members) for arm, members in arms.items()]
+    return [*rows, _cost_row("all", list(costs))] if len(rows) > 1 else rows
+
+
+def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
+    finished = [cost for cost in members if cost.finished]
+    hours = [cost.device_hours for cost in finished if cost.device_hours is not None]
+    flops = [float(cost.flops) for cost in finished if cost.flops is not None]
+    complete = len(hours) == len(flops) == len(finished) > 0
+    rate = sum(flops) / (sum(hours) * 3600) if complete and sum(hours) > 0 else None
+    return [
+        name,
+        f"{len(finished)} of {len(members)}",
+        str(sum(cost.steps for cost in members)),
+        scientific(sum(cost.planned_flops for cost in members)),
+        scientific(sum(flops)) if flops else MISSING,
+        f"{sum(cost.planned_gpu_hours for cost in members):.3g}",
+        f"{sum(hours):.3g}" if hours else MISSING,
+        scientific(rate),
+        ", ".join(sorted({cost.device for cost in finished if cost.device})),
+    ]
+
+
+def _cost_note(costs: Sequence[SegmentCost]) -> str:
+    planned = Accelerator()
+    hours = (
+        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak; actual "
+        "device-hours are wall-clock hours times ranks on the device named, over all attempts."
+    )
+    shared = sum(cost.num_runs > 1 for cost in costs)
+    if not shared:
+        return f"No segment is shared between runs. {hours}"
+    saved = sum(cost.steps * (cost.num_runs - 1) for cost in costs)
+    return f"{shared} of {len(costs)} segments are shared between runs, which saved {saved} training steps. {hours}"
+
+
+def _provenance(found: StudyResults) -> list[tuple[str, str]]:
+    names = {"segment": "final segments", "corpus": "corpora", "commit": "commits", "device": "devices"}
+    pairs = [("tst-titan", __version__), ("results", str(found.results))]
+    for column in PROVENANCE_COLUMNS:
+        values = sorted(set(found.table[column].dropna()))
+        if column == "segment":
+            pairs.append((names[column], f"{len(values)}, listed below"))
+        else:
+            pairs.append((names[column], ", ".join(values) if values else "not recorded"))
+    return pairs

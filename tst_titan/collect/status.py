@@ -1,0 +1,155 @@
+"""The state of every segment of a study, from files alone: works on a login node, beside a running Snakemake.
+
+Only the ends of files are read, so that thousands of segments take seconds.
+"""
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from tst_titan.collect.formats import duration, scientific, short
+from tst_titan.collect.segments import State, failure, read_done, segment_folder, segment_state, tail_lines
+from tst_titan.plan import Plan, load_plan
+
+STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "stopped": "yellow"}
+# Of many segments that only wait or are done, a count says more than a list.
+MOST_QUIET = 20
+
+
+@dataclass(frozen=True)
+class SegmentStatus:
+    """One segment now. `step` is the last logged step (its start where none is), `left_s` the time left."""
+
+    id: str
+    state: State
+    start_step: int
+    step: int
+    end_step: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    left_s: float | None = None
+    wall_clock_s: float | None = None
+    device_hours: float | None = None
+    message: str = ""
+
+
+def segment_statuses(plan: Plan, results: Path, now: float | None = None) -> list[SegmentStatus]:
+    """The status of every segment of a plan, in the plan's order."""
+    finished: set[str] = set()
+    statuses = []
+    for segment in plan.segments.values():
+        folder = segment_folder(results, segment.id)
+        done, notices = read_done(segment, folder)
+        if done is not None:
+            finished.add(segment.id)
+        parent_finished = segment.parent is None or segment.parent in finished
+        state = segment_state(folder, finished=done is not None, parent_finished=parent_finished, now=now)
+        row = {} if state in ("waiting", "queued") else _last_row(folder / "metrics.jsonl")
+        step = segment.end_step if done else int(row.get("step", segment.start_step))
+        message = failure(folder) if state == "failed" else "; ".join(str(notice) for notice in notices)
+        statuses.append(
+            SegmentStatus(
+                id=segment.id,
+                state=state,
+                start_step=segment.start_step,
+                step=step,
+                end_step=segment.end_step,
+                loss=row.get("loss"),
+                tokens_per_s=row.get("tokens_per_s") if state == "running" else None,
+                left_s=_left(row, step, segment.end_step) if state == "running" else None,
+                wall_clock_s=None if done is None else done.get("wall_clock_s"),
+                device_hours=_device_hours(done),
+                message=message,
+            )
+        )
+    return statuses
+
+
+def _last_row(path: Path) -> dict[str, Any]:
+    for line in reversed(tail_lines(path)):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and "loss" in row:
+            return row
+    return {}
+
+
+def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:
+    return (end_step - step) * row["step_time_s"] if row.get("step_time_s") is not None else None
+
+
+def _device_hours(done: dict[str, Any] | None) -> float | None:
+    try:
+        return (
+            sum((item["end"] - item["start"]) * item["world_size"] for item in (done or {})["attempts"])
+            / 3600
+        )
+    except (KeyError, TypeError):
+        return None
+
+
+def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
+    """What the terminal shows: active and failed segments, some of the others, totals."""
+    table = Table(title=f"study {escape(plan.study)}", title_justify="left")
+    table.add_column("segment", overflow="fold")
+    for name in ("state", "step", "loss", "tokens/s", "time left"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    loud = [status for status in statuses if status.state in ("running", "failed", "stopped")]
+    quiet = [status for status in statuses if status not in loud]
+    shown = {status.id for status in [*loud, *quiet[: max(0, MOST_QUIET - len(loud))]]}
+    for status in statuses:
+        if status.id in shown:
+            table.add_row(
+                escape(status.id),
+                Text(status.state, style=STYLES.get(status.state, "dim")),
+                f"{status.step}/{status.end_step}",
+                "" if status.loss is None else f"{status.loss:.4f}",
+                "" if status.tokens_per_s is None else short(status.tokens_per_s),
+                "" if status.left_s is None else duration(status.left_s),
+            )
+    lines: list[Any] = [table]
+    hidden = Counter(status.state for status in statuses if status.id not in shown)
+    if hidden:
+        lines.append(Text("not listed: " + ", ".join(f"{count} {state}" for state, count in hidden.items())))
+    lines += [Text(f"{status.id}: {status.message}", style="red") for status in statuses if status.message]
+    lines.append(Text(totals(plan, statuses)))
+    return Group(*lines)
+
+
+def totals(plan: Plan, statuses: list[SegmentStatus]) -> str:
+    """Segments by state, steps done and the device-hours so far, in one line."""
+    states = Counter(status.state for status in statuses)
+    done = sum(status.step - status.start_step for status in statuses)
+    steps = sum(status.end_step - status.start_step for status in statuses)
+    hours = sum(status.device_hours for status in statuses if status.device_hours is not None)
+    counted = ", ".join(f"{count} {state}" for state, count in states.items())
+    return (
+        f"{len(statuses)} segments: {counted}. {done} of {steps} steps ({done / max(1, steps):.0%}). "
+        f"{hours:.3g} device-hours in finished segments; planned: {scientific(plan.flops_with_sharing)} FLOPs."
+    )
+
+
+def show_status(study_file: Path, results: Path, console: Console | None = None) -> None:
+    """Print the state of a study once."""
+    plan = load_plan(study_file, results)
+    (console or Console()).print(status_view(plan, segment_statuses(plan, results)))
+
+
+def watch_status(study_file: Path, results: Path, seconds: float) -> None:
+    """Show the state of a study anew every `seconds`, until interrupted."""
+    plan = load_plan(study_file, results)
+    with Live(status_view(plan, segment_statuses(plan, results)), auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(status_view(plan, segment_statuses(plan, results)), refresh=True)

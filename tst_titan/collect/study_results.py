@@ -1,0 +1,212 @@
+"""Everything that the report and the plots show of one study, gathered from its files in one pass."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tst_titan.collect.comparisons import VARIANT, label_of
+from tst_titan.collect.metrics import Columns
+from tst_titan.collect.notices import Notice
+from tst_titan.collect.runs import RunRecord, read_runs
+from tst_titan.collect.segments import SegmentRecord
+from tst_titan.collect.tables import runs_table
+from tst_titan.errors import UserError
+from tst_titan.files import read_json
+from tst_titan.plan import Plan
+
+# Points of all training curves together that the report may hold, and of one curve.
+ALL_POINTS, CURVE_POINTS = 60_000, 400
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """A run's curves, thinned for drawing: each training point is the mean of `rows_per_point` logged rows."""
+
+    run: str
+    label: str
+    baseline: bool
+    model: str
+    steps: int
+    seed: int
+    switch_step: int | None
+    training_step: np.ndarray
+    training_loss: np.ndarray
+    validation_step: np.ndarray
+    validation_loss: np.ndarray
+    rows_per_point: int
+
+
+@dataclass(frozen=True)
+class SegmentCost:
+    """What one segment cost. Shared segments are listed, and paid, once."""
+
+    segment: str
+    arm: str
+    num_runs: int
+    finished: bool
+    steps: int
+    planned_flops: float
+    flops: float | None
+    planned_gpu_hours: float
+    device_hours: float | None
+    device: str
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study's results: the table of runs and what the report tells beside it."""
+
+    plan: Plan
+    results: Path
+    table: pd.DataFrame
+    curves: tuple[RunCurve, ...]
+    evaluations: list[dict[str, Any]]
+    corpora: dict[str, dict[str, Any]]
+    costs: tuple[SegmentCost, ...]
+    notices: tuple[Notice, ...]
+
+
+def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None = None) -> StudyResults:
+    """Read all runs of a plan; `keep` is called with every full record as it is read (to write its curve)."""
+    rows: list[dict[str, Any]] = []
+    curves: list[RunCurve] = []
+    evaluations: list[dict[str, Any]] = []
+    notices: list[Notice] = []
+    costs: dict[str, SegmentCost] = {}
+    most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
+    labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
+    for record in read_runs(plan, results):
+        if keep:
+            keep(record)
+        rows.append(record.row)
+        curves.append(_thin(record, labels[record.run.run], most))
+        evaluations += record.evaluations
+        notices += record.notices
+        for segment in record.segments:
+            _count_cost(costs, segment, record)
+    table = runs_table(rows)
+    corpora, problems = _read_corpora(plan, results)
+    notices += problems
+    notices += _study_notices(table, corpora, labels)
+    return StudyResults(
+        plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices)
+    )
+
+
+def run_labels(table: pd.DataFrame) -> dict[str, str]:
+    """For every run its variant's label: runs with one label differ in model, steps and seed alone."""
+    keys = [name for name in VARIANT[2:] if name in table.columns]
+    varying = {
+        arm: [name for name in keys if rows[name].nunique(dropna=False) > 1]
+        for arm, rows in table.groupby("arm", sort=False)
+    }
+    return {str(row["run"]): label_of(row, varying[row["arm"]]) for row in table.to_dict("records")}
+
+
+def _thin(record: RunRecord, label: str, most: int) -> RunCurve:
+    step, loss, rows_per_point = thinned(record.training, record.switch_step, most)
+    return RunCurve(
+        run=record.run.run,
+        label=label,
+        baseline=record.run.bag_size == 1 or not record.run.step_ratio,
+        model=record.run.model,
+        steps=record.run.steps,
+        seed=record.run.seed,
+        switch_step=record.switch_step,
+        training_step=step,
+        training_loss=loss,
+        validation_step=record.validation["step"],
+        validation_loss=record.validation["validation_loss"],
+        rows_per_point=rows_per_point,
+    )
+
+
+def thinned(training: Columns, switch_step: int | None, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Means of neighbouring rows, never across the switch, so that about `most` points are left.
+
+    Returns the points' steps (of the last row in each mean), their losses and the number of rows in a mean.
+    """
+    step, loss = training["step"], training["loss"]
+    size = max(1, -(-len(step) // most))
+    if size == 1:
+        return step, loss, 1
+    border = 0 if switch_step is None else int(np.searchsorted(step, switch_step, side="right"))
+    starts = np.unique(np.concatenate([np.arange(0, border, size), np.arange(border, len(step), size)]))
+    counts = np.diff(np.append(starts, len(step)))
+    ends = np.append(starts[1:], len(step)) - 1
+    return step[ends], np.add.reduceat(loss, starts) / counts, size
+
+
+def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord) -> None:
+    segment = record.segment
+    known = costs.get(segment.id)
+    steps = segment.end_step - segment.start_step
+    # Steps cost the same in all phases; done.json counts from step 0 of the run.
+    share = steps / run.run.steps
+    flops = (record.done or {}).get("flops")
+    costs[segment.id] = SegmentCost(
+        segment=segment.id,
+        arm=known.arm if known else run.run.arm,
+        num_runs=(known.num_runs if known else 0) + 1,
+        finished=record.done is not None,
+        steps=steps,
+        planned_flops=run.run.flops * share,
+        flops=None if flops is None else float(flops) * steps / segment.end_step,
+        planned_gpu_hours=run.run.gpu_hours * share,
+        device_hours=record.device_hours,
+        device=str(record.provenance.get("device") or ""),
+    )
+
+
+def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]], list[Notice]]:
+    corpora, notices = {}, []
+    ids = {plan.segments[run.segments[-1]].recipe.corpus.id for run in plan.runs}
+    for corpus_id in sorted(ids):
+        path = results / "data" / corpus_id / "corpus.json"
+        if not path.exists():
+            notices.append(Notice("unfinished", str(path), "missing: the corpus is not there"))
+            continue
+        try:
+            corpora[corpus_id] = read_json(path) | {"file": str(path)}
+        except UserError as error:
+            where, _, text = str(error).partition(": ")
+            notices.append(Notice("damaged", where, text))
+    return corpora, notices
+
+
+def _study_notices(
+    table: pd.DataFrame, corpora: dict[str, dict[str, Any]], labels: dict[str, str]
+) -> list[Notice]:
+    notices = []
+    for corpus_id, manifest in corpora.items():
+        rows = table[table["corpus"] == corpus_id]
+        most = rows["data_tokens"].dropna().max() if rows["data_tokens"].notna().any() else None
+        if most is not None:
+            notices += _repetition(manifest, int(most), str(rows.loc[rows["data_tokens"].idxmax(), "run"]))
+    groups = list(table.groupby([table["run"].map(labels), "model", "steps"], sort=False))
+    single = [
+        f"{label}, {model}, {steps} steps"
+        for (label, model, steps), rows in groups
+        if rows["seed"].nunique() == 1
+    ]
+    text = "one seed: there is no measure of the noise between seeds, and no interval on a difference"
+    if len(single) == len(groups):
+        return [*notices, Notice("single seed", "every run", text)]
+    return notices + [Notice("single seed", where, text) for where in single]
+
+
+def _repetition(manifest: dict[str, Any], data_tokens: int, run: str) -> list[Notice]:
+    notices = []
+    with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
+        weights = sum(source["weight"] for source in manifest["sources"])
+        for source in manifest["sources"]:
+            times = data_tokens * source["weight"] / weights / source["num_tokens"]
+            if times > 1:
+                text = f"run {run} reads this source {times:.2f} times: part of its data is repeated"
+                notices.append(Notice("repeated data", f"source {source['name']}", text))
+    return notices

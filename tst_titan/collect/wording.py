@@ -1,0 +1,76 @@
+"""Comparisons in plain words, whichever way they fall."""
+
+import math
+
+from tst_titan.collect.comparisons import Difference, Interval
+from tst_titan.collect.equal_loss import ReadOff
+
+COLUMN_NAMES = {"validation_loss": "validation loss", "final_train_loss": "final training loss"}
+
+
+def column_name(column: str) -> str:
+    return COLUMN_NAMES.get(column, column)
+
+
+def difference_words(item: Difference, at: str = "equal FLOPs") -> str:
+    """One sentence: ``At equal FLOPs (270M, 20000 steps), tst ends 0.0700 nats below the baseline ...``."""
+    unit = " nats" if item.column in COLUMN_NAMES else ""
+    size = abs(item.value)
+    if round(size, 4) == 0:
+        verdict = f"ends level with the baseline in {column_name(item.column)}"
+    else:
+        side = "below" if item.value < 0 else "above"
+        better = ""
+        if item.column in COLUMN_NAMES:
+            better = " (better)" if item.value < 0 else " (worse)"
+        verdict = f"ends {size:.4f}{unit} {side} the baseline in {column_name(item.column)}{better}"
+    values = f"{item.arm_value:.4f} against {item.baseline_value:.4f}"
+    sure = ""
+    if item.interval.low is not None:
+        sure = f" {certainty(item)}"
+    else:
+        sure = f" No interval: {item.interval.absent_because}."
+    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}.{sure}"
+
+
+def certainty(item: Difference) -> str:
+    """The interval of a difference and whether it excludes zero."""
+    low, high = item.interval.low, item.interval.high
+    assert low is not None and high is not None
+    kind = "paired by seed" if item.paired else "unpaired"
+    p_value = "" if item.p_value is None else f", p = {item.p_value:.2g}"
+    told = (
+        "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
+    )
+    return f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
+
+
+def read_off_words(item: ReadOff) -> str:
+    """One sentence about an equal-loss read-off, a bound said to be one."""
+    what = f"{column_name(item.column)} of {item.loss:.4f}"
+    start = f"At equal loss ({item.model}), {item.label} after {item.steps} steps has a {what};"
+    if item.bound == "at least":
+        found = (
+            f" the baseline does not reach it in its largest budget of {item.baseline_steps:.0f} steps: "
+            f"a speedup of at least {item.speedup:.2f}x (a bound, not a measurement)."
+        )
+    elif item.bound == "at most":
+        found = (
+            f" the baseline is already below it in its smallest budget of {item.baseline_steps:.0f} steps: "
+            f"a speedup of at most {item.speedup:.2f}x (a bound, not a measurement)."
+        )
+    else:
+        line = " (a straight line in log steps between its two budgets)" if len(item.budgets) == 2 else ""
+        found = f" the baseline needs {item.baseline_steps:.0f} steps for it{line}: a speedup of {item.speedup:.2f}x."
+    return f"{start}{found} {interval_words(item.interval)}"
+
+
+def interval_words(interval: Interval, unit: str = "x") -> str:
+    """``90% interval 1.75x to 1.90x``, one-sided or absent where it is."""
+    if interval.low is None or interval.high is None:
+        return f"No interval: {interval.absent_because}."
+    if interval.high == math.inf:
+        return f"90% interval: one-sided, above {interval.low:.2f}{unit}."
+    if interval.low == 0:
+        return f"90% interval: one-sided, below {interval.high:.2f}{unit}."
+    return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
