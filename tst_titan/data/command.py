@@ -12,7 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
 
     build = data.add_parser("build", help="build the corpora that a study needs")
-    build.add_argument("study", type=Path, help="study definition (YAML)")
+    build.add_argument("study", type=Path, help="a study's definition, or the folder of all of them")
     build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     build.add_argument("--corpus", help="build only the corpus of this id")
     build.add_argument(
@@ -59,9 +59,13 @@ def _part(text: str) -> tuple[int, int]:
 def _build(args: argparse.Namespace) -> None:
     from tst_titan.data.build import build_corpus, tokenize_part
     from tst_titan.errors import UserError
-    from tst_titan.plan import load_plan
+    from tst_titan.plan import load_plan, load_plans
 
-    corpora = load_plan(args.study, args.results).corpora
+    if args.study.is_dir():
+        plans = load_plans(args.study, args.results)[0].values()
+        corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
+    else:
+        corpora = load_plan(args.study, args.results).corpora
     if args.corpus and args.corpus not in corpora:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
     for identity in [args.corpus] if args.corpus else corpora:
