@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from training import TINY_CORPUS
 
-# One thread a process, as the workflow sets it: losses are bit-equal only at equal thread counts.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 @pytest.fixture(scope="session")
 def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,4 +26,8 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def process_group() -> None:
     """The environment of a single rank, for trainers that run inside the test process."""
+    import torch
+
+    # One thread a process, as the workflow sets it: losses are bit-equal at equal thread counts only.
+    torch.set_num_threads(1)
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29581")

@@ -157,3 +157,12 @@ def rows(folder: Path, *fields: str) -> list[tuple[Any, ...]]:
     """The given fields of the training rows of a segment, step by step."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [tuple(row[field] for field in fields) for row in map(json.loads, lines) if "loss" in row]
+
+
+def all_descendants(pid: int) -> list[int]:
+    """Every process below `pid`."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *all_descendants(child)]
+    return found
