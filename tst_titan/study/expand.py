@@ -214,6 +214,9 @@ def _run(
     exact = values["superposition_steps"]
     superposition_steps = exact if exact is not None else round((ratio or 0.0) * steps)
     timed_by = "superposition_steps" if exact is not None else "step_ratio"
+    if exact is None and (ratio or 0.0) + values["decay_fraction"] <= 1 + 1e-9:
+        # Where both phases round up (0.9 and 0.1 of 595 steps) they would overlap by a step: the decay keeps it.
+        superposition_steps = min(superposition_steps, decay_start)
     if values["bag_size"] == 1:
         superposition_steps = 0
 
