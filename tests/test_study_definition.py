@@ -131,7 +131,7 @@ def test_phases_that_fill_the_budget_never_overlap_by_rounding(tmp_path: Path) -
     text = BASE.replace("steps: 1000", "steps: [595, 600, 605, 1001]", 1).replace("0.3", "0.9")
     for run in load(tmp_path, text).runs:
         if run.arm == "tst":
-            assert run.superposition_steps == run.decay_start
+            assert run.superposition_steps <= run.decay_start
             assert abs(run.superposition_steps - 0.9 * run.steps) <= 1
 
 
