@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, settings, texts
 
 from tst_titan.data import build, corpora
+from tst_titan.data import documents as documents_module
 from tst_titan.data.build import build_corpus, tokenize_part
 from tst_titan.data.documents import document_hash, is_held_out
 from tst_titan.data.groups import finished
@@ -154,8 +156,10 @@ def test_max_tokens_takes_whole_documents_from_the_front_and_reads_no_more_files
     assert total // 3 - 300 < manifest["sources"][0]["num_tokens"] <= total // 3
     some, whole = training_texts(tmp_path / "some"), training_texts(tmp_path / "all")
     assert some == whole[: len(some)]
-    used = {name for entry in manifest["sources"][0]["shards"] for name in entry["inputs"]}
-    assert len(used) < 12
+    used = {
+        name for row in pq.read_table(tmp_path / "some/shards.parquet").to_pylist() for name in row["inputs"]
+    }
+    assert 0 < len(used) < 12
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
@@ -209,6 +213,30 @@ def test_one_damaged_file_is_named_the_rest_is_done_and_mending_it_redoes_its_gr
     assert [any(entry.name == "05.jsonl" for entry in job.inputs) for job in unfinished] == [True]
     manifest = build_corpus(settings(tmp_path / "in", **given), folder, num_workers=1)
     assert manifest["sources"][0]["num_documents"] == len(training_texts(tmp_path / "first"))
+
+
+def test_files_that_are_empty_invalid_enormous_or_damaged_are_each_dealt_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents_module, "LONGEST_DOCUMENT", 50_000)
+    folder = many_files(tmp_path / "in", texts(400))
+    (folder / "empty.jsonl").write_bytes(b"")
+    (folder / "invalid.txt").write_bytes(b"caf\xe9 " * 50)
+    (folder / "enormous.txt").write_text("\n".join(texts(300, seed=1)))
+    (folder / "damaged.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
+    with pytest.raises(
+        UserError, match=r"damaged\.jsonl\.gz: damaged compressed file .* replace or remove it"
+    ):
+        build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
+    (folder / "damaged.jsonl.gz").unlink()
+    manifest = build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
+    assert "local: 1 documents longer than 50000 characters, cut at line ends" in manifest["notes"]
+    assert "local: 1 documents with invalid UTF-8, replaced by U+FFFD" in manifest["notes"]
+    joined = "".join(training_texts(tmp_path / "corpus")) + "".join(held_out_texts(tmp_path / "corpus"))
+    assert "caf\ufffd" in joined
+    rows = pq.read_table(tmp_path / "corpus/shards.parquet").to_pylist()
+    assert [row["file"] for row in rows] == [entry["file"] for entry in manifest["sources"][0]["shards"]]
+    assert {"empty.jsonl", "enormous.txt", "invalid.txt", "00.jsonl"} <= {
+        name for row in rows for name in row["inputs"]
+    }
 
 
 def test_a_whole_corpus_is_returned_as_it_is_and_not_mistaken_for_another(tmp_path):

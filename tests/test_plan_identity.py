@@ -151,6 +151,6 @@ def test_identities_are_the_same_on_every_machine_and_in_every_version() -> None
     """Written down: whoever changes how an identity is made retrains everything that anybody has trained."""
     plan = load_plan(Path("tests/data/identities.yaml"), Path("no-results"))
     assert {run.run: run.final for run in plan.runs} == {
-        "270M-baseline-20000-seed0": "270M-baseline/decay-18000-20000-99a05e46",
-        "270M-tst-s6-r0.3-20000-seed0": "270M-tst-s6/decay-18000-20000-fd8fd834",
+        "270M-baseline-20000-seed0": "270M-baseline/decay-18000-20000-247db7e3",
+        "270M-tst-s6-r0.3-20000-seed0": "270M-tst-s6/decay-18000-20000-ab1a3544",
     }

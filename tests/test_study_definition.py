@@ -127,6 +127,14 @@ def test_superposition_may_be_an_exact_number_of_steps(tmp_path: Path) -> None:
     assert (run.name, run.superposition_steps, run.step_ratio) == ("2M-tst-s4-251of1000-seed0", 251, 0.251)
 
 
+def test_phases_that_fill_the_budget_never_overlap_by_rounding(tmp_path: Path) -> None:
+    text = BASE.replace("steps: 1000", "steps: [595, 600, 605, 1001]", 1).replace("0.3", "0.9")
+    for run in load(tmp_path, text).runs:
+        if run.arm == "tst":
+            assert run.superposition_steps <= run.decay_start
+            assert abs(run.superposition_steps - 0.9 * run.steps) <= 1
+
+
 def test_ablation_arms(tmp_path: Path) -> None:
     text = BASE.replace(
         "bag_size: 4", "superpose: [both, input, output], reinit_embeddings: [false, true], bag_size: 4"

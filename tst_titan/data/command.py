@@ -48,6 +48,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     bench.set_defaults(run=_bench)
 
+    statistics = data.add_parser(
+        "stats", help="mutual information of tokens by their distance, with its power law"
+    )
+    statistics.add_argument("path", type=Path, help="a corpus folder")
+    statistics.add_argument("--distance", type=int, default=32, help="largest distance (default 32)")
+    statistics.add_argument(
+        "--tokens", type=int, default=5_000_000, help="tokens to read (default 5,000,000)"
+    )
+    statistics.set_defaults(run=_statistics)
+
 
 def _part(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
@@ -118,3 +128,15 @@ def _bench(args: argparse.Namespace) -> None:
         print(
             f"{args.segment}: training consumed {consumed:,.0f} data tokens/s: reading is {ratio:,.0f} times as fast"
         )
+
+
+def _statistics(args: argparse.Namespace) -> None:
+    from tst_titan.data.statistics import fit_power_law, mutual_information
+
+    distances = range(1, args.distance + 1)
+    information = mutual_information(args.path, distances, args.tokens)
+    law = fit_power_law(distances, information)
+    print("distance  mutual information (nats)")
+    for distance, value in zip(distances, information, strict=True):
+        print(f"{distance:8d}  {value:.4f}")
+    print(f"fit: {law.c0:.3f} + {law.a:.3f} * d^{law.k:.3f}, root mean square residual {law.residual:.4f}")

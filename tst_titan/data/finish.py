@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tst_titan.data.build import SourceJobs
 from tst_titan.data.documents import HELD_OUT_ONE_IN
@@ -57,11 +59,12 @@ def finish(
         shutil.rmtree(out_dir / split, ignore_errors=True)
     repeated = _repeated([group for of_source in groups for group in of_source])
     counts = np.zeros(tokenizer.num_ids, dtype=np.int64)
+    index: list[dict[str, Any]] = []
     sources, notes, at = [], [], 0
     for part, of_source in zip(prepared, groups, strict=True):
         drop = repeated[at : at + len(of_source)]
         at += len(of_source)
-        shards, num_dropped = _training_split(settings, out_dir, of_source, drop, counts)
+        shards, num_dropped = _training_split(settings, out_dir, of_source, drop, counts, index)
         sources.append(
             {
                 "name": part.source.name,
@@ -93,6 +96,8 @@ def finish(
         "notes": [*notes, _held_out_rule()],
     }
     manifest["digest"] = _corpus_digest(manifest)
+    with whole_file(out_dir / "shards.parquet") as part_file:
+        pq.write_table(pa.Table.from_pylist(index), part_file)
     write_json(out_dir / "corpus.json", manifest)
     return read_json(out_dir / "corpus.json")
 
@@ -129,8 +134,9 @@ def _training_split(
     groups: Sequence[_Group],
     repeated: Sequence[np.ndarray],
     counts: np.ndarray,
+    index: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], int]:
-    """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`."""
+    """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`, `index`."""
     left = settings.max_tokens or np.iinfo(np.int64).max
     placed: list[dict[str, Any]] = []
     num_dropped = 0
@@ -148,8 +154,13 @@ def _training_split(
             if keep.any():
                 name = f"train/{group.job.source.name}/{len(placed):05d}.arrow"
                 header = _place(group.job, shard, keep, out_dir / name)
-                placed.append(
-                    _entry(name, header) | {"inputs": [entry.name for entry in group.job.inputs][:1000]}
+                placed.append(_entry(name, header))
+                index.append(
+                    {
+                        "source": header.source,
+                        **placed[-1],
+                        "inputs": [entry.name for entry in group.job.inputs],
+                    }
                 )
     return placed, num_dropped
 

@@ -29,6 +29,11 @@ class Corpus:
         return self.manifest["corpus_id"]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over the tokenizer and all shards: what a run's `done.json` cites."""
+        return self.manifest["digest"]
+
+    @property
     def eos_id(self) -> int:
         return self.manifest["tokenizer"]["eos_id"]
 
