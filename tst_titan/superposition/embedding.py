@@ -1,47 +1,66 @@
-"""The embedding of a bag: the mean of its tokens' embeddings, summed in float32 (method, section 2).
+"""The embedding of a bag: the mean of its tokens' embeddings, from the one ordinary embedding table.
 
-`embedding_bag` reads each row of the table once and makes no `[B, L, S, D]` tensor, forward or backward; its dense
-gradient is deterministic (on CUDA it sorts the ids).
-
-Shape suffixes: B sequences, L latent positions, S tokens of a bag, N = B*L, V vocabulary (rows here), D model dim.
+Shapes: B sequences, L positions, S tokens of a bag, V rows of the table (of this rank's shard), D dimensions.
 """
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
-def bag_embedding(
-    tokens_BLS: torch.Tensor, weight_VD: torch.Tensor, *, vocab_start: int | None = None
-) -> torch.Tensor:
-    """Mean embedding of each bag: `[B, L, S]` token ids and a table `[V, D]` to `[B, L, D]` in the table's dtype.
+def bag_embedding(tokens_BLS: Tensor, weight_VD: Tensor, *, vocab_offset: int | None = None) -> Tensor:
+    """Mean embedding of every bag: `[B, L, S]` -> `[B, L, D]` in the weight's dtype, summed in float32.
 
-    With `vocab_start`, the table is this rank's rows `[vocab_start, vocab_start + V)` of a vocabulary split over ranks:
-    the result is the rank's share of the mean, and the sum over ranks is the whole of it.
+    No `[B, L, S, D]` tensor is made, forward or backward. The weight's gradient is dense and deterministic:
+    rows are summed in the order of a sort by token id, on CPU and CUDA, without atomic adds.
+
+    With `vocab_offset` the weight is one shard of a vocabulary-parallel table, rows
+    `[vocab_offset, vocab_offset + V)` of it: tokens outside count as zero vectors and the result is this
+    shard's part of the mean, which the caller sums over the shards. A part is rounded to the weight's dtype
+    before and after its division by S (once only where S is a power of two).
+
+    Raises:
+        ValueError: the tokens are not `[B, L, S]`.
+        IndexError or RuntimeError: on CPU, a token outside the table (without `vocab_offset`).
     """
-    bags_NS = tokens_BLS.flatten(0, -2)
-    if vocab_start is None:
-        out_ND = F.embedding_bag(bags_NS, weight_VD, mode="mean")
+    if tokens_BLS.ndim != 3:
+        raise ValueError(f"bags of tokens must be [batch, positions, bag_size], not {list(tokens_BLS.shape)}")
+    num_sequences, num_positions, bag_size = tokens_BLS.shape
+    tokens_NS = tokens_BLS.flatten(0, 1)
+    dtype = weight_VD.dtype
+    if weight_VD.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        # The CPU kernel rounds the sum to 16 bits before it divides and adds up gradients in 16 bits; the
+        # CUDA kernels do both in float32.
+        weight_VD = weight_VD.float()
+    if vocab_offset is None:
+        mean_ND = F.embedding_bag(tokens_NS, weight_VD, mode="mean")
     else:
         num_rows = weight_VD.shape[0]
-        held_NS = (bags_NS >= vocab_start) & (bags_NS < vocab_start + num_rows)
-        out_ND = F.embedding_bag(
-            (bags_NS - vocab_start).clamp(0, num_rows - 1),
-            weight_VD,
-            mode="sum",
-            per_sample_weights=held_NS.to(weight_VD.dtype) / bags_NS.shape[1],
+        local_NS = tokens_NS - vocab_offset
+        inside_NS = (local_NS >= 0) & (local_NS < num_rows)
+        # Tokens of other shards read some row with weight zero; the remainder spreads them over all rows.
+        sum_ND = F.embedding_bag(
+            local_NS % num_rows, weight_VD, mode="sum", per_sample_weights=inside_NS.to(weight_VD.dtype)
         )
-    return out_ND.unflatten(0, tokens_BLS.shape[:-1])
+        mean_ND = sum_ND / bag_size
+    return mean_ND.to(dtype).unflatten(0, (num_sequences, num_positions))
 
 
 class BagEmbedding(nn.Embedding):
-    """An `nn.Embedding` that takes tokens `[B, L]` or bags `[B, L, S]`, to `[B, L, D]`.
+    """`nn.Embedding` that also takes bags: `[B, L]` or `[B, L, S]` token ids -> `[B, L, D]`.
 
-    The same table for both; no parameter more than `nn.Embedding` has. A bag's embedding is the mean of its
-    tokens', summed in float32 and returned in the table's dtype.
+    Two-dimensional input is the ordinary lookup. Parameters and state are those of `nn.Embedding`.
     """
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        if tokens.ndim < 3:
-            return super().forward(tokens)
-        return bag_embedding(tokens, self.weight)
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(num_embeddings, embedding_dim, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return bag_embedding(input, self.weight) if input.ndim == 3 else super().forward(input)

@@ -44,7 +44,7 @@ class BagEmbedding(Embedding):
         # Vocabulary-parallel: each rank sums the tokens it holds; torchtitan's sharding adds the ranks' parts.
         num_ranks = dist.get_world_size(self.tp_group)
         chunk = (self.num_embeddings + num_ranks - 1) // num_ranks
-        return bag_embedding(input, weight_VD, vocab_start=dist.get_rank(self.tp_group) * chunk)
+        return bag_embedding(input, weight_VD, vocab_offset=dist.get_rank(self.tp_group) * chunk)
 
 
 class MultiHotCrossEntropyLoss(BaseLoss):
@@ -75,13 +75,17 @@ class MultiHotCrossEntropyLoss(BaseLoss):
             logits_BLV, group = pred.to_local(), pred.device_mesh.get_group("tp")
         elif spmd_mesh_size("tp") > 1:
             group = current_spmd_mesh().get_group("tp")  # type: ignore[union-attr]
+        vocab_offset = 0
+        if group is not None:
+            assert self.global_vocab_size is not None
+            vocab_offset = dist.get_rank(group) * -(-self.global_vocab_size // dist.get_world_size(group))
         return multi_hot_cross_entropy(
             logits_BLV,
             labels,
             bag_weighting=self.bag_weighting,
             reduction="sum",
             vocab_group=group,
-            vocab_size=self.global_vocab_size if group is not None else None,
+            vocab_offset=vocab_offset,
         )
 
 
