@@ -8,6 +8,7 @@ every rank would draw the same numbers for different shards).
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from torchtitan.models.common.config_utils import (
     make_router_config,
 )
 from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.common.moe import GroupedExperts
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 from torchtitan.models.common.rope import ComplexRoPE, CosSinRoPE
 from torchtitan.models.llama3 import parallelize_llama
@@ -78,15 +80,62 @@ def model_spec(
     )
 
 
-def build_whole_model(shape: ModelShape, *, seq_len: int, device: str | torch.device = "cpu") -> Decoder:
-    """An unsharded, uninitialized model on `device`, in evaluation mode: a frame to load a checkpoint into."""
+def build_whole_model(
+    shape: ModelShape, *, seq_len: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Decoder:
+    """An unsharded, uninitialized model on `device`, in evaluation mode: a frame to load a checkpoint into.
+
+    Parameters are of `dtype`; buffers (rotary cache, expert biases) stay in float32. Routed experts compute in the
+    dtype of their weights (see `ExpertsInTheirDtype`).
+    """
     config = model_spec(shape, seq_len=seq_len, seed=0).model
+    for layer in config.layers:  # type: ignore[attr-defined]
+        if layer.moe is not None:
+            experts = layer.moe.routed_experts.inner_experts
+            layer.moe.routed_experts.inner_experts = ExpertsInTheirDtype.Config(
+                dim=experts.dim, hidden_dim=experts.hidden_dim, num_experts=experts.num_experts
+            )
     with torch.device("meta"):
         model = config.build()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     if torch.device(device).type != "meta":
         model.to_empty(device=device)
+        if model.enable_weight_tying:
+            # Leaving the meta device makes two parameters of the shared one.
+            model.tok_embeddings.weight = model.lm_head.weight
         _fill_buffers(model)
     return model.eval()
+
+
+class ExpertsInTheirDtype(GroupedExperts):
+    """torchtitan's routed experts, computed in the dtype of their weights.
+
+    torchtitan's own always compute in bfloat16, also where all else is float32: right for training, but then no
+    other implementation of the same weights can be compared with it to better than 1e-2.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(GroupedExperts.Config):
+        pass
+
+    def forward(self, x_RD: torch.Tensor, num_tokens_per_expert_E: torch.Tensor) -> torch.Tensor:
+        offsets_E = torch.cumsum(num_tokens_per_expert_E, dim=0, dtype=torch.int32)
+        inputs_RD = x_RD.to(self.w1_EFD.dtype)
+        gate_RF = self._grouped_mm(A=inputs_RD, B_t=self.w1_EFD.transpose(-2, -1), offs=offsets_E)
+        up_RF = self._grouped_mm(A=inputs_RD, B_t=self.w3_EFD.transpose(-2, -1), offs=offsets_E)
+        hidden_RF = nn.functional.silu(gate_RF) * up_RF
+        return self._grouped_mm(A=hidden_RF, B_t=self.w2_EDF.transpose(-2, -1), offs=offsets_E).type_as(x_RD)
+
+
+def hugging_face_tensors(shape: ModelShape, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Some of a checkpoint's weights under the names and in the layout of transformers' Llama or Qwen3-MoE.
+
+    What the architecture has no place for is left out; a tied head is left out too.
+    """
+    spec = model_spec(shape, seq_len=1, seed=0)
+    assert spec.state_dict_adapter is not None
+    return spec.state_dict_adapter(spec.model, None).to_hf(tensors)
 
 
 def reinitialize_embeddings(model: nn.Module, seed: int) -> list[str]:
