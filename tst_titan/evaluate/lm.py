@@ -61,7 +61,7 @@ class TitanLM(TemplateLM):
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: CorpusTokenizer, *, max_length: int, progress: bool = False
+        self, model: Any, tokenizer: CorpusTokenizer, *, max_length: int, progress: bool = False
     ):
         super().__init__()
         self.model = model
