@@ -169,7 +169,7 @@ def _t_interval(arm: np.ndarray, baseline: np.ndarray, paired: bool) -> tuple[In
         else:
             degrees = variance**2 / (parts[0] ** 2 / (len(arm) - 1) + parts[1] ** 2 / (len(baseline) - 1))
     else:
-        return Interval(absent_because="one seed gives no measure of the noise between seeds"), None
+        return Interval(absent_because="one seed: there is no measure of the noise between seeds"), None
     center = arm.mean() - baseline.mean()
     error = float(np.sqrt(variance))
     half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error
