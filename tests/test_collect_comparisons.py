@@ -15,7 +15,9 @@ from tst_titan.collect.wording import difference_words, read_off_words
 from tst_titan.published import published_grids
 
 
-def run(arm, steps, seed, loss, *, bag_size=1, step_ratio=0.0, model="m", data_tokens=None, learning_rate=1e-3):
+def run(
+    arm, steps, seed, loss, *, bag_size=1, step_ratio=0.0, model="m", data_tokens=None, learning_rate=1e-3
+):
     return {
         "run": f"{model}-{arm}-{steps}-{bag_size}-{step_ratio}-{seed}",
         "arm": arm,
@@ -83,7 +85,9 @@ def test_equal_flops_never_compares_across_models_budgets_or_learning_rates():
 
 
 def test_equal_data_takes_the_baseline_that_read_as_many_tokens():
-    rows = [run("baseline", steps, 0, law(steps)) for steps in (100, 190, 400)] + [tst(100, 0, 3.9, data_tokens=190_000)]
+    rows = [run("baseline", steps, 0, law(steps)) for steps in (100, 190, 400)] + [
+        tst(100, 0, 3.9, data_tokens=190_000)
+    ]
     (found,) = equal_data(pd.DataFrame(rows), "validation_loss")
     assert found.baseline_value == law(190)
 
@@ -165,7 +169,9 @@ def test_published_table_keeps_what_was_not_printed_missing():
     assert table["flops"].isna().all()
     ablation = table[table["arm"] == "tst_reinit_embeddings"].iloc[0]
     assert pd.isna(ablation["average"])
-    baseline = table[(table["model"] == "270M") & (table["arm"] == "baseline") & (table["steps"] == 20000)].iloc[0]
+    baseline = table[
+        (table["model"] == "270M") & (table["arm"] == "baseline") & (table["steps"] == 20000)
+    ].iloc[0]
     assert baseline["average"] == pytest.approx((36.3 + 46.7 + 24.9 + 56.7 + 29.2 + 66.4 + 51.3) / 7)
 
 
@@ -182,7 +188,9 @@ def test_published_best_cells():
 def test_published_flat_region_of_270m_20k_agrees_with_a_plain_filter():
     cells = [c for c in published_grids() if (c.setting, c.metric) == ("270M-20k", LOSS) and c.step_ratio > 0]
     best = min(round(cell.value * 10000) for cell in cells)
-    expected = sorted((cell.step_ratio, cell.bag_size) for cell in cells if round(cell.value * 10000) - best <= 20)
+    expected = sorted(
+        (cell.step_ratio, cell.bag_size) for cell in cells if round(cell.value * 10000) - best <= 20
+    )
     (grid,) = [grid for grid in find_grids(grid_table(LOSS), LOSS) if grid.name.startswith("270M, 20000")]
     assert grid.cells(grid.within(0.002)) == expected
     assert grid.indistinguishable() is None

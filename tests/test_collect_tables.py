@@ -11,7 +11,20 @@ from tst_titan.collect.collect import collect_study
 from tst_titan.collect.study_results import gather
 from tst_titan.files import read_json, write_json
 
-REQUIRED = ["run", "arm", "model", "bag_size", "step_ratio", "steps", "seed", "equivalent_tokens", "data_tokens", "flops", "final_train_loss", "validation_loss"]
+REQUIRED = [
+    "run",
+    "arm",
+    "model",
+    "bag_size",
+    "step_ratio",
+    "steps",
+    "seed",
+    "equivalent_tokens",
+    "data_tokens",
+    "flops",
+    "final_train_loss",
+    "validation_loss",
+]
 
 
 @pytest.fixture

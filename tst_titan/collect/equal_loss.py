@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import LEVEL, Interval, is_baseline, same_recipe, variants
+from tst_titan.collect.comparisons import LEVEL, Interval, baselines, is_baseline, recipe_of, variants
 
-DRAWS = 4000
+DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
 _EXPONENTS = np.geomspace(0.02, 4.0, 500)
 
@@ -56,19 +56,16 @@ class ReadOff:
 def equal_loss(table: pd.DataFrame, column: str, *, draws: int = DRAWS) -> list[ReadOff]:
     """Read off the equal-loss speedup of every variant and budget of `table` (see the module's text)."""
     table = table[table[column].notna()]
-    baseline = table[is_baseline(table)]
+    by_recipe = baselines(table)
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
-        first = rows.iloc[0]
-        same = same_recipe(baseline, first)
-        if same.any():
-            results.append(_read_off(label, rows, baseline[same], column, draws))
+        others = by_recipe.get(recipe_of(rows.iloc[0]))
+        if others is not None:
+            results.append(_read_off(label, rows, others, column, draws))
     return results
 
 
-def _read_off(
-    label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, draws: int
-) -> ReadOff:
+def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, draws: int) -> ReadOff:
     arm = rows.set_index("seed")[column].astype(float)
     by_budget = {
         int(steps): group.set_index("seed")[column].astype(float)

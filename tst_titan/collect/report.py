@@ -33,6 +33,8 @@ from tst_titan.plan import Accelerator
 
 # More comparisons than this are read better in the table alone.
 MOST_SENTENCES = 4
+# Rows of the comparisons that are not folded away.
+MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def _comparison_context(findings: Findings) -> dict[str, Any]:
         "sentences": finding_sentences(findings) if len(rows) <= MOST_SENTENCES else [],
         "compared": column_name(findings.column),
         "comparison_header": COMPARISON_HEADER,
-        "comparisons": rows if len(rows) > MOST_SENTENCES else [],
+        "comparisons": rows[:MOST_ROWS] if len(rows) > MOST_SENTENCES else [],
+        "more_comparisons": rows[MOST_ROWS:],
         "nothing_compared": not rows,
     }
 
@@ -169,7 +172,8 @@ def finding_cards(findings: Findings) -> list[Card]:
                 Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
             )
     if findings.loss:
-        read_off = max(findings.loss, key=lambda item: item.steps)
+        # A measured read-off says more than a bound.
+        read_off = max(findings.loss, key=lambda item: (not item.bound, item.steps))
         sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]
         note = f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, {read_off.steps} steps), over its own"
         if read_off.bound:

@@ -124,7 +124,9 @@ def curves_writer(path: Path) -> Iterator[Callable[[RunRecord], None]]:
     The training rows come first, in step order, then the validation rows; a number that a row does not have is null.
     """
     with whole_file(path) as part:
-        writer = pyarrow.parquet.ParquetWriter(part, _CURVE_SCHEMA, compression="zstd")
+        writer = pyarrow.parquet.ParquetWriter(
+            part, _CURVE_SCHEMA, compression="zstd", use_dictionary=["run", "phase"]
+        )
 
         def add(record: RunRecord) -> None:
             for columns in (record.training, record.validation):

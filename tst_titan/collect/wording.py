@@ -109,7 +109,24 @@ def comparisons_table(
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-COMPARISON_COLUMNS = ["comparison", "model", "steps", "arm", "column", "arm_value", "baseline_value", "kind", "bound", "value", "low", "high", "p_value", "num_seeds", "remark", "runs"]
+COMPARISON_COLUMNS = [
+    "comparison",
+    "model",
+    "steps",
+    "arm",
+    "column",
+    "arm_value",
+    "baseline_value",
+    "kind",
+    "bound",
+    "value",
+    "low",
+    "high",
+    "p_value",
+    "num_seeds",
+    "remark",
+    "runs",
+]
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:
@@ -154,4 +171,14 @@ def comparison_cells(row: dict[str, Any]) -> list[str]:
     return [*cells, f"{row['arm_value']:.4f}", baseline, value, interval, p_value]
 
 
-COMPARISON_HEADER = ["comparison", "model", "steps", "arm", "number", "arm's value", "baseline", "difference or speedup", "90% interval", "p"]
+COMPARISON_HEADER = [
+    "comparison",
+    "model",
+    "steps",
+    "arm",
+    "arm's loss",
+    "baseline",
+    "difference or speedup",
+    "90% interval",
+    "p",
+]
