@@ -11,10 +11,20 @@ from tst_titan.collect.collect import collect_study
 from tst_titan.collect.study_results import gather
 from tst_titan.files import read_json, write_json
 
-REQUIRED = (
-    "run, arm, model, bag_size, step_ratio, steps, seed, equivalent_tokens, data_tokens, flops, "
-    "final_train_loss, validation_loss"
-).split(", ")
+REQUIRED = [
+    "run",
+    "arm",
+    "model",
+    "bag_size",
+    "step_ratio",
+    "steps",
+    "seed",
+    "equivalent_tokens",
+    "data_tokens",
+    "flops",
+    "final_train_loss",
+    "validation_loss",
+]
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def notices_of(found, kind="damaged"):
 
 def test_table_has_the_required_columns_first_and_the_numbers_that_the_runs_left(study, tmp_path):
     plan, results = study
-    found, _ = collect_study(plan, plan.file, results, tmp_path / "out")
+    collect_study(plan, plan.file, results, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert [name for name in table.columns if name in REQUIRED] == REQUIRED
     baseline, tst = (table[table["arm"] == arm].iloc[0] for arm in ("baseline", "tst"))

@@ -10,13 +10,13 @@ from tst_titan.collect.grids import find_grids
 from tst_titan.collect.plots import colors_of, curve_panels
 from tst_titan.collect.report import FigureSection, Findings, study_report
 from tst_titan.collect.study_results import StudyResults, gather
-from tst_titan.collect.tables import curves_writer, write_evaluations, write_runs
+from tst_titan.collect.tables import curves_writer, write_csv, write_evaluations, write_runs
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
 
 
 def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tuple[StudyResults, Findings]:
-    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `curves.svg`,
+    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `comparisons.csv`, `curves.svg`,
     a figure of settings for each kind that the study has, and `report.html` into `out`, each whole; what is damaged or missing becomes a notice of the report.
     """
     with curves_writer(out / "curves.parquet") as keep:
@@ -24,6 +24,7 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
     write_runs(found.table, out)
     write_evaluations(found.evaluations, out)
     findings = compare(found, plan.compare)
+    write_csv(findings.table(), out / "comparisons.csv")
     colors = colors_of(found.curves)
     entropies = {manifest.get("unigram_entropy") for manifest in found.corpora.values()}
     entropy = entropies.pop() if len(entropies) == 1 else None

@@ -1,6 +1,7 @@
 """The figures of a study, as charts: what is drawn, not how (see `charts`)."""
 
 from collections.abc import Iterable
+from functools import reduce
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from tst_titan.collect.charts import NUM_COLORS, Line, LineStyle, Panel
 from tst_titan.collect.study_results import RunCurve
 
 LOSS = "loss (nats a token)"
+MOST_VARIANTS = 6
 
 
 def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
@@ -27,7 +29,7 @@ def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
 
 
 def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: float | None) -> list[Panel]:
-    """For every model and number of steps: training loss, validation loss, and a zoom on the recovery.
+    """For every model and number of steps: training loss, validation loss, a zoom on the recovery, the lead.
 
     The training loss of a superposition phase is multi-hot cross-entropy over bags, another quantity than the
     plain loss after the switch: it is drawn faint.
@@ -40,6 +42,7 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
         if not any(len(curve.training_step) for curve in members):
             continue
         where = f"{model}, {steps} steps"
+        members, left_out = _best_variants(members)
         switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
         marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
         per_point = max(curve.rows_per_point for curve in members)
@@ -54,7 +57,7 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
                 ),
                 marks=marks,
                 caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
-                f"with the plain next-token loss after the switch.{mean}",
+                f"with the plain next-token loss after the switch.{mean}{left_out}",
             )
         )
         validation = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
@@ -74,6 +77,23 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
             if panel:
                 panels.append(panel)
     return panels
+
+
+def _best_variants(members: list[RunCurve]) -> tuple[list[RunCurve], str]:
+    """Of many variants, the baseline and those that ended best; and a sentence about those left out."""
+    finals: dict[str, list[float]] = {}
+    for curve in members:
+        if not curve.baseline:
+            ends = np.concatenate([curve.training_loss[-3:], curve.validation_loss[-1:]])
+            finals.setdefault(curve.label, []).append(float(ends[-1]) if len(ends) else np.inf)
+    if len(finals) <= MOST_VARIANTS:
+        return members, ""
+    order = sorted(finals, key=lambda label: float(np.mean(finals[label])))
+    best = set(order[:MOST_VARIANTS])
+    left_out = (
+        f" Shown: the {MOST_VARIANTS} of {len(finals)} variants that ended lowest; all are in curves.parquet."
+    )
+    return [curve for curve in members if curve.baseline or curve.label in best], left_out
 
 
 def _training_lines(curve: RunCurve, color: int) -> list[Line]:
@@ -154,18 +174,22 @@ def _lead(
 ) -> Panel | None:
     """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
     baselines = {curve.seed: curve for curve in members if curve.baseline}
-    lines = []
+    leads: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for curve in members:
         other = baselines.get(curve.seed)
         if curve.baseline or other is None:
             continue
-        _, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
-        if len(own):
+        step, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
+        if len(step):
             lead = curve.validation_loss[own] - other.validation_loss[its]
-            step = curve.validation_step[own]
-            lines.append(
-                Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve))
-            )
+            leads.setdefault(curve.label, []).append((step, lead))
+    lines = []
+    for label, pairs in leads.items():
+        # The mean over the seeds, at the steps that all of them validated.
+        step = reduce(np.intersect1d, [step for step, _ in pairs])
+        mean = np.mean([lead[np.isin(own, step)] for own, lead in pairs], axis=0)
+        detail = f"{len(pairs)} seeds" if len(pairs) > 1 else ""
+        lines.append(Line(label, colors[label], step, mean, _dotted(step), detail=detail))
     if not lines:
         return None
     late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])
@@ -181,5 +205,5 @@ def _lead(
         marks=marks,
         levels=((0.0, "baseline"),),
         y_range=(low - pad, high + pad),
-        caption="At equal FLOPs step by step, same seed. Below zero the arm is ahead of the baseline.",
+        caption="At equal FLOPs step by step, same seeds (their mean). Below zero the arm is ahead of the baseline.",
     )
