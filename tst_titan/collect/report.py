@@ -56,6 +56,7 @@ class FigureSection:
     title: str
     charts: Sequence[Chart]
     source: str
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def _figure_context(section: FigureSection) -> dict[str, Any]:
         "legend": list(names.items()) if len(names) > 1 else [],
         "charts": [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in section.charts],
         "source": section.source,
+        "notes": section.notes,
     }
 
 
