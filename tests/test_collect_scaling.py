@@ -1,9 +1,15 @@
 """Scaling fits on laws that are known, and refusals of designs that cannot tell."""
 
+import html
+import re
+
 import numpy as np
 import pytest
+from collect_support import STUDY, fill_results, make_plan
 
+from tst_titan.collect.collect import collect_study
 from tst_titan.collect.scaling_fit import CannotFitError, fit_scaling, speedup_trend
+from tst_titan.collect.scaling_report import model_sizes, scaling_charts
 
 TRUTH = {"params_exponent": 0.34, "data_exponent": 0.28, "offset": 1.7}
 
@@ -76,3 +82,41 @@ def test_speedup_trend_and_its_prediction():
     assert value == pytest.approx(truth, rel=0.05)
     with pytest.raises(CannotFitError, match="at 2 sizes"):
         speedup_trend(params[:2], np.array([1.5, 1.6]))
+
+
+SCALING_STUDY = (
+    STUDY.replace("models: 2M", "models: [0.5M, 1M, 2M]")
+    .replace("steps: 1200", "steps: [600, 1200, 2400]\nseeds: [0, 1]\ncompare: [equal_flops, equal_loss]")
+    .replace("log_every: 10", "log_every: 50")
+)
+
+
+def test_a_study_of_three_sizes_reports_its_law_and_its_speedups_trend(tmp_path):
+    """Truth: data exponent 0.35, speedup of 1.6 at 100k parameters that grows as size to the power 0.1."""
+    plan = make_plan(tmp_path, SCALING_STUDY, name="sizes")
+    sizes = model_sizes(plan)
+
+    def loss(segment, step):
+        params = sizes[segment.recipe.model.name]
+        gain = 1.6 * (params / 1e5) ** 0.1 if segment.stages[0].name == "superposition" else 1.0
+        random = np.random.default_rng([segment.recipe.seed, segment.end_step, int(params), round(10 * gain)])
+        noise = 0.001 * random.normal(size=len(step))
+        return 1.8 + (params / 1e5) ** -0.3 + 1.6 * (step * gain / 1000) ** -0.35 + noise
+
+    fill_results(plan, tmp_path / "results", loss=loss, log_every=50)
+    found, findings = collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
+    _, notes = scaling_charts(found.table, "validation_loss", findings.loss, sizes)
+    law, trend = notes
+    assert law.startswith("Baseline: loss = ")
+    assert float(re.search(r"M\)\^-([\d.]+);", law)[1]) == pytest.approx(0.35, abs=0.05)
+    assert float(re.search(r"power \+([\d.]+)", trend)[1]) == pytest.approx(0.1, abs=0.03)
+    assert law in html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert (tmp_path / "out" / "scaling.svg").exists()
+
+
+def test_a_study_of_two_sizes_says_why_there_is_no_law(tmp_path):
+    plan = make_plan(tmp_path, SCALING_STUDY.replace("[0.5M, 1M, 2M]", "[0.5M, 1M]"), name="sizes")
+    fill_results(plan, tmp_path / "results", log_every=50)
+    collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert "The baseline's scaling law was not fitted: 2 model sizes: at least 3 are needed." in page
