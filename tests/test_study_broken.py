@@ -3,10 +3,17 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tst_titan import cli
 from tst_titan.errors import UserError
+from tst_titan.plan.planner import make_plans
 from tst_titan.study import load_study
+from tst_titan.study.corpus import Corpus
+from tst_titan.study.definition import Arm, Study
+from tst_titan.study.recipe import Training
 
 GOOD = """\
 corpus: {source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}
@@ -47,6 +54,8 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "misspelt task in a list": (GOOD + "evaluate: {tasks: [paper, winogrand]}\n", "evaluate.tasks[1] = 'winogrand'", ["did you mean 'winogrande'?"]),
     "a task that is no name": (GOOD + "evaluate: {tasks: 'my task'}\n", "evaluate.tasks = 'my task'", ["lm-eval task"]),
     "evaluated at no time": (GOOD + "evaluate: {tasks: paper, at: often}\n", "evaluate.at = 'often'", ["every 10%"]),
+    "evaluated all the time": (GOOD + "evaluate: {tasks: paper, at: every 1 steps}\n", "evaluate.at = 'every 1 steps'", ["1200 times", "at most 1000"]),
+    "steps without end": (changed("1200", "1" + "0" * 30), "steps = 1000", ["must be at most 1000000000"]),
     "misspelt comparison": (GOOD + "compare: equal_flop\n", "compare = 'equal_flop'", ["did you mean 'equal_flops'?"]),
     "misspelt weighting": (changed("bag_size: 4", "bag_weighting: powerlaw, bag_size: 4"), "arms.tst.bag_weighting = 'powerlaw'", ["did you mean 'power_law'?"]),
     "misspelt source": (changed("python-stdlib", "python-stdlb"), "corpus = ", ["no such source 'python-stdlb'", "did you mean 'python-stdlib'?"]),
@@ -92,6 +101,7 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "exclusion that matches nothing": (GOOD + "exclude: [{steps: 9}]\n", "exclude[0] = {'steps': 9}", ["leaves out nothing"]),
     "exclusion of everything": (GOOD + "exclude: [{model: 2M}]\n", "exclude = ", ["leaves no run"]),
     "included arm that is not there": (GOOD + "include: [{arm: base}]\n", "include[0].arm = 'base'", ["did you mean 'baseline'?"]),
+    "included baseline with half a superposition": (GOOD + "include: [{arm: baseline, bag_size: 4}]\n", "include[0] = ", ["bag_size needs step_ratio"]),
     "catalogue model with another shape": (
         changed("[2M]", "{2M: {shape: {dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, ffn_dim: 64}}}"),
         "models",
@@ -201,3 +211,60 @@ def test_the_command_ends_with_status_2_one_message_and_nothing_written(
     )
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(min_value=-(10**30), max_value=10**30)
+    | st.floats()
+    | st.sampled_from(
+        ["", "2M", "tst", "every 10%", "every 0%", "1e400", "10M", "every 999 steps", "studies", "a b"]
+    )
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+PLACES = (
+    [(key,) for key in Study.model_fields if key != "extends"]
+    + [("corpus", key) for key in Corpus.model_fields]
+    + [("arms", "tst", key) for key in Arm.model_fields]
+    + [("training", key) for key in Training.model_fields]
+    + [
+        ("models", "2M"),
+        ("models", "own", "shape"),
+        ("arms", "tst"),
+        ("evaluate", "at"),
+        ("evaluate", "tasks"),
+    ]
+    + [
+        ("include", 0),
+        ("exclude", 0),
+        ("validation", "tokens"),
+        ("corpus", "mix", "dclm"),
+        ("corpus", "sources", "own"),
+    ]
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=ODD)
+def test_whatever_stands_anywhere_a_study_is_loaded_or_refused_in_words(
+    tmp_path: Path, place: tuple[str | int, ...], value: object
+) -> None:
+    data = yaml.safe_load(GOOD.replace("[2M]", "{2M: {}}"))
+    at = data
+    for part in place[:-1]:
+        at = at.setdefault(part, [None] if part in ("include", "exclude") else {})
+    at[place[-1]] = value
+    file = tmp_path / "odd.yaml"
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    try:
+        study = load_study(file)
+        make_plans([study], tmp_path / "results")
+    except UserError as error:
+        for line in str(error).splitlines():
+            assert line.startswith(str(file)), line
+            assert len(line) < 1000

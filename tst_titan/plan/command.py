@@ -21,6 +21,11 @@ def add_parser(subparsers: Any) -> None:
         "--utilization", type=float, default=None, help="share of its peak reached (default 0.4)"
     )
     parser.add_argument("--segments", action="store_true", help="list every segment, too")
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="add what utilization the published hours imply, with the arithmetic",
+    )
     parser.set_defaults(run=run)
 
 
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**plan_as_dict(plan, accelerator), "accelerator": asdict(accelerator)}, indent=2))
     else:
-        print_plan(plan, accelerator, with_segments=args.segments)
+        print_plan(plan, accelerator, with_segments=args.segments, with_published=args.published)
     return 0
 
 

@@ -103,8 +103,3 @@ class Accelerator:
     def hours(self, flops: float) -> float:
         """Device-hours that ``flops`` take."""
         return flops / (PEAK_FLOPS[self.name] * self.utilization) / 3600
-
-
-def utilization(flops: float, hours: float, accelerator: str = PUBLISHED_ACCELERATOR) -> float:
-    """Share of the peak that doing ``flops`` in ``hours`` device-hours means."""
-    return flops / (hours * 3600 * PEAK_FLOPS[accelerator])

@@ -57,7 +57,7 @@ class Plan:
     `segments` are in dependency order; those in `finished` lie in `results/` and need no job. A finished segment
     has the parent it was really trained from, or none where that one is gone. `differences` names segments to train
     whose near twin was trained under settings that no study wants any more. `data_tokens`: by corpus, the training
-    tokens that its longest run reads.
+    tokens that its longest run reads. `validate_every`: steps between validations, 0 for at the end only.
     """
 
     study: str

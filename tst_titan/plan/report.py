@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tst_titan.plan.costs import Accelerator, checkpoint_bytes, count_parameters, flops_per_step
+from tst_titan.plan.implied import print_implied
 from tst_titan.plan.planner import Plan
 from tst_titan.plan.settings import Segment
 
@@ -67,7 +68,9 @@ def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan, accelerator: Accelerator, *, with_segments: bool) -> None:
+def print_plan(
+    plan: Plan, accelerator: Accelerator, *, with_segments: bool, with_published: bool = False
+) -> None:
     """Print tables: a row a run, then what is shared, totals, and settings that changed under trained segments."""
     from rich.console import Console
     from rich.table import Table
@@ -103,6 +106,8 @@ def print_plan(plan: Plan, accelerator: Accelerator, *, with_segments: bool) -> 
         console.print(_segment_table(plan, passing, accelerator))
     _print_totals(console, plan, accelerator)
     _print_differences(console, plan)
+    if with_published:
+        print_implied(console)
 
 
 def _segment_table(plan: Plan, passing: Counter[str], accelerator: Accelerator) -> Any:

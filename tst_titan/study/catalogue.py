@@ -105,7 +105,7 @@ class KnownTokenizer:
 
 
 TOKENIZERS = {
-    "llama3": KnownTokenizer(name="meta-llama/Llama-3.1-8B", vocab_size=128256, model_vocab_size=128256),
+    "llama3": KnownTokenizer(name="NousResearch/Meta-Llama-3-8B", vocab_size=128256, model_vocab_size=128256),
     # Qwen3's models keep unused rows beyond the tokenizer's last id.
     "qwen3": KnownTokenizer(name="Qwen/Qwen3-0.6B", vocab_size=151669, model_vocab_size=151936),
 }

@@ -65,7 +65,7 @@ class Corpus(Strict):
     """The text: one `source` or a `mix` of several by weight, its tokenizer, and what is held out."""
 
     source: str | None = Field(default=None, description="One source by name; see also `mix`.")
-    mix: dict[Name, Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]] | None = Field(
+    mix: dict[Name, Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]] | None = Field(
         default=None, description="Sources and their shares of the training tokens; the shares sum to 1."
     )
     sources: dict[Name, Source] = Field(

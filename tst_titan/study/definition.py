@@ -47,8 +47,8 @@ class ModelEntry(Training):
     corpus: Corpus | None = Field(default=None, description="Another corpus for this model, whole.")
 
 
-class Arm(Training):
-    """One way to train: `{}` is the baseline; `bag_size` with `step_ratio` is token superposition."""
+class ArmFields(Training):
+    """What an arm may set; see `Arm`."""
 
     bag_size: Grid[Positive] | None = Field(
         default=None, description="Data tokens in a bag; 1 is ordinary training."
@@ -76,27 +76,36 @@ class Arm(Training):
     steps: Grid[Positive] | None = None
     seeds: Grid[NotNegative] | None = None
 
+
+class Arm(ArmFields):
+    """One way to train: `{}` is the baseline; `bag_size` with `step_ratio` is token superposition."""
+
     @model_validator(mode="after")
     def _superposition_is_whole(self) -> "Arm":
-        if self.step_ratio is not None and self.superposition_steps is not None:
-            raise ValueError("give step_ratio or superposition_steps, not both")
-        bags = self.bag_size is not None and self.bag_size != (1,)
-        timed = self.step_ratio is not None and self.step_ratio != (0.0,)
-        if bags and self.step_ratio is None and self.superposition_steps is None:
-            raise ValueError("bag_size needs step_ratio (or superposition_steps) beside it")
-        if (timed or self.superposition_steps is not None) and self.bag_size is None:
-            raise ValueError("step_ratio and superposition_steps need bag_size beside them")
-        for field in ("bag_weighting", "superpose", "reinit_embeddings"):
-            if getattr(self, field) is not None and self.bag_size is None:
-                raise ValueError(f"{field} means nothing without bag_size and step_ratio")
-        if self.superpose and "input" in self.superpose and set(self.bag_weighting or ()) - {"uniform"}:
-            raise ValueError(
-                "superpose: input predicts one token, so it has no bag_weighting: make it an arm of its own"
-            )
+        mistake = superposition_mistake(self)
+        if mistake:
+            raise ValueError(mistake)
         return self
 
 
-class Include(Arm):
+def superposition_mistake(arm: ArmFields) -> str | None:
+    """Why an arm's superposition fields do not belong together, if they do not."""
+    exact = arm.superposition_steps is not None
+    if arm.step_ratio is not None and exact:
+        return "give step_ratio or superposition_steps, not both"
+    if arm.bag_size not in (None, (1,)) and arm.step_ratio is None and not exact:
+        return "bag_size needs step_ratio (or superposition_steps) beside it"
+    if (exact or arm.step_ratio not in (None, (0.0,))) and arm.bag_size is None:
+        return "step_ratio and superposition_steps need bag_size beside them"
+    for field in ("bag_weighting", "superpose", "reinit_embeddings"):
+        if getattr(arm, field) is not None and arm.bag_size is None:
+            return f"{field} means nothing without bag_size and step_ratio"
+    if arm.superpose and "input" in arm.superpose and set(arm.bag_weighting or ()) - {"uniform"}:
+        return "superpose: input predicts one token, so it has no bag_weighting: make it an arm of its own"
+    return None
+
+
+class Include(ArmFields):
     """Runs beyond the grid: an arm, with any of its fields changed."""
 
     arm: str

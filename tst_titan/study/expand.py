@@ -1,5 +1,6 @@
 """A definition's runs: grids written out, values resolved, and every run checked by itself and against the others."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -9,12 +10,13 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
 from tst_titan.study.corpus import Corpus
-from tst_titan.study.definition import Arm, Exclude, Include, Study
+from tst_titan.study.definition import Arm, Exclude, Include, Study, superposition_mistake
 from tst_titan.study.fields import choices
 from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
 from tst_titan.study.yaml_file import StudySource
 
 KeyPath = tuple[str | int, ...]
+MAX_EVALUATIONS = 1000
 ARM_FIELDS = (
     "bag_size",
     "step_ratio",
@@ -81,14 +83,23 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
     runs = _without_excluded(source, study, runs)
     for index, entry in enumerate(study.include):
         path = ("include", index)
-        runs += _runs_of_arm(
-            source, study, entry.arm, _changed_arm(study.arms[entry.arm], entry), path, entry
-        )
+        arm = _changed_arm(study.arms[entry.arm], entry)
+        mistake = superposition_mistake(arm)
+        if mistake:
+            raise UserError(source.complain(path, source.data["include"][index], mistake))
+        runs += _runs_of_arm(source, study, entry.arm, arm, path, entry)
     if not runs:
         raise UserError(
             source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
         )
     _refuse_duplicates(source, runs)
+    every = re.fullmatch(r"every ([0-9]+)\s*steps", study.evaluate.at)
+    longest = max(run.steps for run in runs)
+    if every and longest // int(every[1]) > MAX_EVALUATIONS:
+        message = (
+            f"evaluates a run of {longest} steps {longest // int(every[1])} times: at most {MAX_EVALUATIONS}"
+        )
+        raise UserError(source.complain(("evaluate", "at"), study.evaluate.at, message))
     return tuple(runs)
 
 
@@ -147,7 +158,7 @@ def _runs_of_arm(
         grids: dict[str, tuple[Any, ...]] = {}
         paths: dict[str, KeyPath] = {}
         tagged = []
-        for field in ("steps", "seeds", *TRAINING_DEFAULTS, "learning_rate", *ARM_FIELDS):
+        for field in (*ARM_FIELDS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
             values, paths[field] = _resolve(
                 study, model, arm, field, path if field in own.model_fields_set else base
             )
@@ -203,6 +214,9 @@ def _run(
     exact = values["superposition_steps"]
     superposition_steps = exact if exact is not None else round((ratio or 0.0) * steps)
     timed_by = "superposition_steps" if exact is not None else "step_ratio"
+    if exact is None and (ratio or 0.0) + values["decay_fraction"] <= 1 + 1e-9:
+        # Where both phases round up (0.9 and 0.1 of 595 steps) they would overlap by a step: the decay keeps it.
+        superposition_steps = min(superposition_steps, decay_start)
     if values["bag_size"] == 1:
         superposition_steps = 0
 

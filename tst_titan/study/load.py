@@ -85,7 +85,7 @@ def _locate(data: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...
     value = data
     for part in loc:
         if isinstance(value, dict):
-            if part == "[key]":
+            if part == "[key]" or (isinstance(part, int) and part not in value):
                 break
             path.append(part)
             value = value.get(part)

@@ -1,0 +1,62 @@
+# The two commands of a new user are `make quickstart` and `make test`; the README says what each does.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+CONSTRAINTS ?= constraints/tested.txt
+# pip byte-compiles on one core; the first import does it where it is needed.
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c $(CONSTRAINTS)
+# Where to find the tools when the environment is not active.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help quickstart test lint types schema long clean clean-all
+
+help:
+	@echo "make quickstart   install into $(VENV), run the study of studies/quickstart.yaml, print its table"
+	@echo "make test         install with the test extra, run the test suite"
+	@echo "make long         the tests that take minutes to hours"
+	@echo "make lint types   ruff and mypy"
+	@echo "make clean        delete what studies built (results/, studies/*/, logs/); asks nothing, says what it deletes"
+	@echo "make clean-all    also delete $(VENV)"
+
+quickstart: $(VENV)/.installed
+	@$(BIN)/snakemake --profile local studies/quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+schema: $(VENV)/.installed
+	$(BIN)/tst-titan schema
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "Installing tst-titan into $(VENV) (some minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the test extra into $(VENV)"
+	$(PIP) -e ".[test]"
+	@touch $@
+
+clean:
+	@for path in results logs .snakemake $(wildcard studies/*/); do \
+		case $$path in studies/tasks/) continue;; esac; \
+		[ ! -e $$path ] || { echo "deleting $$path"; rm -rf $$path; }; done
+
+clean-all: clean
+	@[ ! -e $(VENV) ] || { echo "deleting $(VENV)"; rm -rf $(VENV); }

@@ -1,0 +1,33 @@
+"""What tests of several stages share: a small real corpus, tiny segments, and ways to train them."""
+
+import os
+import sysconfig
+from pathlib import Path
+
+import pytest
+from training import TINY_CORPUS
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real text, tokenized: the standard library's top-level modules under 40 kB, vocabulary 512."""
+    from tst_titan.data.build import build_corpus
+
+    texts = tmp_path_factory.mktemp("texts")
+    for module in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        if module.stat().st_size < 40_000:
+            (texts / module.with_suffix(".txt").name).write_bytes(module.read_bytes())
+    settings = TINY_CORPUS(str(texts))
+    folder = tmp_path_factory.mktemp("data") / settings.id
+    build_corpus(settings, folder, num_workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def process_group() -> None:
+    """The environment of a single rank, for trainers that run inside the test process."""
+    import torch
+
+    # One thread a process, as the workflow sets it: losses are bit-equal at equal thread counts only.
+    torch.set_num_threads(1)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29581")

@@ -1,0 +1,104 @@
+"""A dataset hub on loopback that speaks the part of the hub's protocol that listing and streaming need."""
+
+import json
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves `files` (path -> bytes) as the dataset "org/name"; fails as `faults` say.
+
+    `faults` maps a file's path to a list of what its next GETs answer instead: a status, or "cut" for a body that
+    ends in the middle. `requests` counts what was asked.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes], faults: dict[str, list[int | str]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = files
+        self.faults = faults
+        self.requests: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: HubServer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def entry(self, path: str) -> dict:
+        return {"type": "file", "path": path, "size": len(self.server.files[path]), "oid": "0" * 40}
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        wanted = json.loads(sent)["paths"] if sent.startswith("{") else parse_qs(sent)["paths"]
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        self.answer(
+            200, json.dumps([self.entry(path) for path in wanted if path in self.server.files]).encode()
+        )
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if path.startswith("/api/datasets/org/name/tree/"):
+            return self.answer(200, json.dumps([self.entry(path) for path in self.server.files]).encode())
+        if path.startswith("/api/datasets/org/name/revision/") and not path.endswith(("main", COMMIT)):
+            return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+        if path.startswith("/api/datasets/org/name"):
+            siblings = [{"rfilename": name} for name in self.server.files]
+            return self.answer(
+                200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode()
+            )
+        prefix, _, name = path.partition("/resolve/")
+        name = name.partition("/")[2]
+        if prefix == "/datasets/org/name" and name in self.server.files:
+            return self.file(name)
+        return self.answer(
+            404, b"{}", X_Error_Code="EntryNotFound" if prefix == "/datasets/org/name" else "RepoNotFound"
+        )
+
+    def file(self, name: str) -> None:
+        body, status = self.server.files[name], 200
+        headers = {"ETag": '"0"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
+        if self.command == "HEAD":
+            return self.answer(200, body, **headers)
+        self.server.requests[name] += 1
+        wanted = self.headers.get("Range")
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            status, whole = 206, len(body)
+            body = body[int(first) : int(last) + 1 if last else None]
+            headers["Content_Range"] = f"bytes {first}-{int(first) + len(body) - 1}/{whole}"
+        fault = self.server.faults[name].pop(0) if self.server.faults.get(name) else None
+        if isinstance(fault, int):
+            return self.answer(fault, b"{}", Retry_After="0")
+        if fault == "cut":
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.close()
+            return None
+        return self.answer(status, body, **headers)

@@ -1,0 +1,307 @@
+"""A built corpus holds every document once, on one side, and its bytes depend on its inputs alone."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from data_fixtures import jsonl, settings, texts
+
+from tst_titan.data import build, corpora
+from tst_titan.data import documents as documents_module
+from tst_titan.data.build import build_corpus, tokenize_part
+from tst_titan.data.documents import document_hash, is_held_out
+from tst_titan.data.groups import finished
+from tst_titan.data.manifest import open_corpus, verify_corpus
+from tst_titan.data.shards import open_shard
+from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    """Groups of a few files, so that a small corpus has several."""
+    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 20_000)
+
+
+def many_files(folder: Path, documents: list[str], count: int = 12) -> Path:
+    for number in range(count):
+        jsonl(folder / f"{number:02d}.jsonl", documents[number::count])
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def training_texts(folder: Path) -> list[str]:
+    """Decoded documents of the training split: each ends with the end of text and has none inside."""
+    corpus = open_corpus(folder)
+    tokenizer = load_tokenizer(corpus.tokenizer_folder)
+    found = []
+    for source in corpus.manifest["sources"]:
+        for entry in source["shards"]:
+            shard = open_shard(folder / entry["file"])
+            for start, end in zip(shard.document_offsets[:-1], shard.document_offsets[1:], strict=True):
+                ids = shard.ids[start:end]
+                assert ids[-1] == tokenizer.eos_id
+                assert tokenizer.eos_id not in ids[:-1]
+                found.append(tokenizer.tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False))
+    return found
+
+
+def held_out_texts(folder: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in (folder / "validation.jsonl").read_text().splitlines()]
+
+
+def test_every_document_is_on_exactly_one_side_and_reads_back_as_it_was(tmp_path):
+    documents = [*texts(400), "with a literal <|endoftext|> inside", "umlaut ü, emoji 🙂, tab\t and   spaces"]
+    folder = tmp_path / "corpus"
+    manifest = build_corpus(settings(many_files(tmp_path / "in", documents)), folder, num_workers=1)
+    training, held_out = training_texts(folder), held_out_texts(folder)
+    assert len(manifest["sources"][0]["shards"]) > 1
+    assert sorted(training) == sorted(text for text in documents if not is_held_out(document_hash(text)))
+    assert held_out
+    assert set(held_out) <= set(documents) - set(training)
+    assert (
+        verify_corpus(folder)
+        == sum(manifest[k]["num_tokens"] for k in ["validation"]) + manifest["sources"][0]["num_tokens"]
+    )
+    assert not (folder / ".work").exists()
+
+
+def test_the_manifest_counts_what_the_shards_hold(tmp_path):
+    folder = tmp_path / "corpus"
+    manifest = build_corpus(settings(many_files(tmp_path / "in", texts(300))), folder, num_workers=1)
+    source = manifest["sources"][0]
+    ids = np.concatenate([open_shard(folder / entry["file"]).ids for entry in source["shards"]])
+    training = training_texts(folder)
+    assert source["num_tokens"] == len(ids)
+    assert source["num_documents"] == len(training)
+    assert source["num_bytes"] == sum(len(text.encode()) for text in training)
+    assert manifest["bytes_per_token"] == pytest.approx(source["num_bytes"] / len(ids))
+    share = np.bincount(ids) / len(ids)
+    assert manifest["unigram_entropy"] == pytest.approx(-sum(p * np.log(p) for p in share if p > 0))
+    assert manifest["validation"]["num_tokens"] >= 50
+    assert manifest == json.loads((folder / "corpus.json").read_text())
+
+
+def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
+    documents = texts(400)
+    chosen = settings(many_files(tmp_path / "in", documents + documents[:40]))
+    for name, workers in [("one", 1), ("three", 3)]:
+        build_corpus(chosen, tmp_path / name, num_workers=workers)
+    for part in (2, 0, 1):
+        tokenize_part(chosen, tmp_path / "parts", (part, 3), num_workers=1)
+    build_corpus(chosen, tmp_path / "parts", num_workers=1)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
+
+
+def test_exact_duplicates_are_dropped_within_and_across_files(tmp_path):
+    documents = texts(200)
+    many_files(tmp_path / "in", documents)
+    jsonl(tmp_path / "in/again.jsonl", documents[:150] * 2)
+    folder = tmp_path / "corpus"
+    manifest = build_corpus(settings(tmp_path / "in"), folder, num_workers=1)
+    found = training_texts(folder)
+    assert len(found) == len(set(found)) == sum(not is_held_out(document_hash(text)) for text in documents)
+    ids = np.concatenate([open_shard(folder / e["file"]).ids for e in manifest["sources"][0]["shards"]])
+    share = np.bincount(ids) / len(ids)
+    assert manifest["unigram_entropy"] == pytest.approx(-sum(p * np.log(p) for p in share if p > 0))
+    assert any("exact duplicates dropped" in note for note in manifest["notes"])
+    assert len(set(held_out_texts(folder))) == len(held_out_texts(folder))
+
+
+def test_growing_a_corpus_moves_no_held_out_document_into_training(tmp_path):
+    documents = texts(900)
+    held_out, training = [], []
+    for name, count in [("small", 300), ("large", 900)]:
+        path = jsonl(tmp_path / f"{name}.jsonl", documents[:count])
+        build_corpus(settings(path, validation_tokens=400), tmp_path / name, num_workers=1)
+        held_out.append(set(held_out_texts(tmp_path / name)))
+        training.append(set(training_texts(tmp_path / name)))
+    assert held_out[0]
+    assert not held_out[0] & training[1]
+    assert training[0] <= training[1]
+
+
+def test_long_documents_are_cut_into_pieces(tmp_path):
+    documents = texts(120)
+    for name, longest in [("whole", 0), ("cut", 40)]:
+        build_corpus(
+            settings(jsonl(tmp_path / "in.jsonl", documents), max_document_tokens=longest),
+            tmp_path / name,
+            num_workers=1,
+        )
+    whole, cut = (open_shard(tmp_path / name / "train/local/00000.arrow") for name in ("whole", "cut"))
+    assert np.diff(cut.document_offsets).max() == 40
+    eos = load_tokenizer(tmp_path / "cut/tokenizer").eos_id
+    assert (cut.ids[cut.document_offsets[1:] - 1] == eos).all()
+    assert np.array_equal(cut.ids[cut.ids != eos], whole.ids[whole.ids != eos])
+    assert cut.header.num_bytes == whole.header.num_bytes
+
+
+def test_max_tokens_takes_whole_documents_from_the_front_and_reads_no_more_files(tmp_path):
+    many_files(tmp_path / "in", texts(400))
+    everything = build_corpus(settings(tmp_path / "in"), tmp_path / "all", num_workers=1)
+    total = everything["sources"][0]["num_tokens"]
+    limited = settings(tmp_path / "in", max_tokens=total // 3, validation_tokens=20)
+    # One tokenizer for both: the BPE is trained on all training documents in any case.
+    manifest = build_corpus(limited, tmp_path / "some", num_workers=2)
+    assert total // 3 - 300 < manifest["sources"][0]["num_tokens"] <= total // 3
+    some, whole = training_texts(tmp_path / "some"), training_texts(tmp_path / "all")
+    assert some == whole[: len(some)]
+    used = {
+        name for row in pq.read_table(tmp_path / "some/shards.parquet").to_pylist() for name in row["inputs"]
+    }
+    assert 0 < len(used) < 12
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    many_files(tmp_path / "in", texts(3000), count=24)
+    chosen = settings(tmp_path / "in")
+    build_corpus(chosen, tmp_path / "undisturbed", num_workers=1)
+    folder = tmp_path / "killed"
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path; from data_fixtures import settings\n"
+        "from tst_titan.data import build, corpora; corpora._SMALLEST_GROUP = 20_000\n"
+        "build.build_corpus(settings(sys.argv[3]), Path(sys.argv[4]), num_workers=1)\n"
+    )
+    here = Path(__file__).parent
+    process = subprocess.Popen([sys.executable, "-c", program, here, here.parent, tmp_path / "in", folder])
+    records = folder / ".work/local"
+    deadline = time.monotonic() + 60
+    while (
+        len(list(records.glob("[0-9]*.json"))) < 3 and process.poll() is None and time.monotonic() < deadline
+    ):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "corpus.json").exists()
+    kept = {p: p.stat().st_ino for p in records.glob("*.arrow") if p.with_name(f"{p.name[:5]}.json").exists()}
+    assert kept
+
+    build_corpus(chosen, folder, num_workers=1)
+    final = {p.stat().st_ino for p in (folder / "train/local").glob("*.arrow")}
+    assert set(kept.values()) <= final
+    assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+def test_one_damaged_file_is_named_the_rest_is_done_and_mending_it_redoes_its_group_only(tmp_path):
+    many_files(tmp_path / "in", texts(400))
+    build_corpus(settings(tmp_path / "in"), tmp_path / "first", num_workers=1)
+    given = {
+        "tokenizer": settings("x").tokenizer.__class__(
+            kind="file", vocab_size=300, name=str(tmp_path / "first/tokenizer")
+        )
+    }
+    good = (tmp_path / "in/05.jsonl").read_bytes()
+    (tmp_path / "in/05.jsonl").write_bytes(good[: len(good) // 2] + b"{")
+    folder = tmp_path / "corpus"
+    with pytest.raises(UserError, match=r"05\.jsonl, line \d+: not JSON"):
+        build_corpus(settings(tmp_path / "in", **given), folder, num_workers=2)
+    (tmp_path / "in/05.jsonl").write_bytes(good)
+    (prepared,) = build.prepare(settings(tmp_path / "in", **given), folder, num_workers=1)
+    unfinished = [job for job in prepared.jobs if not finished(job)]
+    assert len(prepared.jobs) > 3
+    assert [any(entry.name == "05.jsonl" for entry in job.inputs) for job in unfinished] == [True]
+    manifest = build_corpus(settings(tmp_path / "in", **given), folder, num_workers=1)
+    assert manifest["sources"][0]["num_documents"] == len(training_texts(tmp_path / "first"))
+
+
+def test_files_that_are_empty_invalid_enormous_or_damaged_are_each_dealt_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents_module, "LONGEST_DOCUMENT", 50_000)
+    folder = many_files(tmp_path / "in", texts(400))
+    (folder / "empty.jsonl").write_bytes(b"")
+    (folder / "invalid.txt").write_bytes(b"caf\xe9 " * 50)
+    (folder / "enormous.txt").write_text("\n".join(texts(300, seed=1)))
+    (folder / "damaged.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
+    with pytest.raises(
+        UserError, match=r"damaged\.jsonl\.gz: damaged compressed file .* replace or remove it"
+    ):
+        build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
+    (folder / "damaged.jsonl.gz").unlink()
+    manifest = build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
+    assert "local: 1 documents longer than 50000 characters, cut at line ends" in manifest["notes"]
+    assert "local: 1 documents with invalid UTF-8, replaced by U+FFFD" in manifest["notes"]
+    joined = "".join(training_texts(tmp_path / "corpus")) + "".join(held_out_texts(tmp_path / "corpus"))
+    assert "caf\ufffd" in joined
+    rows = pq.read_table(tmp_path / "corpus/shards.parquet").to_pylist()
+    assert [row["file"] for row in rows] == [entry["file"] for entry in manifest["sources"][0]["shards"]]
+    assert {"empty.jsonl", "enormous.txt", "invalid.txt", "00.jsonl"} <= {
+        name for row in rows for name in row["inputs"]
+    }
+
+
+def test_a_whole_corpus_is_returned_as_it_is_and_not_mistaken_for_another(tmp_path):
+    path = jsonl(tmp_path / "in.jsonl", texts(100))
+    manifest = build_corpus(settings(path), tmp_path / "corpus", num_workers=1)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "corpus").rglob("*")}
+    assert build_corpus(settings(path), tmp_path / "corpus", num_workers=1) == manifest
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "corpus").rglob("*")} == before
+    with pytest.raises(UserError, match="use another folder"):
+        build_corpus(settings(path, validation_tokens=60), tmp_path / "corpus", num_workers=1)
+
+
+def test_too_little_text_is_one_clear_error(tmp_path):
+    path = jsonl(tmp_path / "in.jsonl", texts(100))
+    with pytest.raises(
+        UserError, match=r"validation_tokens is 1,000,000, but the \d+ held-out documents hold [\d,]+ tokens"
+    ):
+        build_corpus(settings(path, validation_tokens=10**6), tmp_path / "a", num_workers=1)
+    with pytest.raises(UserError, match="no document to train on"):
+        build_corpus(settings(jsonl(tmp_path / "none.jsonl", ["", " "])), tmp_path / "b", num_workers=1)
+    assert not (tmp_path / "a/corpus.json").exists()
+
+
+def test_no_space_and_no_permission_are_one_clear_error_and_keep_what_is_done(tmp_path):
+    path = many_files(tmp_path / "in", texts(200))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file.*cannot be written"):
+        build_corpus(settings(path), tmp_path / "file/corpus", num_workers=1)
+
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system here (not root)")
+    try:
+        with pytest.raises(UserError, match="cannot be written: No space left on device"):
+            build_corpus(
+                settings(many_files(tmp_path / "more", texts(2000))), small / "corpus", num_workers=1
+            )
+        assert not (small / "corpus/corpus.json").exists()
+        assert list((small / "corpus/.work/local").glob("*.json"))
+        subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
+        build_corpus(settings(tmp_path / "more"), small / "corpus", num_workers=1)
+        assert verify_corpus(small / "corpus")
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def test_sources_are_kept_apart_with_their_weights_and_origins(tmp_path):
+    source = settings("x").sources[0].__class__
+    sources = tuple(
+        source(
+            name=name,
+            kind="files",
+            path=str(jsonl(tmp_path / f"{name}.jsonl", texts(150, seed=seed))),
+            weight=weight,
+        )
+        for name, seed, weight in [("a", 1, 0.75), ("b", 2, 0.25)]
+    )
+    manifest = build_corpus(settings("x", sources=sources), tmp_path / "corpus", num_workers=1)
+    assert [(s["name"], s["weight"]) for s in manifest["sources"]] == [("a", 0.75), ("b", 0.25)]
+    assert {
+        json.loads(line)["id"][0] for line in (tmp_path / "corpus/validation.jsonl").read_text().splitlines()
+    } <= {"a", "b"}
+    with pytest.raises(UserError, match="names of their own"):
+        build.prepare(settings("x", sources=sources[:1] * 2), tmp_path / "c", num_workers=1)

@@ -1,0 +1,142 @@
+"""`tst-titan data`: build the corpora of a study, look into shards, measure how fast a corpus is read."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `data` and its subcommands."""
+    data = subparsers.add_parser("data", help="build, inspect and measure corpora").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    build = data.add_parser("build", help="build the corpora that a study needs")
+    build.add_argument("study", type=Path, help="a study's definition, or the folder of all of them")
+    build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
+    build.add_argument("--corpus", help="build only the corpus of this id")
+    build.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    build.add_argument(
+        "--part",
+        type=_part,
+        metavar="K/N",
+        help="tokenize only the K-th of N shares (0 <= K < N) and stop; a later build without --part takes over what is there",
+    )
+    build.set_defaults(run=_build)
+
+    inspect = data.add_parser("inspect", help="show header, statistics and decoded samples")
+    inspect.add_argument("path", type=Path, help="a corpus folder or one shard")
+    inspect.add_argument(
+        "--verify", action="store_true", help="read everything: checksums, ids within the vocabulary"
+    )
+    inspect.add_argument("--samples", type=int, default=3, help="documents to show (default 3)")
+    inspect.set_defaults(run=_inspect)
+
+    bench = data.add_parser("bench", help="measure how fast one process reads a corpus")
+    bench.add_argument("path", type=Path, help="a corpus folder")
+    bench.add_argument("--seq-len", type=int, default=2048)
+    bench.add_argument("--bag-size", type=int, default=1)
+    bench.add_argument("--sequences", type=int, default=8, help="sequences a batch (default 8)")
+    bench.add_argument("--block-tokens", type=int, default=2048)
+    bench.add_argument("--seconds", type=float, default=2.0)
+    bench.add_argument(
+        "--segment",
+        type=Path,
+        help="results/segments/SEGMENT_ID: compare with the data tokens/s that its training consumed",
+    )
+    bench.set_defaults(run=_bench)
+
+    statistics = data.add_parser(
+        "stats", help="mutual information of tokens by their distance, with its power law"
+    )
+    statistics.add_argument("path", type=Path, help="a corpus folder")
+    statistics.add_argument("--distance", type=int, default=32, help="largest distance (default 32)")
+    statistics.add_argument(
+        "--tokens", type=int, default=5_000_000, help="tokens to read (default 5,000,000)"
+    )
+    statistics.set_defaults(run=_statistics)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: write K/N with 0 <= K < N, for example 0/4")
+    return int(part), int(parts)
+
+
+def _build(args: argparse.Namespace) -> None:
+    from tst_titan.data.build import build_corpus, tokenize_part
+    from tst_titan.errors import UserError
+    from tst_titan.plan import load_plan, load_plans
+
+    if args.study.is_dir():
+        plans = load_plans(args.study, args.results)[0].values()
+        corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
+    else:
+        corpora = load_plan(args.study, args.results).corpora
+    if args.corpus and args.corpus not in corpora:
+        raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
+    for identity in [args.corpus] if args.corpus else corpora:
+        folder = args.results / "data" / identity
+        if args.part:
+            tokenize_part(corpora[identity], folder, args.part, num_workers=args.workers)
+            continue
+        manifest = build_corpus(corpora[identity], folder, num_workers=args.workers)
+        num_tokens = sum(source["num_tokens"] for source in manifest["sources"])
+        held_out = manifest["validation"]["num_tokens"]
+        print(f"{folder}: {num_tokens:,} training tokens, {held_out:,} held out")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from tst_titan.data.inspect import describe_corpus, describe_shard
+    from tst_titan.data.manifest import verify_corpus
+    from tst_titan.data.shards import verify_shard
+
+    if args.path.is_dir():
+        print(describe_corpus(args.path, num_samples=args.samples))
+        if args.verify:
+            print(
+                f"verified: {verify_corpus(args.path):,} tokens, all checksums right, all ids within the vocabulary"
+            )
+    else:
+        print(describe_shard(args.path, num_samples=args.samples))
+        if args.verify:
+            print(
+                f"verified: {verify_shard(args.path).num_tokens:,} tokens, checksum right, all ids within the vocabulary"
+            )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from tst_titan.data.inspect import consumed_rate, measure_reading
+
+    measured = measure_reading(
+        args.path,
+        num_lanes=args.sequences,
+        tokens_per_lane=args.seq_len * args.bag_size,
+        lookahead=args.bag_size,
+        block_tokens=args.block_tokens,
+        seconds=args.seconds,
+    )
+    print(
+        f"first batch after {measured.first_batch_s * 1e3:.1f} ms, then {measured.tokens_per_s / 1e6:.1f}M tokens/s (one process)"
+    )
+    if args.segment:
+        consumed = consumed_rate(args.segment)
+        ratio = measured.tokens_per_s / consumed
+        print(
+            f"{args.segment}: training consumed {consumed:,.0f} data tokens/s: reading is {ratio:,.0f} times as fast"
+        )
+
+
+def _statistics(args: argparse.Namespace) -> None:
+    from tst_titan.data.statistics import fit_power_law, mutual_information
+
+    distances = range(1, args.distance + 1)
+    information = mutual_information(args.path, distances, args.tokens)
+    law = fit_power_law(distances, information)
+    print("distance  mutual information (nats)")
+    for distance, value in zip(distances, information, strict=True):
+        print(f"{distance:8d}  {value:.4f}")
+    print(f"fit: {law.c0:.3f} + {law.a:.3f} * d^{law.k:.3f}, root mean square residual {law.residual:.4f}")

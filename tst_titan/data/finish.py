@@ -1,0 +1,276 @@
+"""From tokenized groups to a whole corpus: repeated documents, the validation split, the manifest.
+
+Nothing in the work folder is changed, so that this step can be killed and started again at any point.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tst_titan.data.build import SourceJobs
+from tst_titan.data.documents import HELD_OUT_ONE_IN
+from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
+from tst_titan.data.shards import (
+    Columns,
+    Shard,
+    ShardHeader,
+    id_dtype,
+    open_shard,
+    select_documents,
+    write_shard,
+)
+from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
+from tst_titan.errors import UserError
+from tst_titan.files import read_json, whole_file, write_json
+from tst_titan.plan.settings import CorpusSettings
+
+
+@dataclass(frozen=True)
+class _Group:
+    job: GroupJob
+    result: GroupResult
+    shards: tuple[Shard, ...]
+
+
+def finish(
+    settings: CorpusSettings,
+    out_dir: Path,
+    prepared: Sequence[SourceJobs],
+    results: Sequence[Sequence[GroupResult]],
+) -> dict[str, Any]:
+    """Put the corpus together and write corpus.json last. Returns the manifest."""
+    use_threads(True)
+    tokenizer = load_tokenizer(prepared[0].jobs[0].tokenizer_folder)
+    groups = [
+        [_opened(part.jobs[result.number], result) for result in of_source]
+        for part, of_source in zip(prepared, results, strict=True)
+    ]
+    for split in ("train", "validation"):
+        shutil.rmtree(out_dir / split, ignore_errors=True)
+    repeated = _repeated([group for of_source in groups for group in of_source])
+    counts = np.zeros(tokenizer.num_ids, dtype=np.int64)
+    index: list[dict[str, Any]] = []
+    sources, notes, at = [], [], 0
+    for part, of_source in zip(prepared, groups, strict=True):
+        drop = repeated[at : at + len(of_source)]
+        at += len(of_source)
+        shards, num_dropped = _training_split(settings, out_dir, of_source, drop, counts, index)
+        sources.append(
+            {
+                "name": part.source.name,
+                "weight": part.source.weight,
+                **_totals(shards),
+                "origin": part.listing.origin,
+            }
+        )
+        notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
+        if not sources[-1]["num_tokens"]:
+            raise UserError(f"corpus source {part.source.name}: no document to train on; {_held_out_rule()}")
+    validation = _validation_split(
+        settings, out_dir, [g for of_source in groups for g in of_source], tokenizer
+    )
+    num_tokens = sum(source["num_tokens"] for source in sources)
+    manifest = {
+        "corpus_id": settings.id,
+        "settings": asdict(settings),
+        "tokenizer": {
+            "vocab_size": settings.tokenizer.vocab_size,
+            "num_ids": tokenizer.num_ids,
+            "digest": tokenizer.digest,
+            "eos_id": tokenizer.eos_id,
+        },
+        "sources": sources,
+        "validation": validation,
+        "unigram_entropy": _entropy(counts),
+        "bytes_per_token": sum(source["num_bytes"] for source in sources) / num_tokens,
+        "notes": [*notes, _held_out_rule()],
+    }
+    manifest["digest"] = _corpus_digest(manifest)
+    with whole_file(out_dir / "shards.parquet") as part_file:
+        pq.write_table(pa.Table.from_pylist(index), part_file)
+    write_json(out_dir / "corpus.json", manifest)
+    return read_json(out_dir / "corpus.json")
+
+
+def _held_out_rule() -> str:
+    return f"one document in {HELD_OUT_ONE_IN}, by its hash, is held out of training; the smallest hashes are the validation split"
+
+
+def _opened(job: GroupJob, result: GroupResult) -> _Group:
+    folder = job.file("").parent
+    return _Group(job, result, tuple(open_shard(folder / name) for name in result.shards))
+
+
+def _repeated(groups: Sequence[_Group]) -> list[np.ndarray]:
+    """For each group the hashes of its documents that an earlier group holds already."""
+    own = [
+        np.unique(np.concatenate([shard.document_hashes for shard in group.shards]))
+        if group.shards
+        else np.empty(0, np.uint64)
+        for group in groups
+    ]
+    hashes = np.concatenate(own)
+    # Stable: among equal hashes the earliest group comes first and keeps its document.
+    order = np.argsort(hashes, kind="stable")
+    again = np.zeros(len(hashes), dtype=bool)
+    again[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    ends = np.cumsum([len(one) for one in own])[:-1]
+    return [one[mask] for one, mask in zip(own, np.split(again, ends), strict=True)]
+
+
+def _training_split(
+    settings: CorpusSettings,
+    out_dir: Path,
+    groups: Sequence[_Group],
+    repeated: Sequence[np.ndarray],
+    counts: np.ndarray,
+    index: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], int]:
+    """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`, `index`."""
+    left = settings.max_tokens or np.iinfo(np.int64).max
+    placed: list[dict[str, Any]] = []
+    num_dropped = 0
+    for group, drop in zip(groups, repeated, strict=True):
+        num_dropped += len(drop)
+        with group.job.file(".counts.npy").open("rb") as file:
+            counts += np.load(file, allow_pickle=False)
+        for shard in group.shards:
+            keep = ~np.isin(shard.document_hashes, drop)
+            lengths = np.diff(shard.document_offsets)
+            keep &= np.cumsum(np.where(keep, lengths, 0)) <= left
+            left -= int(lengths[keep].sum())
+            if not keep.all():
+                counts -= np.bincount(shard.ids[np.repeat(~keep, lengths)], minlength=len(counts))
+            if keep.any():
+                name = f"train/{group.job.source.name}/{len(placed):05d}.arrow"
+                header = _place(group.job, shard, keep, out_dir / name)
+                placed.append(_entry(name, header))
+                index.append(
+                    {
+                        "source": header.source,
+                        **placed[-1],
+                        "inputs": [entry.name for entry in group.job.inputs],
+                    }
+                )
+    return placed, num_dropped
+
+
+def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHeader:
+    """The shard at its final place: a second name of the same file where all of it is kept."""
+    if not keep.all():
+        return write_training_shard(path, select_documents([shard], [keep]), job)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(shard.path, path)
+        except OSError:
+            # A file system without hard links.
+            with whole_file(path) as part:
+                shutil.copyfile(shard.path, part)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    return shard.header
+
+
+def _validation_split(
+    settings: CorpusSettings, out_dir: Path, groups: Sequence[_Group], tokenizer: CorpusTokenizer
+) -> dict[str, Any]:
+    """Held-out documents in the order of their hashes until `validation_tokens` are reached."""
+    documents: dict[int, dict[str, Any]] = {}
+    for group in groups:
+        with group.job.file(".held_out.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                document = json.loads(line)
+                documents.setdefault(document["hash"], document)
+    ids: list[np.ndarray] = []
+    hashes: list[int] = []
+    sizes: list[int] = []
+    chosen: list[dict[str, Any]] = []
+    num_tokens = 0
+    for document in (documents[key] for key in sorted(documents)):
+        if num_tokens >= settings.validation_tokens:
+            break
+        cut = pieces(tokenizer.encode([document["text"]])[0], tokenizer.eos_id, settings.max_document_tokens)
+        if not cut:
+            continue
+        chosen.append(document)
+        ids += cut
+        hashes += [document["hash"]] * len(cut)
+        sizes += [len(document["text"].encode()), *[0] * (len(cut) - 1)]
+        num_tokens += sum(map(len, cut))
+    if num_tokens < max(1, settings.validation_tokens):
+        raise UserError(
+            f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} held-out "
+            f"documents hold {num_tokens:,} tokens; {_held_out_rule()}: lower validation_tokens or add documents"
+        )
+    columns = Columns(
+        np.concatenate(ids).astype(id_dtype(settings.tokenizer.vocab_size)),
+        np.concatenate([[0], np.cumsum([len(piece) for piece in ids])]).astype(np.int64),
+        np.array(hashes, dtype=np.uint64),
+        np.array(sizes, dtype=np.int64),
+    )
+    name = "validation/00000.arrow"
+    header = write_shard(
+        out_dir / name,
+        columns,
+        corpus_id=settings.id,
+        source="+".join(source.name for source in settings.sources),
+        split="validation",
+        tokenizer_digest=tokenizer.digest,
+        vocab_size=settings.tokenizer.vocab_size,
+    )
+    with whole_file(out_dir / "validation.jsonl") as part, part.open("w", encoding="utf-8") as file:
+        for document in chosen:
+            file.write(
+                json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n"
+            )
+    return {"name": "validation", **_totals([_entry(name, header)])}
+
+
+def _entry(name: str, header: ShardHeader) -> dict[str, Any]:
+    return {
+        "file": name,
+        "num_tokens": header.num_tokens,
+        "num_documents": header.num_documents,
+        "num_bytes": header.num_bytes,
+        "checksum": header.checksum,
+    }
+
+
+def _totals(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    sums = {key: sum(shard[key] for shard in shards) for key in ("num_tokens", "num_documents", "num_bytes")}
+    return {**sums, "shards": shards}
+
+
+def _tally_notes(name: str, groups: Sequence[_Group], num_dropped: int) -> list[str]:
+    tally: Counter[str] = Counter()
+    for group in groups:
+        tally.update(dict(group.result.tally))
+    if num_dropped:
+        tally["exact duplicates dropped"] += num_dropped
+    return [f"{name}: {count} {what}" for what, count in sorted(tally.items())]
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of the distribution that these counts are of."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+def _corpus_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 over the tokenizer and every shard's checksum: what a run's provenance cites."""
+    parts = [manifest["tokenizer"]["digest"]]
+    parts += [
+        s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]
+    ]
+    return sha256("\n".join(parts).encode()).hexdigest()

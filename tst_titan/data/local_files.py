@@ -1,0 +1,197 @@
+"""Local text, JSONL and Parquet files, plain or compressed with gzip or zstandard.
+
+A text file is one document, a JSONL line or a Parquet row one each. Inside a folder, files are taken by their suffix;
+a file named directly or by a pattern is plain text unless its suffix says otherwise.
+"""
+
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from tst_titan.data.documents import Input, decoded, valid_text
+from tst_titan.errors import UserError
+from tst_titan.plan.settings import SourceSettings
+
+_FORMATS = {
+    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    ".parquet": "parquet",
+}
+_COMPRESSED = {".gz", ".zst"}
+_ROWS_AT_ONCE = 1024
+
+
+def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], list[str]]:
+    """The files of `source.path`, sorted by name. Raises `UserError` where there is none."""
+    path = Path(source.path).expanduser()
+    skipped = 0
+    if path.is_dir():
+        root = path
+        found = [
+            p
+            for p in sorted(path.glob(source.file_pattern or "**/*"))
+            if p.is_file() and not p.name.startswith(".")
+        ]
+        files = found if source.file_pattern else [p for p in found if _format(p)]
+        skipped = len(found) - len(files)
+    elif path.is_file():
+        root, files = path.parent, [path]
+    else:
+        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207
+        fixed = [part for part in path.parent.parts if not glob.has_magic(part)]
+        root = Path(*fixed) if fixed and files and files[0].is_relative_to(Path(*fixed)) else Path()
+    if not files:
+        pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
+        raise UserError(
+            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file "
+            f"(known: {' '.join(_FORMATS)}, plain, .gz or .zst); correct `path` in the study"
+        )
+    inputs = []
+    for file in files:
+        status = file.stat()
+        name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+        inputs.append(Input(name, str(file), status.st_size, version=str(status.st_mtime_ns)))
+    notes = [f"{source.name}: {skipped} files of other kinds left out"] if skipped else []
+    return (
+        inputs,
+        {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)},
+        notes,
+    )
+
+
+def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Iterate (id, text) of one file."""
+    path = Path(entry.path)
+    kind = _format(path)
+    reader = {"jsonl": _read_jsonl, "parquet": _read_parquet}.get(kind, _read_text)
+    try:
+        yield from reader(source, entry, path, tally)
+    except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+        raise UserError(
+            f"{path}: damaged compressed file ({error}); replace or remove it and run again"
+        ) from error
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
+
+
+def _format(path: Path) -> str:
+    """ "text", "jsonl", "parquet", or "" for an unknown suffix."""
+    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    return _FORMATS.get(suffix.lower(), "")
+
+
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(_WholeZstd(path))
+    return path.open("rb")
+
+
+class _WholeZstd(io.RawIOBase):
+    """A zstandard file as a stream that refuses an end in the middle of a frame."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._pending = b""
+        self._in_frame = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            data = self._decompressor.unused_data if self._decompressor.eof else b""
+            if self._decompressor.eof:
+                self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+                self._in_frame = False
+            data = data or self._file.read(2**17)
+            if not data:
+                if self._in_frame:
+                    raise EOFError("the file ends before the end of its last frame")
+                return 0
+            self._in_frame = True
+            self._pending = self._decompressor.decompress(data)
+        count = min(len(buffer), len(self._pending))
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _read_text(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    with _opened(path) as file:
+        yield entry.name, decoded(file.read(), tally)
+
+
+def _read_jsonl(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    column = source.text_column
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(decoded(line, tally))
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line"
+                ) from error
+            if not isinstance(row, dict) or column not in row:
+                there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise UserError(
+                    f"{path}, line {number}: no column {column!r} (there: {there}); set `text_column`"
+                )
+            if not isinstance(row[column] or "", str):
+                raise UserError(
+                    f"{path}, line {number}: column {column!r} is {type(row[column]).__name__}, not text"
+                )
+            yield f"{entry.name}:{number}", valid_text(row[column] or "", tally)
+
+
+def _read_parquet(
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    column = source.text_column
+    if path.suffix in _COMPRESSED:
+        raise UserError(f"{path}: Parquet compresses by itself; unpack this file")
+    with pq.ParquetFile(path, memory_map=True) as file:
+        schema = file.schema_arrow
+        if column not in schema.names:
+            raise UserError(
+                f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`"
+            )
+        kind = schema.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")
+        row = 0
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
+            # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
+            for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                yield f"{entry.name}:{row}", decoded(value or b"", tally)
+                row += 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

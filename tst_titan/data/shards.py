@@ -1,0 +1,162 @@
+"""A shard: one Arrow IPC file with a flat run of token ids, written whole and read in place.
+
+The file holds ONE record batch of one row with four list columns, so that each column's values are one contiguous
+buffer in the memory-mapped file: `ids` (uint16 or uint32, N), `document_offsets` (int64, D + 1: where each document
+starts, then N), `document_hashes` (uint64, D) and `document_bytes` (int64, D). The schema's metadata hold the header.
+Opening reads the header and the footer only; the checksum is read in a pass of its own.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tst_titan.errors import UserError
+from tst_titan.files import whole_file
+
+_KEY = b"tst_titan.shard"
+_FORMAT = 1
+_MEND = "delete the corpus folder and build it again with `tst-titan data build`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardHeader:
+    """What a shard says of itself. `checksum`: SHA-256 of its four columns. `num_bytes`: UTF-8 bytes of the texts."""
+
+    corpus_id: str
+    source: str
+    split: str
+    tokenizer_digest: str
+    vocab_size: int
+    num_tokens: int
+    num_documents: int
+    num_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open shard: read-only views into the mapped file."""
+
+    path: Path
+    header: ShardHeader
+    ids: np.ndarray
+    document_offsets: np.ndarray
+    document_hashes: np.ndarray
+    document_bytes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A shard's content in memory or mapped; the meaning is the file's."""
+
+    ids: np.ndarray
+    document_offsets: np.ndarray
+    document_hashes: np.ndarray
+    document_bytes: np.ndarray
+
+    def as_tuple(self) -> tuple[np.ndarray, ...]:
+        return (self.ids, self.document_offsets, self.document_hashes, self.document_bytes)
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where every id fits, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def write_shard(
+    path: Path,
+    columns: Columns,
+    *,
+    corpus_id: str,
+    source: str,
+    split: str,
+    tokenizer_digest: str,
+    vocab_size: int,
+) -> ShardHeader:
+    """Write a shard, whole or not at all, and return its header. Equal content gives equal bytes."""
+    header = ShardHeader(
+        corpus_id=corpus_id,
+        source=source,
+        split=split,
+        tokenizer_digest=tokenizer_digest,
+        vocab_size=vocab_size,
+        num_tokens=len(columns.ids),
+        num_documents=len(columns.document_hashes),
+        num_bytes=int(columns.document_bytes.sum()),
+        checksum=_checksum(columns),
+    )
+    names = ("ids", "document_offsets", "document_hashes", "document_bytes")
+    lists = [
+        pa.LargeListArray.from_arrays([0, len(column)], pa.array(column)) for column in columns.as_tuple()
+    ]
+    metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(header)}, sort_keys=True).encode()}
+    schema = pa.schema([pa.field(n, a.type) for n, a in zip(names, lists, strict=True)], metadata=metadata)
+    batch = pa.RecordBatch.from_arrays(lists, schema=schema)
+    with whole_file(path) as part, part.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(batch)
+    return header
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a shard and check its header against its columns; a file that was cut short is a `UserError`.
+
+    Costs the same for every size: no id is read.
+    """
+    path = Path(path)
+    try:
+        with pa.memory_map(str(path), "r") as file:
+            reader = pa.ipc.open_file(file)
+            stored = json.loads((reader.schema.metadata or {})[_KEY])
+            batch = reader.get_batch(0)
+            columns = [batch.column(i).values.to_numpy(zero_copy_only=True) for i in range(batch.num_columns)]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such shard; {_MEND}") from None
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = "no shard header" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a whole shard, cut short or damaged ({reason}); {_MEND}") from error
+    if stored.pop("format") != _FORMAT:
+        raise UserError(f"{path}: a shard of another format than {_FORMAT}; {_MEND}")
+    shard = Shard(path, ShardHeader(**stored), *columns)
+    header, offsets = shard.header, shard.document_offsets
+    lengths = (len(shard.ids), len(offsets) - 1, len(shard.document_hashes), len(shard.document_bytes))
+    if lengths != (header.num_tokens, *[header.num_documents] * 3) or offsets[-1] != header.num_tokens:
+        raise UserError(f"{path}: its header says {header.num_tokens} tokens, its columns do not; {_MEND}")
+    return shard
+
+
+def verify_shard(path: Path) -> ShardHeader:
+    """Read a whole shard: its checksum must be the header's and every id below the vocabulary's size."""
+    shard = open_shard(path)
+    columns = Columns(shard.ids, shard.document_offsets, shard.document_hashes, shard.document_bytes)
+    if _checksum(columns) != shard.header.checksum:
+        raise UserError(f"{path}: wrong checksum, its content was changed after it was written; {_MEND}")
+    if len(shard.ids) and int(shard.ids.max()) >= shard.header.vocab_size:
+        raise UserError(
+            f"{path}: holds id {int(shard.ids.max())}, beyond the vocabulary of {shard.header.vocab_size} ids; {_MEND}"
+        )
+    return shard.header
+
+
+def select_documents(shards: Sequence[Shard], keep: Sequence[np.ndarray]) -> Columns:
+    """The documents of `shards` where `keep` (one boolean array a shard) is true, joined in order."""
+    ids, lengths, hashes, sizes = [], [], [], []
+    for shard, mask in zip(shards, keep, strict=True):
+        length = np.diff(shard.document_offsets)
+        ids.append(shard.ids[np.repeat(mask, length)])
+        lengths.append(length[mask])
+        hashes.append(shard.document_hashes[mask])
+        sizes.append(shard.document_bytes[mask])
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return Columns(np.concatenate(ids), offsets, np.concatenate(hashes), np.concatenate(sizes))
+
+
+def _checksum(columns: Columns) -> str:
+    digest = hashlib.sha256()
+    for column in columns.as_tuple():
+        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""The corpus's tokenizer: trained here, a given tokenizer.json, or one of the hub.
+
+A tokenizer folder holds tokenizer.json and tokenizer_config.json, as `transformers.AutoTokenizer` reads them. Every
+document is followed by the end-of-text token. Special tokens are never recognized inside of a text: a literal
+"<|endoftext|>" there is encoded as ordinary characters.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tst_titan.errors import UserError
+from tst_titan.files import digest_file, read_json, whole_file, write_json
+from tst_titan.plan.settings import TokenizerSettings
+
+END_OF_TEXT = "<|endoftext|>"
+# Looked for in this order where no tokenizer_config.json names the end-of-text token.
+KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+
+
+@dataclass(frozen=True)
+class CorpusTokenizer:
+    """A loaded tokenizer. `digest` is the SHA-256 of its tokenizer.json; `num_ids` counts special tokens too."""
+
+    tokenizer: Tokenizer
+    digest: str
+    eos_id: int
+    num_ids: int
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids (int64) of each text, special tokens neither added nor recognized."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+
+def use_threads(threads: bool) -> None:
+    """Whether the `tokenizers` library spreads a call over all cores of this process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads else "false"
+
+
+def load_tokenizer(folder: Path) -> CorpusTokenizer:
+    """Load a tokenizer folder. Raises `UserError` where a file is missing or damaged or no end of text is known."""
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = _from_file(path)
+    eos_id = tokenizer.token_to_id(_end_of_text(tokenizer, path))
+    assert eos_id is not None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    num_ids = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return CorpusTokenizer(tokenizer, digest_file(path), eos_id, num_ids)
+
+
+def train_bpe(folder: Path, texts: Iterable[str], vocab_size: int) -> None:
+    """Train a byte-level BPE of `vocab_size` ids (256 bytes and the end of text included) and write its folder.
+
+    The same texts give the same file. Fewer ids result where the texts have too few pairs to merge.
+    """
+    if vocab_size < 257:
+        raise UserError(f"tokenizer vocab_size {vocab_size}: a byte-level BPE needs at least 257 ids")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    _write(folder, tokenizer)
+
+
+def copy_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
+    """Bring a given tokenizer ("file" or "hub") into `folder`. Raises `UserError` where it cannot be had."""
+    if settings.kind == "hub":
+        from transformers import AutoTokenizer
+
+        try:
+            given = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"tokenizer {settings.name}: cannot be loaded from the hub: {reason}") from error
+        backend = getattr(given, "backend_tokenizer", None)
+        if backend is None:
+            raise UserError(f"tokenizer {settings.name}: has no tokenizer.json; choose one that has")
+        _write(folder, backend, eos=given.eos_token)
+        return
+    path = Path(settings.name).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    tokenizer = _from_file(path)
+    _write(folder, tokenizer, eos=_end_of_text(tokenizer, path), original=path)
+
+
+def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) -> None:
+    """Raise `UserError` where the tokenizer has ids that a model with this `vocab_size` lacks."""
+    if tokenizer.num_ids > settings.vocab_size:
+        raise UserError(
+            f"tokenizer {settings.name or settings.kind}: has ids up to {tokenizer.num_ids - 1}, beyond vocab_size "
+            f"{settings.vocab_size}; set vocab_size to {tokenizer.num_ids} or more in the study"
+        )
+
+
+def _from_file(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise UserError(f"{path}: no such tokenizer file; correct the tokenizer's path in the study")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:200]})") from error
+
+
+def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
+    """The end-of-text token: what tokenizer_config.json beside the file says, else the first known one."""
+    config = path.with_name("tokenizer_config.json")
+    if config.is_file():
+        eos = read_json(config, mend="replace it").get("eos_token")
+        eos = eos.get("content") if isinstance(eos, dict) else eos
+        if eos is not None and tokenizer.token_to_id(eos) is not None:
+            return eos
+    for eos in KNOWN_ENDS:
+        if tokenizer.token_to_id(eos) is not None:
+            return eos
+    raise UserError(
+        f"{path}: no end-of-text token among {', '.join(KNOWN_ENDS)}; name it as `eos_token` in tokenizer_config.json beside it"
+    )
+
+
+def _write(folder: Path, tokenizer: Tokenizer, eos: str = END_OF_TEXT, original: Path | None = None) -> None:
+    with whole_file(Path(folder) / "tokenizer.json") as part:
+        if original is not None:
+            shutil.copyfile(original, part)
+        else:
+            part.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 10**30,
+    }
+    write_json(Path(folder) / "tokenizer_config.json", config)

@@ -1,0 +1,166 @@
+"""A finished segment's checkpoint: where it is, which one it is, and the whole model in it."""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tst_titan.errors import UserError
+from tst_titan.files import read_json
+from tst_titan.plan.settings import Segment, segment_from_dict
+
+Dtype = Literal["float32", "bfloat16"]
+# Blocks read of each data file for the digest.
+_BLOCKS, _BLOCK_BYTES = 16, 4096
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The checkpoint at the end of a finished segment."""
+
+    segment: Segment
+    folder: Path
+    """The segment's folder, `results/segments/SEGMENT_ID`."""
+    name: str
+    """Path of the checkpoint inside of it, `checkpoint/step-N`."""
+    done: dict[str, Any]
+    """`done.json`."""
+    corpus_dir: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        return self.corpus_dir / "tokenizer"
+
+    def digest(self) -> str:
+        """Which training made these weights: 16 hex digits, the same for a copy, another for another training.
+
+        SHA-256 of the index and of each data file's name, size and 16 blocks spread evenly over it: the size of the
+        checkpoint does not matter, and no time stamp does.
+        """
+        digest = hashlib.sha256()
+        for path in sorted(self.path.iterdir()):
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}\n".encode())
+            with path.open("rb") as file:
+                for block in range(_BLOCKS):
+                    file.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+                    digest.update(file.read(_BLOCK_BYTES))
+        return digest.hexdigest()[:16]
+
+
+def find_checkpoint(results: Path, segment_id: str) -> Checkpoint:
+    """The last checkpoint of a finished segment.
+
+    Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
+    checkpoint or corpus is missing.
+    """
+    folder = results / "segments" / segment_id
+    settings_file = folder / "settings.json"
+    if not settings_file.is_file():
+        raise UserError(f"{folder}: no such segment{_nearest(results, segment_id)}")
+    try:
+        segment = segment_from_dict(read_json(settings_file))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{settings_file}: not the settings of a segment ({error!r}); train the segment again"
+        ) from error
+    if segment.id != segment_id:
+        raise UserError(
+            f"{settings_file}: holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}"
+        )
+    if not (folder / "done.json").is_file():
+        raise UserError(
+            f"{folder}: not finished (no done.json); train it first: tst-titan train {segment_id}"
+        )
+    done = read_json(folder / "done.json", mend=f"delete it and run again: tst-titan train {segment_id}")
+    checkpoint = Checkpoint(
+        segment, folder, done["checkpoint"], done, results / "data" / segment.recipe.corpus.id
+    )
+    if not (checkpoint.path / ".metadata").is_file():
+        raise UserError(
+            f"{checkpoint.path}: the checkpoint is missing; delete {folder / 'done.json'} and train the segment again"
+        )
+    if not (checkpoint.corpus_dir / "corpus.json").is_file():
+        raise UserError(
+            f"{checkpoint.corpus_dir}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
+            "build it: tst-titan data build STUDY"
+        )
+    return checkpoint
+
+
+def _nearest(results: Path, segment_id: str) -> str:
+    import difflib
+
+    root = results / "segments"
+    known = [str(path.parent.relative_to(root)) for path in root.glob("*/*/settings.json")]
+    near = difflib.get_close_matches(segment_id, known, n=1, cutoff=0.5)
+    return f"; the nearest there is {near[0]}" if near else f"; {root} holds {len(known)} segments"
+
+
+def load_model(checkpoint: Checkpoint, *, device: str = "cpu", dtype: Dtype = "float32") -> Any:
+    """The whole model (torchtitan's `Decoder`) of a checkpoint, however it was sharded, in evaluation mode.
+
+    Expert biases and other buffers are loaded too. Raises `UserError` where the checkpoint is damaged or is of
+    another shape than the segment's settings say.
+    """
+    import torch
+
+    from tst_titan.train.titan.models import build_whole_model
+
+    recipe = checkpoint.segment.recipe
+    model = build_whole_model(
+        recipe.model, seq_len=recipe.seq_len, device=device, dtype=getattr(torch, dtype)
+    )
+    state = model.state_dict()
+    read_tensors(checkpoint, state)
+    model.load_state_dict(state)
+    return model
+
+
+def saved_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Name to metadata (`size`, `properties.dtype`) of every tensor in the checkpoint, optimizer moments included."""
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    try:
+        saved = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
+    except Exception as error:  # a damaged index can fail in any way
+        raise damaged(checkpoint, repr(error)) from error
+    return {name: entry for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
+    """Fill `tensors` (name to an allocated tensor) from the checkpoint in place, converting to their dtypes."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    saved = saved_tensors(checkpoint)
+    missing = [name for name in tensors if name not in saved]
+    if missing:
+        raise damaged(
+            checkpoint, f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    for name, tensor in tensors.items():
+        if tuple(saved[name].size) != tuple(tensor.shape):
+            raise damaged(
+                checkpoint,
+                f"{name} has shape {list(saved[name].size)}, the settings need {list(tensor.shape)}",
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(tensors, checkpoint_id=str(checkpoint.path), no_dist=True)
+    except (CheckpointException, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise damaged(checkpoint, str(error).strip().splitlines()[-1]) from error
+
+
+def damaged(checkpoint: Checkpoint, reason: str) -> UserError:
+    return UserError(
+        f"{checkpoint.path}: damaged, or not of this segment ({reason[:300]}); delete "
+        f"{checkpoint.folder / 'done.json'} and that checkpoint, and train the segment again"
+    )

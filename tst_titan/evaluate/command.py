@@ -1,0 +1,124 @@
+"""`tst-titan evaluate`, `tst-titan export` and `tst-titan fetch-eval-data`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the three commands of this stage."""
+    evaluate = subparsers.add_parser("evaluate", help="score a segment's checkpoint on lm-eval tasks")
+    evaluate.add_argument("segment", help="a finished segment's id, as below results/segments")
+    _add_tasks(evaluate)
+    _add_results(evaluate)
+    evaluate.add_argument("--limit", type=_positive, help="samples of each task (default: all)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    evaluate.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of weights and activations (default: float32 on a CPU, the training precision on a GPU)",
+    )
+    evaluate.add_argument(
+        "--through-export",
+        action="store_true",
+        help="run transformers on results/exports/SEGMENT_ID instead of torchtitan on the checkpoint",
+    )
+    evaluate.add_argument(
+        "--network", action="store_true", help="let tasks download data that the cache lacks"
+    )
+    evaluate.add_argument(
+        "--verbose", action="store_true", help="show lm-eval's own messages and progress bars"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    export = subparsers.add_parser(
+        "export", help="write a segment's checkpoint as a Hugging Face model directory"
+    )
+    export.add_argument("segment", help="a finished segment's id, as below results/segments")
+    _add_results(export)
+    export.add_argument(
+        "--out", type=Path, help="the directory to make (default: results/exports/SEGMENT_ID)"
+    )
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights (default: float32, exact)",
+    )
+    export.set_defaults(run=_export)
+
+    fetch = subparsers.add_parser(
+        "fetch-eval-data", help="download the data of tasks into the cache, for nodes without network"
+    )
+    _add_tasks(fetch)
+    fetch.set_defaults(run=_fetch)
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=["offline"],
+        metavar="NAME",
+        help="suites (offline, paper), tasks or groups of lm-eval, or your own in studies/tasks (default: offline)",
+    )
+    parser.add_argument(
+        "--task-definitions",
+        type=Path,
+        default=Path("studies/tasks"),
+        help="folder of your own task definitions",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number of samples, at least 1")
+    return int(text)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from tst_titan.evaluate.environment import prepare_environment
+
+    prepare_environment(network=args.network, verbose=args.verbose)
+    from tst_titan.evaluate.run import Evaluation, evaluate
+
+    paths = evaluate(
+        Evaluation(
+            results=args.results,
+            segment=args.segment,
+            groups=args.tasks,
+            limit=args.limit,
+            device=args.device,
+            dtype=args.dtype,
+            backend="export" if args.through_export else "checkpoint",
+            user_tasks=args.task_definitions,
+        )
+    )
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from tst_titan.evaluate.environment import prepare_environment
+
+    prepare_environment()
+    from tst_titan.evaluate.export import export
+
+    print(export(args.results, args.segment, out=args.out, dtype=args.dtype))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from tst_titan.evaluate.environment import prepare_environment
+
+    prepare_environment(network=True)
+    from tst_titan.evaluate.fetch import fetch
+
+    fetch(args.tasks, user_tasks=args.task_definitions)
+    return 0

@@ -1,0 +1,282 @@
+"""A checkpoint as a Hugging Face model directory, written shard by shard in bounded memory.
+
+Llama-3 shapes become `LlamaForCausalLM`, Qwen3-MoE shapes `Qwen3MoeForCausalLM`. A router trained with load balancing
+has a bias per expert that shifts which experts are chosen; no architecture of transformers holds it together with softmax
+scores and normalized queries and keys. Where a bias is not zero, the export therefore brings its own model code
+(`qwen3_moe_biased.py`), which transformers runs with `trust_remote_code=True` only and refuses to guess at without.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.errors import UserError
+from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, read_tensors
+from tst_titan.evaluate.model_card import model_card
+from tst_titan.files import read_json, whole_file, write_json, write_text
+from tst_titan.plan.settings import Recipe, segment_to_dict
+from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
+
+SHARD_BYTES = 5 * 10**9
+RECORD = "tst_titan.json"
+OWN_CODE = "qwen3_moe_biased"
+_BIAS = "moe.expert_bias_E"
+
+
+def export(
+    results: Path,
+    segment_id: str,
+    *,
+    out: Path | None = None,
+    dtype: Dtype = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write the last checkpoint of a segment to `out` (default `results/exports/SEGMENT_ID`) and return that path.
+
+    The directory appears whole or not at all. One that holds the same checkpoint already is left alone; an older
+    export is replaced, anything else there is a `UserError`. So is a tensor other than zero that transformers' model
+    has no place for.
+    """
+    checkpoint = find_checkpoint(results, segment_id)
+    folder = out or results / "exports" / segment_id
+    digest = checkpoint.digest()
+    if folder.exists() and any(folder.iterdir()):
+        there = read_export(folder)
+        if (there["checkpoint_digest"], there["dtype"]) == (digest, dtype):
+            return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        _write(checkpoint, part, dtype, shard_bytes, digest)
+        _put_in_place(part, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """The record of an export (`tst_titan.json`): segment, checkpoint digest, dtype, whether it needs its own code."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}"
+        )
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder}: not an export of tst-titan ({RECORD} is missing); choose another --out")
+    return read_json(folder / RECORD, mend="delete the folder and export again")
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    """Rename `part` to `folder`; an export that is there moves aside first and is deleted last."""
+    # mkdtemp's folders are private.
+    umask = os.umask(0)
+    os.umask(umask)
+    part.chmod(0o777 & ~umask)
+    if not folder.exists():
+        part.replace(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    folder.replace(old)
+    part.replace(folder)
+    shutil.rmtree(old)
+
+
+def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int, digest: str) -> None:
+    recipe = checkpoint.segment.recipe
+    biased = _has_biases(checkpoint)
+    shards = _plan(checkpoint, getattr(torch, dtype), shard_bytes)
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, shard in enumerate(shards, 1):
+        name = (
+            "model.safetensors"
+            if len(shards) == 1
+            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
+        tensors = {
+            key: tensor.contiguous()
+            for key, tensor in _converted(checkpoint, shard, getattr(torch, dtype)).items()
+        }
+        with whole_file(folder / name) as part:
+            save_file(tensors, part, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / "model.safetensors.index.json", index)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
+    _write_tokenizer(checkpoint.tokenizer_dir, folder, recipe.seq_len)
+    write_json(folder / "config.json", _config(recipe, tokenizer.eos_id, dtype, biased))
+    write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_id, "do_sample": False})
+    if biased:
+        shutil.copyfile(Path(__file__).with_name(f"{OWN_CODE}.py"), folder / f"{OWN_CODE}.py")
+    record = {
+        "segment": checkpoint.segment.id,
+        "checkpoint": checkpoint.name,
+        "checkpoint_digest": digest,
+        "dtype": dtype,
+        "needs_own_code": biased,
+        "settings": segment_to_dict(checkpoint.segment),
+        "done": checkpoint.done,
+        "provenance": _provenance(checkpoint),
+    }
+    write_json(folder / RECORD, record)
+    write_text(folder / "README.md", model_card(record, read_json(checkpoint.corpus_dir / "corpus.json")))
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.folder / "provenance.json"
+    return read_json(path, mend="delete it") if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """One tensor of torchtitan's state dict: name and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def _state(checkpoint: Checkpoint) -> list[_Saved]:
+    recipe = checkpoint.segment.recipe
+    model = build_whole_model(recipe.model, seq_len=recipe.seq_len, device="meta")
+    return [_Saved(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+
+
+def _plan(checkpoint: Checkpoint, dtype: torch.dtype, shard_bytes: int) -> list[list[_Saved]]:
+    """The model's tensors in shards of at most `shard_bytes` each, or of one tensor that is larger."""
+    shards: list[list[_Saved]] = []
+    room = 0
+    for saved in _state(checkpoint):
+        size = torch.Size(saved.shape).numel() * dtype.itemsize
+        if not shards or size > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(saved)
+        room -= size
+    return shards
+
+
+def _has_biases(checkpoint: Checkpoint) -> bool:
+    biases = {
+        saved.name: torch.empty(saved.shape) for saved in _state(checkpoint) if saved.name.endswith(_BIAS)
+    }
+    if biases:
+        read_tensors(checkpoint, biases)
+    return any(bool(bias.any()) for bias in biases.values())
+
+
+def _converted(checkpoint: Checkpoint, shard: list[_Saved], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A shard's tensors by transformers' names; every tensor that finds no place must be zero."""
+    model = checkpoint.segment.recipe.model
+    tensors = {
+        # Biases decide between experts whose scores may differ by less than bfloat16 resolves.
+        saved.name: torch.empty(saved.shape, dtype=torch.float32 if saved.name.endswith(_BIAS) else dtype)
+        for saved in shard
+    }
+    read_tensors(checkpoint, tensors)
+    converted: dict[str, torch.Tensor] = {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        if name.endswith(_BIAS):
+            if tensor.any():
+                converted[f"model.{name.removesuffix(_BIAS)}mlp.gate.e_score_correction_bias"] = tensor
+            continue
+        found = hugging_face_tensors(model, {name: tensor})
+        tied_head = model.tied_embeddings and name == "lm_head.weight"
+        if not found and not tied_head and tensor.any():
+            raise UserError(
+                f"{checkpoint.path}: {name} is not zero and transformers' {model.architecture} has no place for it; "
+                "evaluate the checkpoint directly instead of through an export"
+            )
+        converted |= found
+    return converted
+
+
+def _config(recipe: Recipe, eos_id: int, dtype: Dtype, biased: bool) -> dict[str, Any]:
+    model = recipe.model
+    common = {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.dim,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": recipe.seq_len,
+        "rms_norm_eps": model.norm_eps,
+        # Both spellings: of transformers 5 and of the versions before.
+        "rope_theta": model.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "tie_word_embeddings": model.tied_embeddings,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": eos_id,
+        "pad_token_id": None,
+        "use_cache": True,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    if model.moe is None:
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "intermediate_size": model.ffn_dim,
+            "mlp_bias": False,
+            **common,
+        }
+    moe = {
+        "num_experts": model.moe.num_experts,
+        "num_experts_per_tok": model.moe.top_k,
+        "moe_intermediate_size": model.moe.expert_ffn_dim,
+        # Of layers without experts, of which there are none.
+        "intermediate_size": model.moe.expert_ffn_dim,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "router_aux_loss_coef": 0.0,
+    }
+    if not biased:
+        return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **moe, **common}
+    return {
+        "architectures": ["Qwen3MoeBiasedForCausalLM"],
+        "model_type": "qwen3_moe_biased",
+        "auto_map": {
+            "AutoConfig": f"{OWN_CODE}.Qwen3MoeBiasedConfig",
+            "AutoModelForCausalLM": f"{OWN_CODE}.Qwen3MoeBiasedForCausalLM",
+        },
+        **moe,
+        **common,
+    }
+
+
+def _write_tokenizer(source: Path, folder: Path, seq_len: int) -> None:
+    """The corpus's tokenizer, adding no special token of its own: training put none before a document."""
+    tokenizer = read_json(source / "tokenizer.json", mend="build the corpus again")
+    tokenizer["post_processor"] = _without_templates(tokenizer.get("post_processor"))
+    write_text(folder / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False))
+    config = read_json(source / "tokenizer_config.json", mend="build the corpus again")
+    config |= {"bos_token": None, "add_bos_token": False, "add_eos_token": False, "model_max_length": seq_len}
+    write_json(folder / "tokenizer_config.json", config)
+
+
+def _without_templates(post_processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    if post_processor is None or post_processor["type"] == "TemplateProcessing":
+        return None
+    if post_processor["type"] == "Sequence":
+        kept = [part for part in map(_without_templates, post_processor["processors"]) if part is not None]
+        return {**post_processor, "processors": kept} if kept else None
+    return post_processor

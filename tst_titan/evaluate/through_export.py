@@ -1,0 +1,50 @@
+"""lm-eval's own Hugging Face backend on an export: the second opinion on a checkpoint's scores.
+
+It needs the packages of `lm-eval[hf]` (accelerate, peft) and applies the head everywhere, so it is slower.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+
+from tst_titan.errors import UserError
+from tst_titan.evaluate.checkpoint import Checkpoint, Dtype
+from tst_titan.evaluate.export import read_export
+
+_CPU_BATCH = 8
+
+
+class ExportLM(HFLM):
+    """The Hugging Face backend without progress bars."""
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None
+    ) -> Any:
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return super().generate_until(requests, disable_tqdm=True)
+
+
+def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dtype) -> ExportLM:
+    """The export in `folder`, if it is one of this checkpoint; else a `UserError`."""
+    exported = read_export(folder)
+    if exported["checkpoint_digest"] != checkpoint.digest():
+        raise UserError(
+            f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
+        )
+    return ExportLM(
+        pretrained=str(folder),
+        device=device,
+        dtype=dtype,
+        batch_size=_CPU_BATCH if device == "cpu" else "auto",
+        # Only for the code that an export of ours brings along.
+        trust_remote_code=exported["needs_own_code"],
+    )

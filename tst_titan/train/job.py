@@ -1,0 +1,62 @@
+"""One training job as a file: what the launcher hands to the workers (`job.json`)."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tst_titan.files import read_json, write_json
+from tst_titan.plan.settings import Segment, segment_from_dict, segment_to_dict
+from tst_titan.train.hardware import Hardware
+
+# Exit status of a job that was told to stop, saved, and should be run again (BSD's EX_TEMPFAIL).
+EXIT_CONTINUE = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A segment to train in `folder`, with what it reads and how often it logs, validates."""
+
+    segment: Segment
+    hardware: Hardware
+    folder: Path
+    corpus_dir: Path
+    parent_checkpoint: Path | None
+    log_every: int
+    validate_every: int
+    validation_tokens: int
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoint"
+
+
+def write_job(job: Job) -> Path:
+    """Write `job.json` and `settings.json` (the science alone) into the segment's folder."""
+    paths = {name: str(getattr(job, name).absolute()) for name in ("folder", "corpus_dir")}
+    write_json(job.folder / "settings.json", segment_to_dict(job.segment))
+    write_json(
+        job.folder / "job.json",
+        {
+            "segment": segment_to_dict(job.segment),
+            "hardware": asdict(job.hardware),
+            **paths,
+            "parent_checkpoint": str(job.parent_checkpoint.absolute()) if job.parent_checkpoint else None,
+            "log_every": job.log_every,
+            "validate_every": job.validate_every,
+            "validation_tokens": job.validation_tokens,
+        },
+    )
+    return job.folder / "job.json"
+
+
+def read_job(path: Path) -> Job:
+    """The inverse of `write_job`."""
+    value = read_json(path)
+    parent = value.pop("parent_checkpoint")
+    return Job(
+        segment=segment_from_dict(value.pop("segment")),
+        hardware=Hardware(**value.pop("hardware")),
+        folder=Path(value.pop("folder")),
+        corpus_dir=Path(value.pop("corpus_dir")),
+        parent_checkpoint=Path(parent) if parent else None,
+        **value,
+    )

@@ -1,0 +1,166 @@
+"""A segment and its hardware as one torchtitan configuration."""
+
+import torch
+from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
+from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+
+from tst_titan.plan.costs import flops_per_position
+from tst_titan.plan.settings import Recipe, Segment
+from tst_titan.train.hardware import Hardware
+from tst_titan.train.job import Job
+from tst_titan.train.titan.checkpoints import SegmentCheckpoints
+from tst_titan.train.titan.components import BagDataLoader, MultiHotCrossEntropyLoss
+from tst_titan.train.titan.device import DEVICE_TYPE
+from tst_titan.train.titan.metrics import SegmentMetrics
+from tst_titan.train.titan.models import model_spec
+from tst_titan.train.titan.trainer import SegmentTrainer
+from tst_titan.train.titan.validator import HeldOutDataLoader, PlainValidator
+
+# A stop costs at most this many steps on several ranks, where asking costs a synchronization.
+AGREE_EVERY_STEPS = 5
+
+
+def trainer_config(job: Job) -> SegmentTrainer.Config:
+    """The resolved configuration of a job (`torchtitan.json`).
+
+    Recovery and decay are plain torchtitan over the same loader: neither the bag embedding nor the multi-hot loss
+    is in their configuration.
+    """
+    segment, recipe, stage, hardware = job.segment, job.segment.recipe, job.segment.stage, job.hardware
+    superposed = stage.name == "superposition"
+    bags_in = superposed and stage.superpose != "output"
+    bags_out = superposed and stage.superpose != "input"
+    vocab_size = recipe.model.vocab_size
+    plain_loss: BaseLoss.Config = CrossEntropyLoss.Config(global_vocab_size=vocab_size)
+    loss: BaseLoss.Config = (
+        MultiHotCrossEntropyLoss.Config(bag_weighting=stage.bag_weighting, global_vocab_size=vocab_size)
+        if bags_out
+        else plain_loss
+    )
+    if hardware.loss_chunks > 1:
+        loss = ChunkedLossWrapper.Config(num_chunks=hardware.loss_chunks, loss_fn=loss)
+        plain_loss = ChunkedLossWrapper.Config(num_chunks=hardware.loss_chunks, loss_fn=plain_loss)
+    bag_size = stage.bag_size if superposed else 1
+    corpus = str(job.corpus_dir)
+    return SegmentTrainer.Config(
+        model_spec=model_spec(
+            recipe.model, seq_len=recipe.seq_len, seed=recipe.seed, attention=recipe.attention, bags=bags_in
+        ),
+        dump_folder=str(job.folder),
+        hf_assets_path=str(job.corpus_dir / "tokenizer"),
+        loss=loss,
+        optimizer=_optimizer(recipe),
+        lr_scheduler=lr_scheduler(segment),
+        training=TrainingConfig(
+            local_batch_size=hardware.local_batch_size(recipe.sequences_per_step),
+            global_batch_size=recipe.sequences_per_step,
+            seq_len=recipe.seq_len,
+            max_norm=recipe.max_grad_norm,
+            steps=segment.end_step,
+            disable_cuda_graphs=not hardware.cuda_graphs,
+            mixed_precision_param="float32" if recipe.precision == "float32" else "bfloat16",
+        ),
+        dataloader=BagDataLoader.Config(
+            corpus=corpus,
+            seed=recipe.seed,
+            sequences_per_step=recipe.sequences_per_step,
+            block_tokens=recipe.block_tokens,
+            bag_size=bag_size,
+            superpose=stage.superpose if superposed else "both",
+            document_positions=recipe.attention == "document",
+            pin_memory=DEVICE_TYPE != "cpu",
+        ),
+        parallelism=_parallelism(hardware),
+        checkpoint=SegmentCheckpoints.Config(
+            enable=True,
+            folder="checkpoint",
+            interval=hardware.checkpoint_steps or segment.end_step + 1,
+            keep_latest_k=2,
+            last_save_model_only=False,
+            initial_load_path=str(job.parent_checkpoint) if job.parent_checkpoint else None,
+            initial_load_model_only=False,
+            expected_start=(segment.start_step, segment.data_tokens_at(segment.start_step)),
+            # Only where the stage itself begins: a later job of a split stage goes on as it is.
+            reinit_seed=(
+                recipe.seed if stage.reinit_embeddings and segment.start_step == stage.start_step else None
+            ),
+        ),
+        checkpoint_minutes=hardware.checkpoint_minutes,
+        agree_every=AGREE_EVERY_STEPS,
+        metrics=SegmentMetrics.Config(
+            log_freq=job.log_every,
+            disable_color_printing=True,
+            enable_tensorboard=hardware.tensorboard,
+            enable_wandb=hardware.wandb,
+            file=str(job.folder / "metrics.jsonl"),
+            phase=stage.name,
+            bag_size=bag_size,
+            start_step=segment.start_step,
+            end_step=segment.end_step,
+            stage_start_step=stage.start_step,
+            data_tokens_at_stage_start=segment.data_tokens_at(stage.start_step),
+            equivalent_tokens_per_step=recipe.tokens_per_step,
+            data_tokens_per_step=recipe.tokens_per_step * stage.data_tokens_per_position,
+            flops_per_equivalent_token=flops_per_position(recipe.model, recipe.seq_len),
+        ),
+        validator=PlainValidator.Config(
+            enable=True,
+            freq=job.validate_every or segment.end_step + 1,
+            end_step=segment.end_step,
+            loss=plain_loss,
+            dataloader=HeldOutDataLoader.Config(corpus=corpus, max_tokens=job.validation_tokens),
+        ),
+        activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
+            hardware.activation_checkpoint
+        ],
+        compile=CompileConfig(enable=hardware.compile),
+        comm=CommConfig(trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000, train_timeout_seconds=600),
+        debug=DebugConfig(
+            seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"
+        ),
+    )
+
+
+def lr_scheduler(segment: Segment) -> LRSchedulersContainer.Config:
+    """Warmup then constant for every stage but "decay", which is the tail of Warmup-Stable-Decay.
+
+    The schedule is a function of the step alone, so it is continuous across segments of one run.
+    """
+    recipe, stage = segment.recipe, segment.stage
+    if stage.name != "decay":
+        return LRSchedulersContainer.Config(
+            warmup_steps=recipe.warmup_steps,
+            total_steps=max(segment.end_step, recipe.warmup_steps),
+            decay_ratio=0.0,
+        )
+    return LRSchedulersContainer.Config(
+        warmup_steps=recipe.warmup_steps,
+        total_steps=stage.decay_end_step,
+        decay_ratio=(stage.decay_end_step - stage.start_step) / stage.decay_end_step,
+        decay_type="linear",
+        min_lr_factor=stage.decay_to,
+    )
+
+
+def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
+    return default_adamw(
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.adam_eps,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _parallelism(hardware: Hardware) -> ParallelismConfig:
+    # Before torch 2.15 the default "spmd_types" works on one rank only.
+    old_torch = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 15)
+    return ParallelismConfig(
+        data_parallel_replicate_degree=hardware.data_parallel_replicate,
+        data_parallel_shard_degree=hardware.data_parallel_shard,
+        tensor_parallel_degree=hardware.tensor_parallel,
+        context_parallel_degree=hardware.context_parallel,
+        expert_parallel_degree=hardware.expert_parallel,
+        spmd_backend="partial_dtensor" if old_torch and hardware.world_size > 1 else "spmd_types",
+    )

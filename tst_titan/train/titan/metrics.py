@@ -1,0 +1,141 @@
+"""One row a logged step into `metrics.jsonl` as it comes (docs/files.md), beside torchtitan's own loggers.
+
+Tokens are counted twice, by name: equivalent tokens are latent positions, which FLOPs and utilization follow; data
+tokens are what was read, S times as many in superposition. torchtitan counts labels, which are neither in general.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.tools.logging import logger
+
+from tst_titan.files import whole_file
+from tst_titan.train.titan.device import DEVICE_TYPE
+
+
+class SegmentMetrics(MetricsProcessor):
+    """Writes the rows of one segment; knows where the segment stands in its run."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        file: str = "metrics.jsonl"
+        phase: str = "constant"
+        bag_size: int = 1
+        start_step: int = 0
+        """First step of this job, exclusive."""
+        end_step: int = 0
+        stage_start_step: int = 0
+        """First step of the stage, exclusive: `data_tokens_at_stage_start` were read by then."""
+        data_tokens_at_stage_start: int = 0
+        equivalent_tokens_per_step: int = 0
+        data_tokens_per_step: int = 0
+        flops_per_equivalent_token: float = 0.0
+
+    config: Config
+
+    def __init__(self, config: Config, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self._file = Path(config.file)
+        self._last_step = config.start_step
+
+    def resume(self, step: int) -> None:
+        """Forget the rows after `step`, which are about to be trained again."""
+        self._last_step = step
+        self.time_last_log = time.perf_counter()
+        if dist.get_rank() == 0:
+            keep = [row for row in read_rows(self._file) if row["step"] <= step]
+            with whole_file(self._file) as part:
+                part.write_text("".join(json.dumps(row) + "\n" for row in keep), encoding="utf-8")
+
+    def should_log(self, step: int) -> bool:
+        return super().should_log(step) or step == self.config.end_step
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the row of `step`; the signature is torchtitan's."""
+        config, extra = self.config, extra_metrics or {}
+        now = time.perf_counter()
+        seconds = (now - self.time_last_log) / max(1, step - self._last_step)
+        memory = self.device_memory_monitor.get_peak_stats()
+        flops_per_step = config.equivalent_tokens_per_step * config.flops_per_equivalent_token
+        row = {
+            "step": step,
+            "phase": config.phase,
+            "bag_size": config.bag_size,
+            "loss": global_avg_loss,
+            "grad_norm": grad_norm,
+            "learning_rate": next(value for key, value in extra.items() if key.startswith("lr/")),
+            "equivalent_tokens": step * config.equivalent_tokens_per_step,
+            "data_tokens": config.data_tokens_at_stage_start
+            + (step - config.stage_start_step) * config.data_tokens_per_step,
+            "flops": step * flops_per_step,
+            "step_time_s": seconds,
+            "tokens_per_s": config.equivalent_tokens_per_step / seconds,
+            "data_tokens_per_s": config.data_tokens_per_step / seconds,
+            "loader_wait_s": sum(self.data_loading_times) / max(1, len(self.data_loading_times)),
+            "max_memory_gib": memory.max_reserved_gib,
+            **self.utilization(flops_per_step / seconds),
+            "time": time.time(),
+        }
+        self._write(row)
+        self.logger.log({**row, "phase": _PHASES.index(config.phase)}, step)
+        logger.info(
+            f"step {step:>6}  loss {global_avg_loss:8.5f}  grad_norm {grad_norm:7.4f}  "
+            f"{row['tokens_per_s']:,.0f} tokens/s  {memory.max_reserved_gib:.2f} GiB"
+        )
+        self._start_interval(step)
+
+    def utilization(self, flops_per_s: float) -> dict[str, float]:
+        """Share of the devices' peak, by name; absent on a CPU, whose peak torchtitan does not know.
+
+        The peak is the dense bf16 peak that torchtitan lists, doubled where layers are quantized to float8.
+        """
+        if DEVICE_TYPE == "cpu":
+            return {}
+        peak = self.gpu_peak_flops * (2 if self.has_quantization else 1) * self.parallel_dims.world_size
+        return {"utilization": flops_per_s / peak}
+
+    def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
+        """Write a validation row; the time it took counts for no training step."""
+        row = {"step": step, "validation_loss": loss, **(extra_metrics or {}), "time": time.time()}
+        self._write(row)
+        self.logger.log(row, step)
+        logger.info(f"step {step:>6}  validation loss {loss:7.5f}")
+        self._start_interval(step)
+
+    def _start_interval(self, step: int) -> None:
+        self._last_step = step
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
+        self.time_last_log = time.perf_counter()
+        self.device_memory_monitor.reset_peak_stats()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if dist.get_rank() == 0:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+_PHASES = ("superposition", "recovery", "constant", "decay")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a `metrics.jsonl`; a last line that a killed job left unfinished is dropped."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,65 @@
+"""Where a segment's numbers come from: code, versions, machine (`provenance.json`)."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tst_titan import __version__
+from tst_titan.files import digest_file
+from tst_titan.train.job import Job
+from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
+
+PACKAGES = ("torch", "torchtitan", "torchao", "triton", "numpy", "pyarrow", "tokenizers", "snakemake")
+
+
+def provenance(job: Job) -> dict[str, Any]:
+    """Commit and dirty flag of the code, package versions, host, device, digest of the corpus manifest."""
+    return {
+        "segment": job.segment.id,
+        "tst_titan": __version__,
+        **_git(Path(__file__).parent),
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "device": _device(),
+        "world_size": job.hardware.world_size,
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "corpus_digest": digest_file(job.corpus_dir / "corpus.json"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _device() -> str:
+    if DEVICE_TYPE == "cpu":
+        return cpu_name()
+    import torch
+
+    return torch.cuda.get_device_name() if DEVICE_TYPE == "cuda" else DEVICE_TYPE
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any]:
+    def git(*args: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain")) if commit else None}

@@ -1,0 +1,100 @@
+"""One rank of a training job, started by torchrun: `python -m tst_titan.train.titan.worker job.json`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torchtitan.tools.logging import init_logger, logger
+
+from tst_titan.errors import UserError
+from tst_titan.files import write_json
+from tst_titan.train.job import Job, read_job
+from tst_titan.train.titan.checkpoints import discard_broken, latest_whole_step
+from tst_titan.train.titan.config import trainer_config
+from tst_titan.train.titan.metrics import read_rows
+from tst_titan.train.titan.provenance import provenance
+from tst_titan.train.titan.trainer import SegmentTrainer
+
+
+def train_segment(job: Job) -> None:
+    """Train to the segment's end, or to a stop signal; then validate what is missing at the end."""
+    if int(os.environ["RANK"]) == 0:
+        for name in discard_broken(job.checkpoints):
+            logger.warning(f"{job.checkpoints / name}: not a whole checkpoint; discarded")
+        write_json(job.folder / "provenance.json", provenance(job))
+    config = trainer_config(job)
+    trainer: SegmentTrainer | None = None
+    try:
+        trainer = config.build()
+        assert trainer is not None
+        trainer.train()
+        if not trainer.stopped:
+            _validate_the_end(trainer, job)
+        if dist.get_rank() == 0:
+            write_json(job.folder / "outcome.json", {"step": trainer.step, "stopped": trainer.stopped})
+    finally:
+        if trainer is not None:
+            trainer.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
+    """A job killed between its last checkpoint and its last validation owes the validation."""
+    end = job.segment.end_step
+    wrote = [
+        row
+        for row in read_rows(job.folder / "metrics.jsonl")
+        if row["step"] == end and "validation_loss" in row
+    ]
+    owes = torch.tensor(not wrote, dtype=torch.int32, device=trainer.device)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(owes, op=dist.ReduceOp.MAX)
+    if owes and trainer.validator.last_step != end:  # type: ignore[attr-defined]
+        trainer.metrics_processor.resume(end)  # type: ignore[attr-defined]
+        trainer.validator.validate(trainer.model_parts, end)
+
+
+def failure_message(error: Exception, job: Job) -> str | None:
+    """One clear message for the failures that a user can meet; None for a defect of ours."""
+    last = latest_whole_step(job.checkpoints)
+    good = (
+        f"the last good checkpoint is {job.checkpoints / f'step-{last}'}"
+        if last
+        else "no checkpoint was saved before"
+    )
+    if isinstance(error, FloatingPointError) or "is not finite" in str(error):
+        return f"{job.segment.id}: {error}; {good}. Lower the learning rate or look at the data there."
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{job.segment.id}: out of device memory; lower hardware.micro_batch or raise the sharding. {good}."
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{job.segment.id}: {error.strerror} ({error.filename or job.folder}); {good}"
+    if isinstance(error, UserError):
+        return str(error)
+    return None
+
+
+def main() -> int:
+    job = read_job(Path(sys.argv[1]))
+    init_logger()
+    torch.set_num_threads(job.hardware.threads)
+    try:
+        train_segment(job)
+    except Exception as error:
+        message = failure_message(error, job)
+        if os.environ["RANK"] == "0" or message:
+            write_json(
+                job.folder / "failure.json", {"message": message or repr(error), "known": message is not None}
+            )
+        if message is None:
+            raise
+        logger.error(json.dumps(message)[1:-1])
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

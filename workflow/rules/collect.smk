@@ -1,0 +1,26 @@
+# Studies: the tables, plots and report of one definition, from finished segments and evaluations.
+
+
+def study_inputs(wildcards):
+    plan = plan_of(wildcards.study)
+    return {
+        "segments": [RESULTS / "segments" / name / "done.json" for name in plan.segments],
+        "evaluations": [
+            RESULTS / "evaluations" / segment / f"{group}.json"
+            for segment in plan.evaluations
+            for group in plan.task_groups
+        ],
+    }
+
+
+rule study:
+    input:
+        unpack(study_inputs),
+    output:
+        directory(STUDIES / "{study}"),
+    params:
+        # Another definition gives another report; comments in it do not.
+        definition=lambda wildcards: plan_of(wildcards.study).definition.model_dump_json(),
+    localrule: True
+    shell:
+        "{TST_TITAN} collect {STUDIES}/{wildcards.study}.yaml --results {RESULTS} --out {output}"

@@ -1,0 +1,9 @@
+# Corpora: documents to tokenized Arrow shards.
+
+
+rule corpus:
+    output:
+        RESULTS / "data/{corpus}/corpus.json",
+    threads: workflow.cores or 1
+    shell:
+        "{TST_TITAN} data build {STUDIES} --corpus {wildcards.corpus} --results {RESULTS} --workers {threads}"

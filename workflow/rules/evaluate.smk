@@ -1,0 +1,13 @@
+# Evaluations: one job a checkpoint and task group.
+
+
+rule evaluate:
+    input:
+        done=RESULTS / "segments/{segment}/done.json",
+        corpus=lambda wildcards: RESULTS / "data" / segment_of(wildcards.segment).recipe.corpus.id / "corpus.json",
+    output:
+        RESULTS / "evaluations/{segment}/{group}.json",
+    log:
+        "logs/evaluations/{segment}/{group}.log",
+    shell:
+        "{TST_TITAN} evaluate {wildcards.segment} --tasks {wildcards.group} --results {RESULTS} > {log} 2>&1"
