@@ -142,10 +142,10 @@ def test_collecting_twice_gives_the_same_page(tmp_path):
 
 
 PROBE = """<script>addEventListener("load", () => {
-  const svg = document.querySelector("svg.chart[data-box]"), box = svg.getBoundingClientRect();
+  const svg = document.querySelector("#curves svg.chart[data-box]"), box = svg.getBoundingClientRect();
   svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width * .6, clientY: box.top + 80}));
   const tip = document.getElementById("tip");
-  const button = document.querySelector(".toggle"), name = button.dataset.name;
+  const button = document.querySelector("#curves .toggle"), name = button.dataset.name;
   button.click();
   const series = [...document.querySelectorAll(".series")].filter((s) => s.dataset.name === name);
   console.log("probe " + JSON.stringify({

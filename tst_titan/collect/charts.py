@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 46
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 34, 46
 # Okabe and Ito's palette, without its yellow; slot 0 is the baseline's neutral.
 NUM_COLORS = 7
 STYLE = """

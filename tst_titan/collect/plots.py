@@ -28,6 +28,14 @@ def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
     return colors
 
 
+def largest_budgets(curves: Iterable[RunCurve]) -> tuple[list[RunCurve], list[RunCurve]]:
+    """The curves of each model's largest budget, and the others."""
+    curves = list(curves)
+    largest = {model: max(c.steps for c in curves if c.model == model) for model in {c.model for c in curves}}
+    first = [curve for curve in curves if curve.steps == largest[curve.model]]
+    return first, [curve for curve in curves if curve.steps != largest[curve.model]]
+
+
 def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: float | None) -> list[Panel]:
     """For every model and number of steps: training loss, validation loss, a zoom on the recovery, the lead.
 
@@ -194,8 +202,8 @@ def _lead(
         return None
     late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])
     late = np.append(late[np.isfinite(late)], 0.0)
-    # While bags are trained the plain loss is far off: the axis spans what follows the switch.
-    low, high = float(late.min()), float(np.quantile(late, 0.9))
+    # While bags are trained the plain loss is far off: the axis spans what follows the switch, and zero.
+    low, high = float(late.min()), max(0.0, float(np.quantile(late, 0.9)))
     pad = 0.15 * max(high - low, 0.02)
     return Panel(
         title=f"Validation loss minus baseline: {where}",

@@ -50,12 +50,14 @@ class Card:
 
 @dataclass(frozen=True)
 class FigureSection:
-    """Charts under one heading, and where their numbers come from."""
+    """Charts under one heading, sentences above them, and where their numbers come from; `folded` is shown on request."""
 
     id: str
     title: str
     charts: Sequence[Chart]
     source: str
+    notes: Sequence[str] = ()
+    folded: Sequence[Chart] = ()
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,20 @@ def _template(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
+def _drawn(charts: Sequence[Chart]) -> list[tuple[markupsafe.Markup, str]]:
+    return [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in charts]
+
+
 def _figure_context(section: FigureSection) -> dict[str, Any]:
-    names = legend(section.charts)
+    names = legend([*section.charts, *section.folded])
     return {
         "id": section.id,
         "title": section.title,
         "legend": list(names.items()) if len(names) > 1 else [],
-        "charts": [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in section.charts],
+        "charts": _drawn(section.charts),
+        "folded": _drawn(section.folded),
         "source": section.source,
+        "notes": section.notes,
     }
 
 
