@@ -1,4 +1,4 @@
-"""Real segments for the tests of `tst_titan.evaluate`: a small corpus and tiny models trained by the real trainer."""
+"""Real segments for the tests of `tst_titan.evaluate`: a small corpus, tiny models, checkpoints by the real trainer."""
 
 import json
 import sysconfig
@@ -6,7 +6,10 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from training import constant
+
 from tst_titan.data.build import build_corpus
+from tst_titan.files import write_json
 from tst_titan.plan.settings import (
     CorpusSettings,
     ModelShape,
@@ -14,8 +17,8 @@ from tst_titan.plan.settings import (
     Recipe,
     Segment,
     SourceSettings,
-    Stage,
     TokenizerSettings,
+    segment_to_dict,
 )
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
@@ -47,38 +50,54 @@ def results() -> Path:
 def corpus() -> CorpusSettings:
     """About 0.2M tokens of the standard library in documents of 3,000 characters."""
     library = Path(sysconfig.get_path("stdlib"))
-    texts = [
-        (library / "email" / name).read_text(encoding="utf-8")
-        for name in ("message.py", "header.py", "utils.py")
-    ]
-    texts += [
-        (library / name).read_text(encoding="utf-8")
-        for name in ("argparse.py", "typing.py", "tarfile.py", "inspect.py")
-    ]
+    modules = ("argparse", "typing", "tarfile", "inspect", "email/message", "email/header", "email/utils")
+    texts = [(library / f"{module}.py").read_text(encoding="utf-8") for module in modules]
     documents = [text[start : start + 3000] for text in texts for start in range(0, len(text), 3000)]
     path = Path(mkdtemp(prefix="evaluate-tests-")) / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     return CorpusSettings(
         sources=(SourceSettings(name="library", kind="files", path=str(path)),),
         tokenizer=TokenizerSettings(kind="bpe", vocab_size=VOCAB_SIZE),
-        validation_tokens=4000,
+        validation_tokens=5000,
     )
 
 
-@cache
-def segment(shape: ModelShape, precision: str = "float32", steps: int = 6) -> Segment:
-    """A finished segment of `shape`, trained for some steps into `results()`."""
-    made = Segment(
-        recipe=Recipe(
-            model=shape, corpus=corpus(), seq_len=SEQ_LEN, sequences_per_step=4, learning_rate=1e-2, warmup_steps=2,
-            precision=precision, block_tokens=64,
-        ),
-        stages=(Stage(name="constant", start_step=0, end_step=steps),),
+def segment_of(shape: ModelShape, steps: int) -> Segment:
+    recipe = Recipe(
+        model=shape, corpus=corpus(), seq_len=SEQ_LEN, sequences_per_step=4, learning_rate=1e-2, warmup_steps=2,
+        precision="float32", block_tokens=64,
     )  # fmt: skip
+    return Segment(recipe=recipe, stages=(constant(steps),))
+
+
+@cache
+def trained(shape: ModelShape, processes: int = 1, steps: int = 6) -> Segment:
+    """A segment of `shape` in `results()`, trained as the workflow does, on some ranks."""
+    segment = segment_of(shape, steps)
     job = Job(
-        segment=made, hardware=Hardware(), folder=results() / "segments" / made.id,
+        segment=segment, hardware=Hardware(processes=processes), folder=results() / "segments" / segment.id,
         corpus_dir=results() / "data" / corpus().id, parent_checkpoint=None, log_every=1, validate_every=0,
-        validation_tokens=256,
+        validation_tokens=1024,
     )  # fmt: skip
     assert run_segment(job) == 0
-    return made
+    return segment
+
+
+@cache
+def initialized(shape: ModelShape) -> Segment:
+    """A segment of `shape` in `results()` whose checkpoint holds the initial weights: no training, so no time."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    from tst_titan.train.titan.models import model_spec
+
+    segment = segment_of(shape, 1)
+    folder = results() / "segments" / segment.id
+    model = model_spec(shape, seq_len=SEQ_LEN, seed=0).model.build()
+    with torch.no_grad():
+        model.init_states()
+    dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-1"), no_dist=True)
+    write_json(folder / "settings.json", segment_to_dict(segment))
+    done = {"checkpoint": "checkpoint/step-1", "end_step": 1, "equivalent_tokens": 0, "data_tokens": 0, "flops": 0.0}
+    write_json(folder / "done.json", {**done, "validation_loss": 6.2})
+    return segment

@@ -13,6 +13,8 @@ from tst_titan.plan.settings import Segment, segment_from_dict
 Dtype = Literal["float32", "bfloat16"]
 # Blocks read of each data file for the digest.
 _BLOCKS, _BLOCK_BYTES = 16, 4096
+# Names below these are not the model's.
+_TRAINING_STATE = ("optimizer.", "lr_scheduler.", "dataloader.", "train_state.")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def _nearest(results: Path, segment_id: str) -> str:
 def load_model(checkpoint: Checkpoint, *, device: str = "cpu", dtype: Dtype = "float32") -> Any:
     """The whole model (torchtitan's `Decoder`) of a checkpoint, however it was sharded, in evaluation mode.
 
-    Expert biases and other buffers are loaded too. Raises `UserError` where the checkpoint is damaged or is of
-    another shape than the segment's settings say.
+    Expert biases are loaded too. Raises `UserError` where the checkpoint is damaged or is of another shape than the
+    segment's settings say.
     """
     import torch
 
@@ -117,21 +119,21 @@ def load_model(checkpoint: Checkpoint, *, device: str = "cpu", dtype: Dtype = "f
         recipe.model, seq_len=recipe.seq_len, device=device, dtype=getattr(torch, dtype)
     )
     state = model.state_dict()
+    extra = sorted(model_shapes(checkpoint).keys() - state.keys())
+    if extra:
+        raise damaged(checkpoint, f"it has {extra[0]}, which the model of the settings has not")
     read_tensors(checkpoint, state)
     model.load_state_dict(state)
     return model
 
 
-def saved_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Name to metadata (`size`, `properties.dtype`) of every tensor in the checkpoint, optimizer moments included."""
-    from torch.distributed.checkpoint import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    try:
-        saved = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
-    except Exception as error:  # a damaged index can fail in any way
-        raise damaged(checkpoint, repr(error)) from error
-    return {name: entry for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
+def model_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the model's tensors in the checkpoint, in its order; the training state is left out."""
+    return {
+        name: shape
+        for name, shape in _saved_shapes(checkpoint).items()
+        if not name.startswith(_TRAINING_STATE)
+    }
 
 
 def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
@@ -139,17 +141,16 @@ def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
-    saved = saved_tensors(checkpoint)
+    saved = _saved_shapes(checkpoint)
     missing = [name for name in tensors if name not in saved]
     if missing:
         raise damaged(
             checkpoint, f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
         )
     for name, tensor in tensors.items():
-        if tuple(saved[name].size) != tuple(tensor.shape):
+        if saved[name] != tuple(tensor.shape):
             raise damaged(
-                checkpoint,
-                f"{name} has shape {list(saved[name].size)}, the settings need {list(tensor.shape)}",
+                checkpoint, f"{name} has shape {list(saved[name])}, the settings need {list(tensor.shape)}"
             )
     try:
         with warnings.catch_warnings():
@@ -159,7 +160,21 @@ def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
         raise damaged(checkpoint, str(error).strip().splitlines()[-1]) from error
 
 
+def _saved_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    try:
+        saved = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
+    except Exception as error:  # a damaged index can fail in any way
+        raise damaged(checkpoint, repr(error)) from error
+    return {
+        name: tuple(entry.size) for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)
+    }
+
+
 def damaged(checkpoint: Checkpoint, reason: str) -> UserError:
+    """The error for a checkpoint whose content is not what its segment needs."""
     return UserError(
         f"{checkpoint.path}: damaged, or not of this segment ({reason[:300]}); delete "
         f"{checkpoint.folder / 'done.json'} and that checkpoint, and train the segment again"

@@ -7,10 +7,10 @@ scores and normalized queries and keys. Where a bias is not zero, the export the
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from safetensors.torch import save_file
 
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
-from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, read_tensors
+from tst_titan.evaluate.checkpoint import (
+    Checkpoint,
+    Dtype,
+    damaged,
+    find_checkpoint,
+    model_shapes,
+    read_tensors,
+)
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, whole_file, write_json, write_text
 from tst_titan.plan.settings import Recipe, segment_to_dict
@@ -29,6 +36,9 @@ SHARD_BYTES = 5 * 10**9
 RECORD = "tst_titan.json"
 OWN_CODE = "qwen3_moe_biased"
 _BIAS = "moe.expert_bias_E"
+
+Shapes = dict[str, tuple[int, ...]]
+"""Tensor names of torchtitan's state dict to their shapes."""
 
 
 def export(
@@ -95,8 +105,9 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int, digest: str) -> None:
     recipe = checkpoint.segment.recipe
-    biased = _has_biases(checkpoint)
-    shards = _plan(checkpoint, getattr(torch, dtype), shard_bytes)
+    shapes = _shapes(checkpoint)
+    biased = _has_biases(checkpoint, shapes)
+    shards = _plan(shapes, getattr(torch, dtype), shard_bytes)
     weight_map: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(shards, 1):
@@ -141,50 +152,44 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     return read_json(path, mend="delete it") if path.is_file() else {}
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """One tensor of torchtitan's state dict: name and shape."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-def _state(checkpoint: Checkpoint) -> list[_Saved]:
-    recipe = checkpoint.segment.recipe
-    model = build_whole_model(recipe.model, seq_len=recipe.seq_len, device="meta")
-    return [_Saved(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-
-
-def _plan(checkpoint: Checkpoint, dtype: torch.dtype, shard_bytes: int) -> list[list[_Saved]]:
-    """The model's tensors in shards of at most `shard_bytes` each, or of one tensor that is larger."""
-    shards: list[list[_Saved]] = []
+def _plan(shapes: Shapes, dtype: torch.dtype, shard_bytes: int) -> list[Shapes]:
+    """The tensors in shards of at most `shard_bytes` each, or of one tensor that is larger."""
+    shards: list[Shapes] = []
     room = 0
-    for saved in _state(checkpoint):
-        size = torch.Size(saved.shape).numel() * dtype.itemsize
+    for name, shape in shapes.items():
+        size = math.prod(shape) * dtype.itemsize
         if not shards or size > room:
-            shards.append([])
+            shards.append({})
             room = shard_bytes
-        shards[-1].append(saved)
+        shards[-1][name] = shape
         room -= size
     return shards
 
 
-def _has_biases(checkpoint: Checkpoint) -> bool:
-    biases = {
-        saved.name: torch.empty(saved.shape) for saved in _state(checkpoint) if saved.name.endswith(_BIAS)
-    }
+def _shapes(checkpoint: Checkpoint) -> Shapes:
+    """The model's tensors in the checkpoint; all that the model needs are among them."""
+    recipe = checkpoint.segment.recipe
+    shapes = model_shapes(checkpoint)
+    for name in build_whole_model(recipe.model, seq_len=recipe.seq_len, device="meta").state_dict():
+        if name not in shapes:
+            raise damaged(checkpoint, f"it has no {name}")
+    return shapes
+
+
+def _has_biases(checkpoint: Checkpoint, shapes: Shapes) -> bool:
+    biases = {name: torch.empty(shape) for name, shape in shapes.items() if name.endswith(_BIAS)}
     if biases:
         read_tensors(checkpoint, biases)
     return any(bool(bias.any()) for bias in biases.values())
 
 
-def _converted(checkpoint: Checkpoint, shard: list[_Saved], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _converted(checkpoint: Checkpoint, shard: Shapes, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A shard's tensors by transformers' names; every tensor that finds no place must be zero."""
     model = checkpoint.segment.recipe.model
     tensors = {
         # Biases decide between experts whose scores may differ by less than bfloat16 resolves.
-        saved.name: torch.empty(saved.shape, dtype=torch.float32 if saved.name.endswith(_BIAS) else dtype)
-        for saved in shard
+        name: torch.empty(shape, dtype=torch.float32 if name.endswith(_BIAS) else dtype)
+        for name, shape in shard.items()
     }
     read_tensors(checkpoint, tensors)
     converted: dict[str, torch.Tensor] = {}
@@ -194,12 +199,16 @@ def _converted(checkpoint: Checkpoint, shard: list[_Saved], dtype: torch.dtype) 
             if tensor.any():
                 converted[f"model.{name.removesuffix(_BIAS)}mlp.gate.e_score_correction_bias"] = tensor
             continue
-        found = hugging_face_tensors(model, {name: tensor})
-        tied_head = model.tied_embeddings and name == "lm_head.weight"
-        if not found and not tied_head and tensor.any():
+        if model.tied_embeddings and name == "lm_head.weight":
+            continue
+        try:
+            found = hugging_face_tensors(model, {name: tensor})
+        except KeyError:
+            found = {}
+        if not found and tensor.any():
             raise UserError(
-                f"{checkpoint.path}: {name} is not zero and transformers' {model.architecture} has no place for it; "
-                "evaluate the checkpoint directly instead of through an export"
+                f"{checkpoint.path}: {name} is not zero and transformers' model for {model.architecture} has no place for "
+                "it; evaluate the checkpoint directly instead of through an export"
             )
         converted |= found
     return converted

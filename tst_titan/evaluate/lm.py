@@ -60,9 +60,7 @@ class TitanLM(TemplateLM):
         progress: print progress to stderr now and then.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: CorpusTokenizer, *, max_length: int, progress: bool = False
-    ):
+    def __init__(self, model: Any, tokenizer: CorpusTokenizer, *, max_length: int, progress: bool = False):
         super().__init__()
         self.model = model
         self.corpus_tokenizer = tokenizer

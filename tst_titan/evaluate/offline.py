@@ -18,8 +18,8 @@ from tst_titan.files import write_text
 
 # Raised whenever the construction below changes: scores of different versions are not compared.
 VERSION = 1.0
-# Sizes that cost a 2M-parameter model a few seconds of one core and give standard errors of a few percent.
-NUM_DOCUMENTS, DOCUMENT_CHARACTERS = 128, 2000
+# Sizes that cost a 2M-parameter model a few seconds of one core (docs/evaluation.md has the measurement).
+NUM_DOCUMENTS, TOTAL_CHARACTERS = 128, 200_000
 NUM_QUESTIONS, CONTEXT_CHARACTERS, CONTINUATION_CHARACTERS = 240, 240, 80
 NUM_CHOICES = 4
 
@@ -34,6 +34,8 @@ def write_offline_tasks(corpus_dir: Path) -> Path:
     """
     folder = corpus_dir / "tasks"
     documents = list(_documents(corpus_dir / "validation.jsonl"))
+    if not documents:
+        raise UserError(f"{corpus_dir / 'validation.jsonl'}: holds no text; build the corpus again")
     bits_per_byte = {
         **_task(folder, "heldout_bits_per_byte", excerpts(documents)),
         "output_type": "loglikelihood_rolling",
@@ -62,10 +64,11 @@ def write_offline_tasks(corpus_dir: Path) -> Path:
 
 
 def excerpts(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The beginnings of the first documents: `id`, `text`."""
+    """The beginnings of the first documents, as long as an equal share of `TOTAL_CHARACTERS` allows: `id`, `text`."""
+    chosen = documents[:NUM_DOCUMENTS]
     return [
-        {"id": document["id"], "text": document["text"][:DOCUMENT_CHARACTERS]}
-        for document in documents[:NUM_DOCUMENTS]
+        {"id": document["id"], "text": document["text"][: TOTAL_CHARACTERS // len(chosen)]}
+        for document in chosen
     ]
 
 
