@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tst_titan.data import build
 from tst_titan.data.corpora import list_source, read_documents
-from tst_titan.data.documents import document_hash, is_held_out
+from tst_titan.data.documents import document_hash
 from tst_titan.data.groups import tokenize_group
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe, use_threads
 from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSettings
@@ -78,7 +78,9 @@ def corpus(folder: Path) -> CorpusSettings:
 
 def one_core(folder: Path, rounds: int) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
-    texts = [text for text in texts_of(folder / "in") if not is_held_out(document_hash(text))]
+    (part,) = build.prepare(corpus(folder), folder / "listed", num_workers=1)
+    below = part.jobs[0].held_out.below
+    texts = [text for text in texts_of(folder / "in") if document_hash(text) >= below]
     num_bytes = sum(len(text.encode()) for text in texts)
     ours, theirs = [], []
     for number in range(rounds):

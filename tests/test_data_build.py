@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from data_fixtures import jsonl, settings, texts
 from tst_titan.data import build, corpora
 from tst_titan.data import documents as documents_module
 from tst_titan.data.build import build_corpus, tokenize_part
-from tst_titan.data.documents import document_hash, is_held_out
+from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.documents import document_hash
 from tst_titan.data.groups import finished
+from tst_titan.data.held_out import ONE_IN, held_out_rule
 from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.shards import open_shard
-from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.data.tokenizers import load_tokenizer, train_bpe
 from tst_titan.errors import UserError
+from tst_titan.plan.settings import SourceSettings, TokenizerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +69,7 @@ def test_every_document_is_on_exactly_one_side_and_reads_back_as_it_was(tmp_path
     manifest = build_corpus(settings(many_files(tmp_path / "in", documents)), folder, num_workers=1)
     training, held_out = training_texts(folder), held_out_texts(folder)
     assert len(manifest["sources"][0]["shards"]) > 1
-    assert sorted(training) == sorted(text for text in documents if not is_held_out(document_hash(text)))
+    assert sorted(training) == sorted(text for text in documents if document_hash(text) >= 2**64 // ONE_IN)
     assert held_out
     assert set(held_out) <= set(documents) - set(training)
     assert (
@@ -109,7 +113,7 @@ def test_exact_duplicates_are_dropped_within_and_across_files(tmp_path):
     folder = tmp_path / "corpus"
     manifest = build_corpus(settings(tmp_path / "in"), folder, num_workers=1)
     found = training_texts(folder)
-    assert len(found) == len(set(found)) == sum(not is_held_out(document_hash(text)) for text in documents)
+    assert len(found) == len(set(found)) == sum(document_hash(text) >= 2**64 // ONE_IN for text in documents)
     ids = np.concatenate([open_shard(folder / e["file"]).ids for e in manifest["sources"][0]["shards"]])
     share = np.bincount(ids) / len(ids)
     assert manifest["unigram_entropy"] == pytest.approx(-sum(p * np.log(p) for p in share if p > 0))
@@ -305,3 +309,26 @@ def test_sources_are_kept_apart_with_their_weights_and_origins(tmp_path):
     } <= {"a", "b"}
     with pytest.raises(UserError, match="names of their own"):
         build.prepare(settings("x", sources=sources[:1] * 2), tmp_path / "c", num_workers=1)
+
+
+def test_the_standard_library_holds_out_as_much_as_is_asked_for(tmp_path):
+    source = SourceSettings(name="python-stdlib", kind="python-stdlib")
+    listing = list_source(source)
+    sizes = {
+        document_hash(d.text): len(d.text.encode())
+        for group in listing.groups
+        for entry in group
+        for d in read_documents(source, entry, Counter())
+    }
+    for wanted in (1_000, 200_000):
+        below = held_out_rule(settings("", sources=(source,), validation_tokens=wanted), [listing]).below
+        held_out = [size for identity, size in sorted(sizes.items()) if identity < below]
+        assert sum(held_out) >= 6 * wanted > sum(held_out[:-1])
+
+    train_bpe(tmp_path / "tokenizer", texts(100), 300)
+    tokenizer = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "tokenizer"))
+    limited = settings(
+        "", sources=(source,), tokenizer=tokenizer, validation_tokens=20_000, max_tokens=200_000
+    )
+    manifest = build_corpus(limited, tmp_path / "corpus", num_workers=1)
+    assert 150_000 < manifest["sources"][0]["num_tokens"] <= 200_000

@@ -171,6 +171,15 @@ def test_the_standard_library_is_sources_and_documentation_without_tests_and_for
     assert listing == list_source(SourceSettings(name="python-stdlib", kind="python-stdlib"))
 
 
+def test_the_language_reference_is_a_document_a_topic():
+    settings = SourceSettings(name="python-stdlib", kind="python-stdlib")
+    entries = [entry for group in list_source(settings).groups for entry in group]
+    (topics,) = [entry for entry in entries if entry.name == "pydoc_data/topics.py"]
+    found = {d.id.partition(":")[2]: d.text for d in read_documents(settings, topics, Counter())}
+    assert found == __import__("pydoc_data.topics").topics.topics
+    assert len(found) > 50
+
+
 def test_ids_of_jsonl_rows_are_their_lines(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": str(n)}) for n in range(3)))
     assert [identity for identity, _ in everything(source(tmp_path / "a.jsonl"))[0]] == [

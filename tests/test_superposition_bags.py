@@ -1,4 +1,4 @@
-"""Windows, bags and labels: nothing that is predicted is seen by its predictor."""
+"""Bags and their labels: every index is where the method says, and no position reads what it predicts."""
 
 import pytest
 import torch
@@ -6,80 +6,143 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_titan.superposition import (
+    BagEmbedding,
     bag_weights,
     fold_bags,
-    input_tokens_per_position,
     next_bag_labels,
     superpose_window,
     window_length,
 )
 
-SUPERPOSE = ("both", "input", "output")
+sizes = st.integers(1, 9)
+modes = st.sampled_from(["both", "input", "output"])
 
 
-@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 7))
-def test_bags_are_contiguous_and_labels_are_the_next_bag(batch: int, seq_len: int, bag_size: int) -> None:
-    tokens_BT = torch.arange(batch * (seq_len + 1) * bag_size).view(batch, -1)
-    bags_BLS = fold_bags(tokens_BT[:, : seq_len * bag_size], bag_size)
-    labels_BLS = next_bag_labels(tokens_BT, bag_size)
-    for row in range(batch):
+def numbered_window(num_tokens: int, batch: int = 2) -> torch.Tensor:
+    """Token ids that are their own positions in the stream: row b starts at 1000 b."""
+    return torch.stack([torch.arange(num_tokens) + 1000 * b for b in range(batch)])
+
+
+@given(seq_len=sizes, bag_size=sizes)
+def test_bags_and_labels_equal_explicit_loops(seq_len: int, bag_size: int) -> None:
+    window = numbered_window(seq_len * bag_size + bag_size)
+    bags = fold_bags(window[:, : seq_len * bag_size], bag_size)
+    labels = next_bag_labels(window, bag_size)
+    assert bags.shape == labels.shape == (2, seq_len, bag_size)
+    for b in range(2):
         for j in range(seq_len):
-            assert bags_BLS[row, j].tolist() == tokens_BT[row, j * bag_size : (j + 1) * bag_size].tolist()
-            assert (
-                labels_BLS[row, j].tolist()
-                == tokens_BT[row, (j + 1) * bag_size : (j + 2) * bag_size].tolist()
-            )
+            for i in range(bag_size):
+                assert bags[b, j, i] == window[b, j * bag_size + i]
+                assert labels[b, j, i] == window[b, (j + 1) * bag_size + i]
 
 
-@pytest.mark.parametrize("superpose", SUPERPOSE)
-@given(seq_len=st.integers(1, 9), bag_size=st.integers(1, 7))
-def test_no_target_is_in_the_input_up_to_its_position(superpose: str, seq_len: int, bag_size: int) -> None:
-    # Token ids are stream positions, so what a position has seen and predicts can be compared as numbers.
-    window_BT = torch.arange(window_length(seq_len, bag_size, superpose)).unsqueeze(0)
-    inputs, labels = superpose_window(window_BT, seq_len, bag_size, superpose)
-    read = input_tokens_per_position(bag_size, superpose)
+@given(seq_len=sizes, bag_size=sizes, superpose=modes)
+def test_windows_of_every_mode_equal_explicit_loops(seq_len: int, bag_size: int, superpose: str) -> None:
+    window = numbered_window(window_length(seq_len, bag_size, superpose))
+    inputs, labels = superpose_window(window, seq_len, bag_size, superpose)
+    stride = 1 if superpose == "output" else bag_size
+    for b in range(2):
+        for j in range(seq_len):
+            read = [1000 * b + j * stride + i for i in range(stride)]
+            first_target = 1000 * b + (j + 1) * stride
+            num_targets = 1 if superpose == "input" else bag_size
+            targets = [first_target + i for i in range(num_targets)]
+            assert inputs[b, j].flatten().tolist() == read
+            assert labels[b, j].flatten().tolist() == targets
+
+
+@given(seq_len=sizes, bag_size=sizes, superpose=modes)
+def test_targets_come_after_everything_that_was_read(seq_len: int, bag_size: int, superpose: str) -> None:
+    window = numbered_window(window_length(seq_len, bag_size, superpose), batch=1)
+    inputs, labels = superpose_window(window, seq_len, bag_size, superpose)
     for j in range(seq_len):
-        seen = inputs[0, : j + 1].flatten().tolist()
-        targets = labels[0, j].flatten().tolist()
-        assert seen == list(range((j + 1) * read))
-        num_targets = 1 if superpose == "input" else bag_size
-        assert targets == list(range((j + 1) * read, (j + 1) * read + num_targets))
+        assert inputs[0, : j + 1].max() < labels[0, j].min()
 
 
-def test_bag_size_one_is_next_token_training() -> None:
-    window_BT = torch.randint(0, 99, (3, 9))
-    for superpose in SUPERPOSE:
-        inputs, labels = superpose_window(window_BT, 8, 1, superpose)
-        assert torch.equal(inputs, window_BT[:, :-1])
-        assert torch.equal(labels, window_BT[:, 1:])
+@given(seq_len=sizes, superpose=modes)
+def test_bag_size_1_is_next_token_training(seq_len: int, superpose: str) -> None:
+    window = numbered_window(seq_len + 1)
+    assert window_length(seq_len, 1, superpose) == seq_len + 1
+    inputs, labels = superpose_window(window, seq_len, 1, superpose)
+    assert torch.equal(inputs, window[:, :-1])
+    assert torch.equal(labels, window[:, 1:])
 
 
-def test_windows_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="7 tokens cannot be folded into bags of 2"):
-        fold_bags(torch.zeros(1, 7, dtype=torch.int64), 2)
-    with pytest.raises(ValueError, match="a window of 9 tokens, but 4 positions need 10"):
-        superpose_window(torch.zeros(1, 9, dtype=torch.int64), 4, 2)
+@pytest.mark.parametrize("superpose", ["both", "input", "output"])
+def test_a_changed_token_reaches_no_position_that_predicts_it(superpose: str) -> None:
+    """Perturb each data token in turn: in a causal model only positions after its predictors may move."""
+    seq_len, bag_size, vocab_size = 5, 3, 32
+    torch.manual_seed(0)
+    embedding = BagEmbedding(vocab_size, 8)
+    window = torch.randint(0, vocab_size, (1, window_length(seq_len, bag_size, superpose)))
+
+    def hidden(window: torch.Tensor) -> torch.Tensor:
+        inputs, _ = superpose_window(window, seq_len, bag_size, superpose)
+        return embedding(inputs).cumsum(1)[0]  # the simplest causal decoder: position j sees 0..j
+
+    for token in range(window.shape[1]):
+        changed = window.clone()
+        changed[0, token] = (changed[0, token] + 1) % vocab_size
+        moved = (hidden(changed) != hidden(window)).any(-1)
+        labels = superpose_window(window, seq_len, bag_size, superpose)[1]
+        other_labels = superpose_window(changed, seq_len, bag_size, superpose)[1]
+        predicts = (labels != other_labels).view(seq_len, -1).any(-1)
+        assert not (moved & predicts).any(), f"token {token} is read by a position that predicts it"
+        # Input-only windows are as long as those of "both"; of the last bag it predicts the first token alone.
+        unused = superpose == "input" and token > seq_len * bag_size
+        assert (moved.any() or predicts.any()) != unused
 
 
-def test_bag_weights_follow_their_definitions() -> None:
-    def normalized(values: list[float]) -> list[float]:
-        return [value / sum(values) for value in values]
-
-    assert bag_weights("uniform", 4).tolist() == [0.25] * 4
-    assert bag_weights("power_law", 3).tolist() == pytest.approx(normalized([1, 1 / 2, 1 / 3]), rel=1e-15)
-    assert bag_weights("exponential", 3).tolist() == pytest.approx(
-        normalized([0.36787944117144233, 0.1353352832366127, 0.049787068367863944]), rel=1e-15
-    )
-    assert bag_weights("first_token", 3).tolist() == [1, 0, 0]
-    assert bag_weights("mutual_information", 2).tolist() == pytest.approx(
-        normalized([3.63 + 1.35, 3.63 + 1.35 * 2**-1.25]), rel=1e-15
-    )
-    with pytest.raises(ValueError, match="no bag weighting 'linear'; there are: uniform, power_law"):
-        bag_weights("linear", 2)
+def test_labels_may_be_written_to_one_by_one() -> None:
+    window = numbered_window(window_length(4, 3, "output"))
+    _, labels = superpose_window(window, 4, 3, "output")
+    labels[0, 0, 1] = -100
+    assert (labels == -100).sum() == 1
 
 
-def test_the_study_knows_exactly_the_weightings_that_there_are() -> None:
-    from tst_titan.study import catalogue
-    from tst_titan.superposition import BAG_WEIGHTINGS
+def test_mistaken_sizes_are_named() -> None:
+    window = numbered_window(12)
+    with pytest.raises(ValueError, match="12 tokens cannot be folded into bags of 5: 2 left over"):
+        fold_bags(window, 5)
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        fold_bags(window, 0)
+    with pytest.raises(ValueError, match="has 15 tokens, not 12"):
+        superpose_window(window, 4, 3)
+    with pytest.raises(ValueError, match="'neither'"):
+        window_length(4, 3, "neither")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not \[12\]"):
+        next_bag_labels(window[0], 3)
 
-    assert catalogue.BAG_WEIGHTINGS == BAG_WEIGHTINGS
+
+# Independent of the code: normalized by hand for four places.
+FOUR_WEIGHTS = {
+    "uniform": [0.25, 0.25, 0.25, 0.25],
+    "power_law": [12 / 25, 6 / 25, 4 / 25, 3 / 25],
+    "exponential": [0.6439142598879724, 0.23688281808991013, 0.08714431874203257, 0.03205860328008499],
+    "first_token": [1.0, 0.0, 0.0, 0.0],
+    "mutual_information": [0.29262824193747833, 0.24665417570179138, 0.23339312040505197, 0.2273244619556784],
+}
+
+
+@pytest.mark.parametrize("name", FOUR_WEIGHTS)
+def test_weights_of_four_places(name: str) -> None:
+    assert bag_weights(name, 4).tolist() == pytest.approx(FOUR_WEIGHTS[name], rel=1e-14)
+
+
+@given(name=st.sampled_from(sorted(FOUR_WEIGHTS)), bag_size=st.integers(1, 64))
+def test_weights_sum_to_1_and_never_rise(name: str, bag_size: int) -> None:
+    weights = bag_weights(name, bag_size)
+    assert weights.shape == (bag_size,)
+    assert weights.sum().item() == pytest.approx(1, abs=1e-14)
+    assert (weights.diff() <= 0).all()
+
+
+def test_given_weights_are_scaled_and_checked() -> None:
+    assert bag_weights([2, 1, 1], 3).tolist() == [0.5, 0.25, 0.25]
+    for weights in ([1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, float("inf"), 1]):
+        with pytest.raises(ValueError, match="3 finite numbers >= 0 with a sum above 0"):
+            bag_weights(weights, 3)
+    with pytest.raises(ValueError, match="unknown bag_weighting 'powerlaw'; known are uniform, power_law"):
+        bag_weights("powerlaw", 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        bag_weights("uniform", 0)

@@ -1,95 +1,164 @@
-"""The bag embedding is the published definition: the mean of the token embeddings, and its gradient."""
+"""The bag embedding against its definition: the mean of the tokens' embeddings, summed in float32."""
 
 import pytest
 import torch
-from torch.nn import functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tst_titan.superposition import BagEmbedding, bag_embedding
 
 
-def reference(tokens_BLS: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
-    """Sum of S look-ups in float64, divided by S."""
-    total = sum(weight_VD.double()[tokens_BLS[..., i]] for i in range(tokens_BLS.shape[-1]))
-    return total / tokens_BLS.shape[-1]
+def defined_mean(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The mean in the weight's own precision, one lookup a place of the bag: the published loop."""
+    return sum(weight[tokens[..., i]] for i in range(tokens.shape[-1])) / tokens.shape[-1]
 
 
+def gradient_of(embed, tokens: torch.Tensor, weight: torch.Tensor, grad_out: torch.Tensor) -> torch.Tensor:
+    weight = weight.detach().clone().requires_grad_()
+    embed(tokens, weight).backward(grad_out.to(weight.dtype))
+    assert weight.grad is not None
+    return weight.grad
+
+
+@pytest.mark.parametrize(
+    ("dtype", "relative"),
+    [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2**-8), (torch.float16, 2**-11)],
+)
 @pytest.mark.parametrize("bag_size", [1, 2, 3, 6, 16])
-def test_value_and_gradient_are_those_of_the_mean(bag_size: int) -> None:
-    torch.manual_seed(0)
-    tokens_BLS = torch.randint(0, 11, (2, 5, bag_size))  # few ids: each occurs often, within bags too
-    weight_VD = torch.randn(11, 7, dtype=torch.float64, requires_grad=True)
-    pull_BLD = torch.randn(2, 5, 7, dtype=torch.float64)
-    (expected,) = torch.autograd.grad((reference(tokens_BLS, weight_VD) * pull_BLD).sum(), weight_VD)
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-        embedding = BagEmbedding(11, 7, dtype=dtype)
-        with torch.no_grad():
-            embedding.weight.copy_(weight_VD)
-        out_BLD = embedding(tokens_BLS)
-        assert out_BLD.dtype == dtype
-        torch.testing.assert_close(
-            out_BLD.double(), reference(tokens_BLS, embedding.weight), atol=tolerance, rtol=0
-        )
-        (out_BLD * pull_BLD).sum().backward()
-        torch.testing.assert_close(embedding.weight.grad.double(), expected, atol=10 * tolerance, rtol=0)
-
-
-def test_tokens_are_looked_up_as_by_torch() -> None:
-    embedding = BagEmbedding(11, 7)
-    tokens_BL = torch.randint(0, 11, (2, 5))
-    assert torch.equal(embedding(tokens_BL), F.embedding(tokens_BL, embedding.weight))
-
-
-def test_bfloat16_bags_are_summed_in_float32() -> None:
-    # 255 ones and a 1: in bfloat16 the running sum would stop growing at 256 and lose the small addends.
-    weight_VD = torch.tensor([[1.0], [0.00390625]], dtype=torch.bfloat16)
-    tokens_BLS = torch.tensor([[[0] + [1] * 255]])
-    exact = (1 + 255 * 0.00390625) / 256
-    assert bag_embedding(tokens_BLS, weight_VD).item() == torch.tensor(exact).bfloat16().item()
-
-
-def test_shards_of_the_vocabulary_add_up_to_the_whole() -> None:
-    torch.manual_seed(0)
-    tokens_BLS = torch.randint(0, 11, (2, 5, 3))
-    whole = torch.randn(11, 7, dtype=torch.float64, requires_grad=True)
-    bag_embedding(tokens_BLS, whole).square().sum().backward()
-    parts = [part.detach().requires_grad_() for part in whole.chunk(3)]
-    starts = [0, 4, 8]
-    out = sum(
-        bag_embedding(tokens_BLS, part, vocab_start=start) for part, start in zip(parts, starts, strict=True)
+def test_value_and_gradient_equal_the_definition(bag_size: int, dtype: torch.dtype, relative: float) -> None:
+    torch.manual_seed(bag_size)
+    weight = torch.randn(40, 8).to(dtype)  # few rows, so that tokens repeat within and between bags
+    tokens = torch.randint(0, 40, (2, 30, bag_size))
+    grad_out = torch.randn(2, 30, 8).to(dtype)
+    bags = bag_embedding(tokens, weight)
+    assert bags.shape == (2, 30, 8)
+    assert bags.dtype == dtype
+    expected = defined_mean(tokens, weight.double())
+    # One rounding to the dtype: relative to the value, or in float32 to the terms that were added.
+    torch.testing.assert_close(
+        bags.double(), expected, rtol=relative, atol=1e-6 if dtype != torch.float64 else 1e-14
     )
-    torch.testing.assert_close(out, bag_embedding(tokens_BLS, whole))
-    out.square().sum().backward()
-    torch.testing.assert_close(torch.cat([part.grad for part in parts]), whole.grad)
+    gradient = gradient_of(bag_embedding, tokens, weight, grad_out)
+    expected_gradient = gradient_of(defined_mean, tokens, weight.double(), grad_out)
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(
+        gradient.double(), expected_gradient, rtol=relative, atol=1e-6 if dtype != torch.float64 else 1e-14
+    )
 
 
-def test_no_intermediate_holds_every_token_of_every_bag() -> None:
-    from torch.profiler import ProfilerActivity, profile
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_lookup_is_nn_embedding_bit_for_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours = BagEmbedding(40, 8, dtype=dtype)
+    plain = nn.Embedding(40, 8, dtype=dtype)
+    plain.load_state_dict(ours.state_dict())
+    tokens = torch.randint(0, 40, (2, 30))
+    assert torch.equal(ours(tokens), plain(tokens))
+    ours(tokens).square().sum().backward()
+    plain(tokens).square().sum().backward()
+    assert torch.equal(ours.weight.grad, plain.weight.grad)
 
-    tokens_BLS = torch.randint(0, 50, (4, 64, 16))
-    weight_VD = torch.randn(50, 32, requires_grad=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        bag_embedding(tokens_BLS, weight_VD).sum().backward()
-    largest = max(event.cpu_memory_usage for event in trace.events())
-    assert largest < 4 * tokens_BLS.numel() * 32 / 2
+
+def test_a_bag_of_one_is_a_lookup() -> None:
+    embedding = BagEmbedding(40, 8)
+    tokens = torch.randint(0, 40, (2, 30))
+    assert torch.equal(embedding(tokens[..., None]), embedding(tokens))
 
 
-def test_gradient_is_deterministic_and_allowed_in_deterministic_mode() -> None:
-    tokens_BLS = torch.randint(0, 5, (8, 128, 4))
-    weight_VD = torch.randn(5, 16, requires_grad=True)
-    pull_BLD = torch.randn(8, 128, 16)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), bag_size=st.integers(1, 6), cut=st.integers(1, 39))
+def test_shards_of_the_vocabulary_sum_to_the_whole(seed: int, bag_size: int, cut: int) -> None:
+    torch.manual_seed(seed)
+    weight = torch.randn(40, 8, dtype=torch.float64)
+    tokens = torch.randint(0, 40, (2, 5, bag_size))
+    grad_out = torch.randn(2, 5, 8, dtype=torch.float64)
+    shards = [(weight[:cut], 0), (weight[cut:], cut)]
+    whole = sum(bag_embedding(tokens, shard, vocab_offset=offset) for shard, offset in shards)
+    torch.testing.assert_close(whole, bag_embedding(tokens, weight), rtol=1e-13, atol=1e-13)
+    gradients = [
+        gradient_of(lambda t, w, o=offset: bag_embedding(t, w, vocab_offset=o), tokens, shard, grad_out)
+        for shard, offset in shards
+    ]
+    expected = gradient_of(bag_embedding, tokens, weight, grad_out)
+    torch.testing.assert_close(torch.cat(gradients), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_gradient_is_deterministic_and_dense() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(50, 16)
+    tokens = torch.randint(0, 50, (4, 64, 8))
+    grad_out = torch.randn(4, 64, 16)
     torch.use_deterministic_algorithms(True)
     try:
-        gradients = [
-            torch.autograd.grad((bag_embedding(tokens_BLS, weight_VD) * pull_BLD).sum(), weight_VD)[0]
-            for _ in range(3)
-        ]
+        first = gradient_of(bag_embedding, tokens, weight, grad_out)
+        second = gradient_of(bag_embedding, tokens, weight, grad_out)
+        shard = gradient_of(lambda t, w: bag_embedding(t, w, vocab_offset=0), tokens, weight, grad_out)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
+    assert first.layout == torch.strided
+    assert torch.equal(first, second)
+    torch.testing.assert_close(shard, first)
 
 
-def test_meta_tensors_have_the_right_shape() -> None:
-    out = bag_embedding(
-        torch.zeros(2, 5, 3, dtype=torch.int64, device="meta"), torch.empty(11, 7, device="meta")
+class NumElements(TorchDispatchMode):
+    """The most elements of any one floating-point tensor that an operation returned."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("vocab_offset", [None, 0])
+def test_no_tensor_holds_the_embeddings_of_all_data_tokens(vocab_offset: int | None) -> None:
+    weight = torch.randn(20, 16)
+    tokens = torch.randint(0, 20, (4, 64, 8))
+    with NumElements() as seen:
+        gradient_of(
+            lambda t, w: bag_embedding(t, w, vocab_offset=vocab_offset),
+            tokens,
+            weight,
+            torch.randn(4, 64, 16),
+        )
+    assert seen.largest == 4 * 64 * 16
+
+
+def test_compiles_to_one_graph() -> None:
+    torch.compiler.reset()
+    embedding = BagEmbedding(40, 8)
+    tokens = torch.randint(0, 40, (2, 5, 3))
+    compiled = torch.compile(embedding, fullgraph=True, backend="aot_eager")
+    compiled(tokens).square().sum().backward()
+    gradient, embedding.weight.grad = embedding.weight.grad, None
+    embedding(tokens).square().sum().backward()
+    torch.testing.assert_close(gradient, embedding.weight.grad)
+
+
+@pytest.mark.parametrize("vocab_offset", [None, 10])
+def test_meta_tensors(vocab_offset: int | None) -> None:
+    weight = torch.empty(40, 8, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    bags = bag_embedding(
+        torch.empty(2, 5, 3, device="meta", dtype=torch.long), weight, vocab_offset=vocab_offset
     )
-    assert (out.shape, out.device.type) == ((2, 5, 7), "meta")
+    bags.sum().backward()
+    assert bags.shape == (2, 5, 8)
+    assert bags.dtype == torch.bfloat16
+    assert weight.grad is not None
+    assert weight.grad.shape == weight.shape
+
+
+@pytest.mark.parametrize("token", [40, -1])
+def test_a_token_outside_the_table_is_an_error(token: int) -> None:
+    with pytest.raises((IndexError, RuntimeError)):
+        BagEmbedding(40, 8)(torch.full((1, 2, 3), token))
+
+
+def test_bags_need_three_dimensions() -> None:
+    with pytest.raises(ValueError, match=r"\[batch, positions, bag_size\], not \[2, 3\]"):
+        bag_embedding(torch.zeros(2, 3, dtype=torch.long), torch.zeros(4, 4))

@@ -5,7 +5,7 @@ as in colour. The report's script reads values back from the points' coordinates
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 46
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 34, 46
 # Okabe and Ito's palette, without its yellow; slot 0 is the baseline's neutral.
 NUM_COLORS = 7
 STYLE = """
@@ -73,6 +73,7 @@ class Panel:
     y_range: tuple[float, float] | None = None
     x_log: bool = False
     y_log: bool = False
+    x_ticks: tuple[float, ...] = ()
     end_labels: bool = False
     caption: str = ""
 
@@ -151,7 +152,7 @@ def _panel(panel: Panel) -> tuple[str, str]:
     to_x = _scale(x_low, x_high, LEFT, right, panel.x_log)
     to_y = _scale(y_low, y_high, bottom, TOP, panel.y_log)
     parts = []
-    y_ticks, x_ticks = ticks(y_low, y_high, panel.y_log), ticks(x_low, x_high, panel.x_log)
+    y_ticks, x_ticks = ticks(y_low, y_high, panel.y_log), panel.x_ticks or ticks(x_low, x_high, panel.x_log)
     for tick in y_ticks:
         y = float(to_y(np.array(tick)))
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
@@ -330,10 +331,13 @@ def ticks(low: float, high: float, log: bool = False) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def tick_text(value: float, neighbours: list[float]) -> str:
-    """A tick's label with as many digits as tell it from its neighbours; thousands as k, millions as M."""
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def tick_text(value: float, neighbours: Sequence[float]) -> str:
+    """A tick's label with as many digits as tell it from its neighbours; thousands as k and so on."""
     if abs(value) >= 1e4:
-        factor, unit = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k")
+        factor, unit = next(item for item in _UNITS if abs(value) >= item[0])
         return f"{value / factor:g}{unit}"
     if value and abs(value) < 1e-3:
         return f"{value:.0e}".replace("e-0", "e-")

@@ -7,16 +7,17 @@ from tst_titan.collect.comparisons import equal_data, equal_flops
 from tst_titan.collect.equal_loss import equal_loss
 from tst_titan.collect.grid_plots import budget_panels, grid_charts, learning_rate_panels
 from tst_titan.collect.grids import find_grids
-from tst_titan.collect.plots import colors_of, curve_panels
+from tst_titan.collect.plots import colors_of, curve_panels, largest_budgets
 from tst_titan.collect.report import FigureSection, Findings, study_report
+from tst_titan.collect.scaling_report import model_sizes, scaling_charts
 from tst_titan.collect.study_results import StudyResults, gather
-from tst_titan.collect.tables import curves_writer, write_evaluations, write_runs
+from tst_titan.collect.tables import curves_writer, write_csv, write_evaluations, write_runs
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
 
 
 def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tuple[StudyResults, Findings]:
-    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `curves.svg`,
+    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `comparisons.csv`, `curves.svg`,
     a figure of settings for each kind that the study has, and `report.html` into `out`, each whole; what is damaged or missing becomes a notice of the report.
     """
     with curves_writer(out / "curves.parquet") as keep:
@@ -24,29 +25,36 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
     write_runs(found.table, out)
     write_evaluations(found.evaluations, out)
     findings = compare(found, plan.compare)
+    write_csv(findings.table(), out / "comparisons.csv")
     colors = colors_of(found.curves)
     entropies = {manifest.get("unigram_entropy") for manifest in found.corpora.values()}
     entropy = entropies.pop() if len(entropies) == 1 else None
-    sections = []
-    panels = curve_panels(found.curves, colors, entropy)
-    if panels:
-        write_text(out / "curves.svg", figure_svg(panels, columns=2))
-        source = "From metrics.jsonl of each run's segments; every logged step is in curves.parquet."
-        sections.append(FigureSection("curves", "Curves", panels, source))
-    sections += setting_sections(found, findings.column, colors)
-    for section in sections[1 if panels else 0 :]:
-        write_text(out / f"{section.id}.svg", figure_svg(section.charts))
+    first, others = largest_budgets(found.curves)
+    source = "From metrics.jsonl of each run's segments; every logged step is in curves.parquet."
+    panels = curve_panels(first, colors, entropy)
+    curves = FigureSection("curves", "Curves", panels, source, folded=curve_panels(others, colors, entropy))
+    # What a study of many settings asks comes first; the two curves of a small one are its result.
+    sections = [
+        section
+        for section in (*setting_sections(found, findings, colors), curves)
+        if section.charts or section.notes
+    ]
+    for section in sections:
+        if section.charts or section.folded:
+            write_text(out / f"{section.id}.svg", figure_svg([*section.charts, *section.folded]))
     write_text(out / "report.html", study_report(found, findings, sections, study_file))
     return found, findings
 
 
-def setting_sections(found: StudyResults, column: str, colors: dict[str, int]) -> list[FigureSection]:
-    """Figures over settings, where the study has them: budgets, grids (of the loss and of scores), learning rates."""
+def setting_sections(found: StudyResults, findings: Findings, colors: dict[str, int]) -> list[FigureSection]:
+    """Figures over settings, where the study has them: budgets, grids (of loss and scores), learning rates, scaling."""
     finished = found.table[found.table["status"] == "finished"]
+    column = findings.column
     better_low = {row["task"]: not row["higher_is_better"] for row in found.evaluations if row["shown"]}
     grids = find_grids(finished, column)
     for task, low in better_low.items():
-        grids += find_grids(finished, task, lower_is_better=low)
+        if task in finished.columns:
+            grids += find_grids(finished, task, lower_is_better=low)
     source = "From the final numbers of each run in table.csv."
     sections = [
         FigureSection("budgets", "Budgets", budget_panels(finished, column, colors), source),
@@ -60,7 +68,11 @@ def setting_sections(found: StudyResults, column: str, colors: dict[str, int]) -
             "learning-rates", "Learning rates", learning_rate_panels(finished, column, colors), source
         ),
     ]
-    return [section for section in sections if section.charts]
+    sizes = model_sizes(found.plan)
+    if len(sizes) > 1:
+        charts, notes = scaling_charts(finished, column, findings.loss, sizes)
+        sections.append(FigureSection("scaling", "Scaling", charts, source, notes))
+    return sections
 
 
 def compare(found: StudyResults, wanted: tuple[str, ...]) -> Findings:

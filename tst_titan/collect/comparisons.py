@@ -62,13 +62,17 @@ def is_baseline(table: pd.DataFrame) -> pd.Series:
     return (table["bag_size"].fillna(1) == 1) | (table["step_ratio"].fillna(0) == 0)
 
 
-def same_recipe(baseline: pd.DataFrame, run: pd.Series) -> pd.Series:
-    """Baseline runs of the same model and learning rate as `run` (both may be unknown)."""
-    if pd.isna(run["learning_rate"]):
-        rate = baseline["learning_rate"].isna()
-    else:
-        rate = (baseline["learning_rate"] == run["learning_rate"]).fillna(False).astype(bool)
-    return (baseline["model"] == run["model"]).astype(bool) & rate
+def recipe_of(run: pd.Series) -> tuple[str, float | None]:
+    """What a baseline must share to be compared: model and learning rate (None where it is not known)."""
+    rate = run["learning_rate"]
+    return str(run["model"]), None if pd.isna(rate) else float(rate)
+
+
+def baselines(table: pd.DataFrame) -> dict[tuple[str, float | None], pd.DataFrame]:
+    """The baseline runs of a table by `recipe_of`."""
+    plain = table[is_baseline(table)]
+    groups = plain.groupby(["model", "learning_rate"], dropna=False, sort=False)
+    return {recipe_of(rows.iloc[0]): rows for _, rows in groups}
 
 
 def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -105,13 +109,13 @@ def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
     one seed on a side there is no interval, and it says so.
     """
     table = table[table[column].notna()]
-    baseline = table[is_baseline(table)]
+    by_recipe = baselines(table)
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
         first = rows.iloc[0]
-        others = baseline[same_recipe(baseline, first) & (baseline["steps"] == first["steps"])]
-        if len(others):
-            results.append(_difference(label, rows, others, column))
+        others = by_recipe.get(recipe_of(first))
+        if others is not None and len(equal := others[others["steps"] == first["steps"]]):
+            results.append(_difference(label, rows, equal, column))
     return results
 
 
@@ -122,14 +126,15 @@ def equal_data(table: pd.DataFrame, column: str, within: float = 0.02) -> list[D
     Estimator as in `equal_flops`.
     """
     table = table[table[column].notna() & table["data_tokens"].notna()]
-    baseline = table[is_baseline(table)]
+    by_recipe = baselines(table)
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
         first = rows.iloc[0]
-        near = (baseline["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= within
-        others = baseline[near & same_recipe(baseline, first)]
-        if len(others):
-            results.append(_difference(label, rows, others, column))
+        others = by_recipe.get(recipe_of(first))
+        if others is not None:
+            near = (others["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= within
+            if near.any():
+                results.append(_difference(label, rows, others[near], column))
     return results
 
 
@@ -169,7 +174,7 @@ def _t_interval(arm: np.ndarray, baseline: np.ndarray, paired: bool) -> tuple[In
         else:
             degrees = variance**2 / (parts[0] ** 2 / (len(arm) - 1) + parts[1] ** 2 / (len(baseline) - 1))
     else:
-        return Interval(absent_because="one seed gives no measure of the noise between seeds"), None
+        return Interval(absent_because="one seed: there is no measure of the noise between seeds"), None
     center = arm.mean() - baseline.mean()
     error = float(np.sqrt(variance))
     half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import LEVEL, Interval, is_baseline, same_recipe, variants
+from tst_titan.collect.comparisons import LEVEL, Interval, baselines, is_baseline, recipe_of, variants
 
-DRAWS = 4000
+DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
 _EXPONENTS = np.geomspace(0.02, 4.0, 500)
 
@@ -53,22 +53,19 @@ class ReadOff:
         return self.baseline_steps / self.steps
 
 
-def equal_loss(table: pd.DataFrame, column: str, *, seed: int = 0) -> list[ReadOff]:
+def equal_loss(table: pd.DataFrame, column: str, *, draws: int = DRAWS) -> list[ReadOff]:
     """Read off the equal-loss speedup of every variant and budget of `table` (see the module's text)."""
     table = table[table[column].notna()]
-    baseline = table[is_baseline(table)]
+    by_recipe = baselines(table)
     results = []
     for label, rows in variants(table[~is_baseline(table)]):
-        first = rows.iloc[0]
-        same = same_recipe(baseline, first)
-        if same.any():
-            results.append(_read_off(label, rows, baseline[same], column, np.random.default_rng(seed)))
+        others = by_recipe.get(recipe_of(rows.iloc[0]))
+        if others is not None:
+            results.append(_read_off(label, rows, others, column, draws))
     return results
 
 
-def _read_off(
-    label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, random: np.random.Generator
-) -> ReadOff:
+def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, draws: int) -> ReadOff:
     arm = rows.set_index("seed")[column].astype(float)
     by_budget = {
         int(steps): group.set_index("seed")[column].astype(float)
@@ -85,7 +82,7 @@ def _read_off(
         loss=float(arm.mean()),
         baseline_steps=found,
         bound=bound,
-        interval=_interval(arm, by_budget, budgets, means, int(rows["steps"].iloc[0]), random),
+        interval=_interval(arm, by_budget, budgets, means, int(rows["steps"].iloc[0]), draws),
         budgets=tuple(int(steps) for steps in budgets),
         num_seeds=len(arm),
         runs=(*rows["run"], *baseline["run"]),
@@ -98,29 +95,31 @@ def _interval(
     budgets: np.ndarray,
     means: np.ndarray,
     steps: int,
-    random: np.random.Generator,
+    draws: int,
 ) -> Interval:
+    # The same draws in every call: collecting twice gives the same numbers.
+    random = np.random.default_rng(0)
     if len(budgets) < 2:
-        return Interval(absent_because="one baseline budget gives no curve to read from")
+        return Interval(absent_because="one baseline budget: there is no curve to read from")
     samples = [*by_budget.values(), arm]
     seeds = set(arm.index)
     if len(seeds) >= 2 and all(set(sample.index) == seeds for sample in samples):
         values = np.stack([sample.sort_index().to_numpy() for sample in samples], axis=1)
         degrees = len(seeds) - 1
         deviations = (values - values.mean(0)) / math.sqrt(degrees * len(seeds))
-        noise = random.standard_normal((DRAWS, len(seeds))) @ deviations
+        noise = random.standard_normal((draws, len(seeds))) @ deviations
     else:
         degrees = sum(len(sample) - 1 for sample in samples)
         if degrees == 0:
-            return Interval(absent_because="one seed gives no measure of the noise between seeds")
+            return Interval(absent_because="one seed: there is no measure of the noise between seeds")
         squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples)
         errors = np.sqrt(squares / degrees / np.array([len(sample) for sample in samples]))
-        noise = random.standard_normal((DRAWS, len(samples))) * errors
-    noise /= np.sqrt(random.chisquare(degrees, (DRAWS, 1)) / degrees)
+        noise = random.standard_normal((draws, len(samples))) * errors
+    noise /= np.sqrt(random.chisquare(degrees, (draws, 1)) / degrees)
     speedups = inverse(budgets, means + noise[:, :-1], float(arm.mean()) + noise[:, -1]) / steps
     low, high = np.quantile(speedups, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     if low == math.inf or high == 0.0:
-        return Interval(absent_because="the loss lies outside of what the baseline's budgets reached")
+        return Interval(absent_because="outside of the baseline's budgets: there the curve was not measured")
     return Interval(float(low), float(high))
 
 

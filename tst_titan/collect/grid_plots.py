@@ -42,7 +42,7 @@ def grid_charts(grid: Grid) -> list[Chart]:
     low, high = min(spread[0], grid.baseline or spread[0]), max(spread[1], grid.baseline or spread[1])
     pad = 0.08 * (high - low) or 0.01
     curves = Panel(
-        title=f"{what.capitalize()} by bag size: {grid.name}",
+        title=grid.name,
         x_label="bag size s",
         y_label=what,
         lines=tuple(
@@ -57,6 +57,7 @@ def grid_charts(grid: Grid) -> list[Chart]:
         ),
         levels=levels,
         y_range=(low - pad, high + pad),
+        x_ticks=tuple(float(value) for value in grid.bag_sizes),
         end_labels=True,
         caption="One line a step ratio; what lies outside of the axis is in the heat map.",
     )

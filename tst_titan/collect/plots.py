@@ -1,6 +1,7 @@
 """The figures of a study, as charts: what is drawn, not how (see `charts`)."""
 
 from collections.abc import Iterable
+from functools import reduce
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from tst_titan.collect.charts import NUM_COLORS, Line, LineStyle, Panel
 from tst_titan.collect.study_results import RunCurve
 
 LOSS = "loss (nats a token)"
+MOST_VARIANTS = 6
+RUNNING = 9
 
 
 def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
@@ -26,8 +29,16 @@ def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
     return colors
 
 
+def largest_budgets(curves: Iterable[RunCurve]) -> tuple[list[RunCurve], list[RunCurve]]:
+    """The curves of each model's largest budget, and the others."""
+    curves = list(curves)
+    largest = {model: max(c.steps for c in curves if c.model == model) for model in {c.model for c in curves}}
+    first = [curve for curve in curves if curve.steps == largest[curve.model]]
+    return first, [curve for curve in curves if curve.steps != largest[curve.model]]
+
+
 def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: float | None) -> list[Panel]:
-    """For every model and number of steps: training loss, validation loss, and a zoom on the recovery.
+    """For every model and number of steps: training loss, validation loss, a zoom on the recovery, the lead.
 
     The training loss of a superposition phase is multi-hot cross-entropy over bags, another quantity than the
     plain loss after the switch: it is drawn faint.
@@ -40,6 +51,7 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
         if not any(len(curve.training_step) for curve in members):
             continue
         where = f"{model}, {steps} steps"
+        members, left_out = _best_variants(members)
         switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
         marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
         per_point = max(curve.rows_per_point for curve in members)
@@ -54,7 +66,7 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
                 ),
                 marks=marks,
                 caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
-                f"with the plain next-token loss after the switch.{mean}",
+                f"with the plain next-token loss after the switch.{mean}{left_out}",
             )
         )
         validation = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
@@ -74,6 +86,23 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
             if panel:
                 panels.append(panel)
     return panels
+
+
+def _best_variants(members: list[RunCurve]) -> tuple[list[RunCurve], str]:
+    """Of many variants, the baseline and those that ended best; and a sentence about those left out."""
+    finals: dict[str, list[float]] = {}
+    for curve in members:
+        if not curve.baseline:
+            ends = np.concatenate([curve.training_loss[-3:], curve.validation_loss[-1:]])
+            finals.setdefault(curve.label, []).append(float(ends[-1]) if len(ends) else np.inf)
+    if len(finals) <= MOST_VARIANTS:
+        return members, ""
+    order = sorted(finals, key=lambda label: float(np.mean(finals[label])))
+    best = set(order[:MOST_VARIANTS])
+    left_out = (
+        f" Shown: the {MOST_VARIANTS} of {len(finals)} variants that ended lowest; all are in curves.parquet."
+    )
+    return [curve for curve in members if curve.baseline or curve.label in best], left_out
 
 
 def _training_lines(curve: RunCurve, color: int) -> list[Line]:
@@ -124,29 +153,49 @@ def _recovery_zoom(
         return None
     first = min(curve.switch_step for curve in switched if curve.switch_step)
     end = max(curve.training_step[-1] for curve in switched)
-    plain = [
-        curve.training_loss[curve.training_step > max(first, curve.switch_step or 0)]
-        for curve in members
-        if len(curve.training_step)
-    ]
-    values = np.concatenate(plain)
-    values = values[np.isfinite(values)]
-    if not len(values):
+    lines, values = [], [np.empty(0)]
+    for curve in members:
+        after = curve.training_step > max(first, curve.switch_step or 0)
+        if after.any():
+            step, loss = curve.training_step[after], curve.training_loss[after]
+            mean = running_mean(loss, RUNNING)
+            lines.append(Line(curve.label, colors[curve.label], step, loss, "faint", detail=_detail(curve)))
+            detail = f"{_detail(curve)}, running mean"
+            lines.append(Line(curve.label, colors[curve.label], step, mean, detail=detail))
+            values.append(mean[np.isfinite(mean)])
+    joined = np.concatenate(values)
+    if not len(joined):
         return None
-    low = float(values.min())
+    low = float(joined.min())
     # The jump itself is in the first panel; here its first 3% would flatten everything else.
-    high = float(np.quantile(values, 0.97))
+    high = float(np.quantile(joined, 0.97))
     pad = 0.08 * (high - low) or 0.05
     return Panel(
         title=f"Recovery: {where}",
         x_label="step",
         y_label=LOSS,
-        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label])),
+        lines=tuple(lines),
         marks=marks,
         x_range=(first - 0.04 * (end - first), float(end)),
         y_range=(low - pad, high + pad),
-        caption="Training loss from the switch on; what lies above the axis is in the panel of the whole run.",
+        caption=f"Training loss from the switch on: faint as logged, thick the running mean of {RUNNING} points. What lies "
+        "above the axis is in the panel of the whole run.",
     )
+
+
+def running_mean(values: np.ndarray, size: int) -> np.ndarray:
+    """Mean over `size` (odd) neighbours around each value, fewer at the ends and always as many on both sides.
+
+    Equal sides keep a falling curve unshifted, the end of the decay included. What is no finite number is left out.
+    """
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    index = np.arange(len(values))
+    half = np.minimum(size // 2, np.minimum(index, len(values) - 1 - index))
+    first, last = index - half, index + half + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def _lead(
@@ -154,24 +203,28 @@ def _lead(
 ) -> Panel | None:
     """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
     baselines = {curve.seed: curve for curve in members if curve.baseline}
-    lines = []
+    leads: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for curve in members:
         other = baselines.get(curve.seed)
         if curve.baseline or other is None:
             continue
-        _, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
-        if len(own):
+        step, own, its = np.intersect1d(curve.validation_step, other.validation_step, return_indices=True)
+        if len(step):
             lead = curve.validation_loss[own] - other.validation_loss[its]
-            step = curve.validation_step[own]
-            lines.append(
-                Line(curve.label, colors[curve.label], step, lead, _dotted(step), detail=_detail(curve))
-            )
+            leads.setdefault(curve.label, []).append((step, lead))
+    lines = []
+    for label, pairs in leads.items():
+        # The mean over the seeds, at the steps that all of them validated.
+        step = reduce(np.intersect1d, [step for step, _ in pairs])
+        mean = np.mean([lead[np.isin(own, step)] for own, lead in pairs], axis=0)
+        detail = f"{len(pairs)} seeds" if len(pairs) > 1 else ""
+        lines.append(Line(label, colors[label], step, mean, _dotted(step), detail=detail))
     if not lines:
         return None
     late = np.concatenate([line.y[line.x > max((value for value, _ in marks), default=0)] for line in lines])
     late = np.append(late[np.isfinite(late)], 0.0)
-    # While bags are trained the plain loss is far off: the axis spans what follows the switch.
-    low, high = float(late.min()), float(np.quantile(late, 0.9))
+    # While bags are trained the plain loss is far off: the axis spans what follows the switch, and zero.
+    low, high = float(late.min()), max(0.0, float(np.quantile(late, 0.9)))
     pad = 0.15 * max(high - low, 0.02)
     return Panel(
         title=f"Validation loss minus baseline: {where}",
@@ -181,5 +234,5 @@ def _lead(
         marks=marks,
         levels=((0.0, "baseline"),),
         y_range=(low - pad, high + pad),
-        caption="At equal FLOPs step by step, same seed. Below zero the arm is ahead of the baseline.",
+        caption="At equal FLOPs step by step, same seeds (their mean). Below zero the arm is ahead of the baseline.",
     )

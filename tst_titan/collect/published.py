@@ -12,7 +12,7 @@ from tst_titan.collect.equal_loss import ReadOff, equal_loss
 from tst_titan.collect.grid_plots import budget_panels, grid_charts
 from tst_titan.collect.grids import Grid, find_grids
 from tst_titan.collect.report import FigureSection, Findings, plain_report
-from tst_titan.collect.tables import runs_table, write_runs
+from tst_titan.collect.tables import runs_table, write_csv, write_runs
 from tst_titan.files import write_text
 from tst_titan.published import SOURCE, published_grids, published_table1
 
@@ -118,5 +118,6 @@ def collect_published(out: Path) -> PublishedResults:
         FigureSection("grids", "Bag size by step ratio", charts, f"From the grids of {SOURCE}; grids.csv."),
     ]
     findings = Findings(LOSS, found.flops, found.loss, found.data)
+    write_csv(findings.table(), out / "comparisons.csv")
     write_text(out / "report.html", plain_report("published", SOURCE, found.table, findings, sections))
     return found

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 import markupsafe
+import pandas as pd
 
 from tst_titan import __version__
 from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
@@ -21,14 +21,20 @@ from tst_titan.collect.formats import MISSING, number, scientific, short
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.study_results import SegmentCost, StudyResults
 from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable
-from tst_titan.plan import Accelerator
 from tst_titan.collect.wording import (
+    COMPARISON_HEADER,
     column_name,
+    comparison_cells,
+    comparisons_table,
     difference_words,
     read_off_words,
 )
+from tst_titan.plan import Accelerator
 
-MOST_SENTENCES = 6
+# More comparisons than this are read better in the table alone.
+MOST_SENTENCES = 4
+# Rows of the comparisons that are not folded away.
+MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Card:
 
 @dataclass(frozen=True)
 class FigureSection:
-    """Charts under one heading, and where their numbers come from."""
+    """Charts under one heading, sentences above them, and where their numbers come from; `folded` is shown on request."""
 
     id: str
     title: str
     charts: Sequence[Chart]
     source: str
+    notes: Sequence[str] = ()
+    folded: Sequence[Chart] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,10 @@ class Findings:
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """All of them as one tidy table (`comparisons.csv`)."""
+        return comparisons_table(self.flops, self.loss, self.data)
 
 
 def study_report(
@@ -79,7 +91,6 @@ def study_report(
         for row, record in zip(cells, table.to_dict("records"), strict=True)
     ]
     rows_in_mean = sorted({int(value) for value in table["final_train_loss_rows"].dropna()})
-    sentences = finding_sentences(findings)
     description = getattr(found.plan.definition, "description", "")
     return _render(
         title=found.plan.study,
@@ -87,8 +98,7 @@ def study_report(
         facts=facts,
         notices=_grouped(found.notices),
         cards=finding_cards(findings),
-        sentences=sentences[:MOST_SENTENCES],
-        more_sentences=sentences[MOST_SENTENCES:],
+        **_comparison_context(findings),
         figures=[_figure_context(section) for section in sections],
         header=header,
         rows=rows,
@@ -108,15 +118,13 @@ def plain_report(
 ) -> str:
     """A report of numbers that no study of ours made: no plan, corpus, cost or provenance of segments."""
     header, cells = readable(table)
-    sentences = finding_sentences(findings)
     return _render(
         title=title,
         description=description,
         facts=[("runs", str(len(table)), "table.csv")],
         notices=[],
         cards=[],
-        sentences=sentences,
-        more_sentences=[],
+        **_comparison_context(findings),
         figures=[_figure_context(section) for section in sections],
         header=header,
         rows=[{"cells": row, "source": "table.csv", "unfinished": False} for row in cells],
@@ -137,6 +145,18 @@ def finding_sentences(findings: Findings) -> list[str]:
     ]
 
 
+def _comparison_context(findings: Findings) -> dict[str, Any]:
+    rows = [comparison_cells(row) for row in findings.table().to_dict("records")]
+    return {
+        "sentences": finding_sentences(findings) if len(rows) <= MOST_SENTENCES else [],
+        "compared": column_name(findings.column),
+        "comparison_header": COMPARISON_HEADER,
+        "comparisons": rows[:MOST_ROWS] if len(rows) > MOST_SENTENCES else [],
+        "more_comparisons": rows[MOST_ROWS:],
+        "nothing_compared": not rows,
+    }
+
+
 def finding_cards(findings: Findings) -> list[Card]:
     """The headline of each comparison: the first variant that it has, of the longest budget."""
     cards = []
@@ -154,7 +174,8 @@ def finding_cards(findings: Findings) -> list[Card]:
                 Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
             )
     if findings.loss:
-        read_off = max(findings.loss, key=lambda item: item.steps)
+        # A measured read-off says more than a bound.
+        read_off = max(findings.loss, key=lambda item: (not item.bound, item.steps))
         sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]
         note = f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, {read_off.steps} steps), over its own"
         if read_off.bound:
@@ -185,14 +206,20 @@ def _template(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
+def _drawn(charts: Sequence[Chart]) -> list[tuple[markupsafe.Markup, str]]:
+    return [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in charts]
+
+
 def _figure_context(section: FigureSection) -> dict[str, Any]:
-    names = legend(section.charts)
+    names = legend([*section.charts, *section.folded])
     return {
         "id": section.id,
         "title": section.title,
         "legend": list(names.items()) if len(names) > 1 else [],
-        "charts": [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in section.charts],
+        "charts": _drawn(section.charts),
+        "folded": _drawn(section.folded),
         "source": section.source,
+        "notes": section.notes,
     }
 
 

@@ -95,11 +95,16 @@ def task_names(table: pd.DataFrame) -> list[str]:
 
 def write_runs(table: pd.DataFrame, folder: Path) -> None:
     """Write `table.csv`, `runs.parquet` (both whole) and `table.md` (the columns that people read)."""
-    with whole_file(folder / "table.csv") as part:
-        table.to_csv(part, index=False, float_format="%.10g", lineterminator="\n")
+    write_csv(table, folder / "table.csv")
     with whole_file(folder / "runs.parquet") as part:
         table.to_parquet(part, index=False)
     write_text(folder / "table.md", markdown(table))
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, whole, numbers in full; what is missing is an empty field."""
+    with whole_file(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
 
 
 def write_evaluations(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -119,7 +124,9 @@ def curves_writer(path: Path) -> Iterator[Callable[[RunRecord], None]]:
     The training rows come first, in step order, then the validation rows; a number that a row does not have is null.
     """
     with whole_file(path) as part:
-        writer = pyarrow.parquet.ParquetWriter(part, _CURVE_SCHEMA, compression="zstd")
+        writer = pyarrow.parquet.ParquetWriter(
+            part, _CURVE_SCHEMA, compression="zstd", use_dictionary=["run", "phase"]
+        )
 
         def add(record: RunRecord) -> None:
             for columns in (record.training, record.validation):

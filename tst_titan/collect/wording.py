@@ -1,6 +1,10 @@
 """Comparisons in plain words, whichever way they fall."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
 
 from tst_titan.collect.comparisons import Difference, Interval
 from tst_titan.collect.equal_loss import ReadOff
@@ -25,18 +29,14 @@ def difference_words(item: Difference, at: str = "equal FLOPs") -> str:
             better = " (better)" if item.value < 0 else " (worse)"
         verdict = f"ends {size:.4f}{unit} {side} the baseline in {column_name(item.column)}{better}"
     values = f"{item.arm_value:.4f} against {item.baseline_value:.4f}"
-    sure = ""
-    if item.interval.low is not None:
-        sure = f" {certainty(item)}"
-    else:
-        sure = f" No interval: {item.interval.absent_because}."
-    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}.{sure}"
+    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}"
 
 
 def certainty(item: Difference) -> str:
     """The interval of a difference and whether it excludes zero."""
     low, high = item.interval.low, item.interval.high
-    assert low is not None and high is not None
+    if low is None or high is None:
+        return f"No interval: {item.interval.absent_because}."
     kind = "paired by seed" if item.paired else "unpaired"
     p_value = "" if item.p_value is None else f", p = {item.p_value:.2g}"
     told = (
@@ -74,3 +74,111 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
     if interval.low == 0:
         return f"90% interval: one-sided, below {interval.high:.2f}{unit}."
     return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
+
+
+def comparisons_table(
+    flops: Iterable[Difference], loss: Iterable[ReadOff], data: Iterable[Difference]
+) -> pd.DataFrame:
+    """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup."""
+    rows = [
+        _difference_row(kind, item)
+        for kind, items in (("equal FLOPs", flops), ("equal data", data))
+        for item in items
+    ]
+    for item in loss:
+        rows.append(
+            {
+                "comparison": "equal loss",
+                "model": item.model,
+                "steps": item.steps,
+                "arm": item.label,
+                "column": item.column,
+                "arm_value": item.loss,
+                "baseline_value": item.baseline_steps,
+                "kind": "speedup",
+                "bound": item.bound,
+                "value": item.speedup,
+                "low": item.interval.low,
+                "high": item.interval.high,
+                "p_value": None,
+                "num_seeds": item.num_seeds,
+                "remark": item.interval.absent_because,
+                "runs": " ".join(item.runs),
+            }
+        )
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+COMPARISON_COLUMNS = [
+    "comparison",
+    "model",
+    "steps",
+    "arm",
+    "column",
+    "arm_value",
+    "baseline_value",
+    "kind",
+    "bound",
+    "value",
+    "low",
+    "high",
+    "p_value",
+    "num_seeds",
+    "remark",
+    "runs",
+]
+
+
+def _difference_row(kind: str, item: Difference) -> dict[str, object]:
+    return {
+        "comparison": kind,
+        "model": item.model,
+        "steps": item.steps,
+        "arm": item.label,
+        "column": item.column,
+        "arm_value": item.arm_value,
+        "baseline_value": item.baseline_value,
+        "kind": "difference",
+        "bound": "",
+        "value": item.value,
+        "low": item.interval.low,
+        "high": item.interval.high,
+        "p_value": item.p_value,
+        "num_seeds": item.num_pairs,
+        "remark": item.interval.absent_because,
+        "runs": " ".join(item.runs),
+    }
+
+
+def comparison_cells(row: dict[str, Any]) -> list[str]:
+    """One row of `comparisons_table` as people read it: see `COMPARISON_HEADER`."""
+    speedup = row["kind"] == "speedup"
+    if speedup:
+        sign = {"at least": "≥ ", "at most": "≤ "}.get(row["bound"], "")
+        value, baseline = f"{sign}{row['value']:.2f}×", f"{row['baseline_value']:.0f} steps"
+    else:
+        value, baseline = f"{row['value']:+.4f}", f"{row['baseline_value']:.4f}"
+    if pd.isna(row["low"]):
+        interval = f"none ({row['remark'].partition(':')[0]})"
+    elif speedup:
+        interval = (
+            interval_words(Interval(row["low"], row["high"]), "×").removeprefix("90% interval").strip(": .")
+        )
+    else:
+        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
+    p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
+    cells = [row["comparison"], row["model"], str(row["steps"]), row["arm"]]
+    return [*cells, f"{row['arm_value']:.4f}", baseline, value, interval, p_value]
+
+
+COMPARISON_HEADER = [
+    "comparison",
+    "model",
+    "steps",
+    "arm",
+    "arm's loss",
+    "baseline",
+    "difference or speedup",
+    "90% interval",
+    "p",
+]

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data.corpora import Listing, list_source, read_documents
-from tst_titan.data.documents import HELD_OUT_ONE_IN, Input, document_hash, is_held_out
+from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.groups import GroupJob, GroupResult, tokenize_group
+from tst_titan.data.held_out import HeldOutRule, held_out_rule, wanted_bytes
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, write_json
@@ -78,7 +79,11 @@ def tokenize_part(
         return
     k, n = part
     prepared = prepare(settings, out_dir, num_workers=num_workers)
-    share = dataclasses.replace(settings, max_tokens=-(-settings.max_tokens // n))
+    share = dataclasses.replace(
+        settings,
+        max_tokens=-(-settings.max_tokens // n),
+        validation_tokens=-(-settings.validation_tokens // n),
+    )
     _run_groups(share, [dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], num_workers)
 
 
@@ -94,10 +99,10 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         raise UserError(f"corpus {settings.id}: needs sources with names of their own, has {names}")
     listings = [_listed(source, work_folder(out_dir)) for source in settings.sources]
     tokenizer_folder = Path(out_dir) / "tokenizer"
-    _make_tokenizer(settings, listings, tokenizer_folder, work_folder(out_dir), num_workers)
+    rule = held_out_rule(settings, listings)
+    _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
     tokenizer = load_tokenizer(tokenizer_folder)
     check_vocabulary(tokenizer, settings.tokenizer)
-    below = _held_out_below(settings, listings)
     return tuple(
         SourceJobs(
             source,
@@ -111,7 +116,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
                     folder=work_folder(out_dir),
                     tokenizer_folder=tokenizer_folder,
                     tokenizer_digest=tokenizer.digest,
-                    held_out_below=below,
+                    held_out=rule,
                 )
                 for number, inputs in enumerate(listing.groups)
             ),
@@ -137,27 +142,18 @@ def _listed(source: SourceSettings, work: Path) -> Listing:
     return listing
 
 
-def _held_out_below(settings: CorpusSettings, listings: Sequence[Listing]) -> int:
-    """Held-out documents of a larger hash than this need not be kept: far more than enough have a smaller one.
-
-    Room for 128 times `validation_tokens` and more, at a byte of (compressed) input a token; matters for terabytes only.
-    A power of two, so that a file more or less rarely changes it.
-    """
-    everything = 2**64 // HELD_OUT_ONE_IN
-    sizes = [listing.num_bytes for listing in listings]
-    if settings.max_tokens:
-        sizes = [min(size, 16 * settings.max_tokens) if size else 16 * settings.max_tokens for size in sizes]
-    if not all(sizes):
-        return everything
-    return min(everything, 1 << (2**64 * 256 * settings.validation_tokens // sum(sizes)).bit_length())
-
-
 def _make_tokenizer(
-    settings: CorpusSettings, listings: Sequence[Listing], folder: Path, work: Path, num_workers: int
+    settings: CorpusSettings,
+    listings: Sequence[Listing],
+    rule: HeldOutRule,
+    folder: Path,
+    work: Path,
+    num_workers: int,
 ) -> None:
     key = digest_json(
         {
             "tokenizer": asdict(settings.tokenizer),
+            "held_out": rule.below,
             "inputs": [[asdict(e) for g in one.groups for e in g] for one in listings],
         },
         length=32,
@@ -168,13 +164,15 @@ def _make_tokenizer(
     if settings.tokenizer.kind == "bpe":
         _say(f"training a byte-level BPE of {settings.tokenizer.vocab_size} ids")
         use_threads(num_workers > 1)
-        train_bpe(folder, _training_texts(settings, listings), settings.tokenizer.vocab_size)
+        train_bpe(folder, _training_texts(settings, listings, rule), settings.tokenizer.vocab_size)
     else:
         copy_tokenizer(folder, settings.tokenizer)
     write_json(record, key)
 
 
-def _training_texts(settings: CorpusSettings, listings: Sequence[Listing]) -> Iterator[str]:
+def _training_texts(
+    settings: CorpusSettings, listings: Sequence[Listing], rule: HeldOutRule
+) -> Iterator[str]:
     """Documents of the training split, each once, an even share of `_BPE_CHARACTERS` from each source."""
     seen: set[int] = set()
     for source, listing in zip(settings.sources, listings, strict=True):
@@ -183,7 +181,7 @@ def _training_texts(settings: CorpusSettings, listings: Sequence[Listing]) -> It
             held_out = False
             for document in read_documents(source, entry, Counter()):
                 identity = document_hash(document.text)
-                held_out = held_out if document.continues else is_held_out(identity)
+                held_out = held_out if document.continues else identity < rule.below
                 if held_out or identity in seen:
                     continue
                 seen.add(identity)
@@ -198,7 +196,7 @@ def _training_texts(settings: CorpusSettings, listings: Sequence[Listing]) -> It
 def _run_groups(
     settings: CorpusSettings, prepared: Sequence[SourceJobs], num_workers: int
 ) -> list[list[GroupResult]]:
-    """The results of each source's groups: all of them, or the first ones that reach `max_tokens`."""
+    """The results of each source's groups: all of them, or the first ones that reach `max_tokens` and hold out enough."""
     num_jobs = sum(len(part.jobs) for part in prepared)
     if num_workers <= 1 or num_jobs == 1:
         return [_results_of(settings, part, map(tokenize_group, part.jobs)) for part in prepared]
@@ -236,7 +234,7 @@ def _results_of(
 ) -> list[GroupResult]:
     chosen: list[GroupResult] = []
     errors: list[str] = []
-    num_tokens, start = 0, time.monotonic()
+    num_tokens, held_out_bytes, start = 0, 0, time.monotonic()
     for result in results:
         if result.error:
             errors.append(result.error)
@@ -246,7 +244,12 @@ def _results_of(
         rate = num_tokens / (time.monotonic() - start + 1e-9)
         done = f"{len(chosen) + len(errors)}/{len(part.jobs)} groups"
         _say(f"{part.source.name}: {done}, {num_tokens:,} tokens, {rate:,.0f} tokens/s", last=False)
-        if settings.max_tokens and num_tokens >= settings.max_tokens:
+        held_out_bytes += result.held_out_bytes
+        if (
+            settings.max_tokens
+            and num_tokens >= settings.max_tokens
+            and held_out_bytes >= wanted_bytes(settings)
+        ):
             break
     _say(f"{part.source.name}: {num_tokens:,} tokens in {time.monotonic() - start:.1f} s")
     if errors:

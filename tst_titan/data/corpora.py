@@ -51,7 +51,7 @@ def read_documents(source: SourceSettings, entry: Input, tally: Counter[str]) ->
     Empty texts are skipped and very long ones cut into pieces; `tally` counts these and texts that were not valid
     UTF-8. Raises `UserError` naming file, line or row and column where something cannot be read.
     """
-    read = {"python-stdlib": local_files.read, "files": local_files.read, "hub": hub.read}[source.kind]
+    read = {"python-stdlib": stdlib.read, "files": local_files.read, "hub": hub.read}[source.kind]
     for identity, text in read(source, entry, tally):
         if not text.strip():
             tally["empty documents skipped"] += 1

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 # Bounds the memory of one document; a tokenizer needs about 100 bytes a token.
 LONGEST_DOCUMENT = 4 * 2**20
-# One document in this many is held out of training, by its hash. Fixed, so that a corpus that grows never moves a
-# held-out document into training.
-HELD_OUT_ONE_IN = 20
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,6 @@ class Document:
 def document_hash(text: str) -> int:
     """The identity of a document: 64 bits of the BLAKE2b of its UTF-8 bytes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def is_held_out(identity: int) -> bool:
-    """Whether the document of this hash never enters training."""
-    return identity < 2**64 // HELD_OUT_ONE_IN
 
 
 def valid_text(text: str, tally: Counter[str]) -> str:

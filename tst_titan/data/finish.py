@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tst_titan.data.build import SourceJobs
-from tst_titan.data.documents import HELD_OUT_ONE_IN
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.shards import (
     Columns,
@@ -59,6 +58,7 @@ def finish(
         shutil.rmtree(out_dir / split, ignore_errors=True)
     repeated = _repeated([group for of_source in groups for group in of_source])
     counts = np.zeros(tokenizer.num_ids, dtype=np.int64)
+    rule = prepared[0].jobs[0].held_out.text
     index: list[dict[str, Any]] = []
     sources, notes, at = [], [], 0
     for part, of_source in zip(prepared, groups, strict=True):
@@ -75,7 +75,7 @@ def finish(
         )
         notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
         if not sources[-1]["num_tokens"]:
-            raise UserError(f"corpus source {part.source.name}: no document to train on; {_held_out_rule()}")
+            raise UserError(f"corpus source {part.source.name}: no document to train on; {rule}")
     validation = _validation_split(
         settings, out_dir, [g for of_source in groups for g in of_source], tokenizer
     )
@@ -93,17 +93,13 @@ def finish(
         "validation": validation,
         "unigram_entropy": _entropy(counts),
         "bytes_per_token": sum(source["num_bytes"] for source in sources) / num_tokens,
-        "notes": [*notes, _held_out_rule()],
+        "notes": [*notes, rule],
     }
     manifest["digest"] = _corpus_digest(manifest)
     with whole_file(out_dir / "shards.parquet") as part_file:
         pq.write_table(pa.Table.from_pylist(index), part_file)
     write_json(out_dir / "corpus.json", manifest)
     return read_json(out_dir / "corpus.json")
-
-
-def _held_out_rule() -> str:
-    return f"one document in {HELD_OUT_ONE_IN}, by its hash, is held out of training; the smallest hashes are the validation split"
 
 
 def _opened(job: GroupJob, result: GroupResult) -> _Group:
@@ -211,7 +207,7 @@ def _validation_split(
     if num_tokens < max(1, settings.validation_tokens):
         raise UserError(
             f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} held-out "
-            f"documents hold {num_tokens:,} tokens; {_held_out_rule()}: lower validation_tokens or add documents"
+            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add documents"
         )
     columns = Columns(
         np.concatenate(ids).astype(id_dtype(settings.tokenizer.vocab_size)),

@@ -16,7 +16,8 @@ from typing import IO, Any
 import numpy as np
 
 from tst_titan.data.corpora import read_documents
-from tst_titan.data.documents import Document, Input, document_hash, is_held_out
+from tst_titan.data.documents import Document, Input, document_hash
+from tst_titan.data.held_out import HeldOutRule, wanted_bytes
 from tst_titan.data.shards import Columns, ShardHeader, id_dtype, write_shard
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
@@ -29,7 +30,7 @@ _BATCH_CHARACTERS = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GroupJob:
-    """All that one group's job needs. `held_out_below`: only held-out documents of a smaller hash are kept."""
+    """All that one group's job needs."""
 
     settings: CorpusSettings
     source: SourceSettings
@@ -38,7 +39,7 @@ class GroupJob:
     folder: Path
     tokenizer_folder: Path
     tokenizer_digest: str
-    held_out_below: int
+    held_out: HeldOutRule
 
     @property
     def key(self) -> str:
@@ -47,7 +48,7 @@ class GroupJob:
                 "source": asdict(self.source),
                 "inputs": [asdict(entry) for entry in self.inputs],
                 "tokenizer": self.tokenizer_digest,
-                "held_out_below": self.held_out_below,
+                "held_out": [self.held_out.below, self.held_out.keep_below],
                 "limits": [self.settings.max_document_tokens, self.settings.max_tokens],
                 "corpus": self.settings.id,
             },
@@ -64,6 +65,7 @@ class GroupResult:
 
     number: int
     num_tokens: int
+    held_out_bytes: int = 0
     shards: tuple[str, ...] = ()
     tally: tuple[tuple[str, int], ...] = ()
     error: str = ""
@@ -80,6 +82,7 @@ def finished(job: GroupJob) -> GroupResult | None:
     return GroupResult(
         number=job.number,
         num_tokens=stored["num_tokens"],
+        held_out_bytes=stored["held_out_bytes"],
         shards=tuple(stored["shards"]),
         tally=tuple((name, count) for name, count in stored["tally"]),
     )
@@ -96,7 +99,9 @@ def tokenize_group(job: GroupJob) -> GroupResult:
         return earlier
     use_threads(False)
     tokenizer = load_tokenizer(job.tokenizer_folder)
+    max_tokens = job.settings.max_tokens
     tally: Counter[str] = Counter()
+    held_out_bytes: Counter[str] = Counter()
     try:
         job.file("").parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -105,9 +110,10 @@ def tokenize_group(job: GroupJob) -> GroupResult:
         ):
             writer = _ShardWriter(job, tokenizer)
             try:
-                for batch in _batches(_training_documents(job, tally, held_out_file)):
-                    writer.add(batch)
-                    if job.settings.max_tokens and writer.num_tokens >= job.settings.max_tokens:
+                for batch in _batches(_training_documents(job, tally, held_out_file, held_out_bytes)):
+                    if not max_tokens or writer.num_tokens < max_tokens:
+                        writer.add(batch)
+                    elif held_out_bytes.total() >= wanted_bytes(job.settings):
                         break
             except _Unreadable as error:
                 return GroupResult(number=job.number, num_tokens=0, error=str(error))
@@ -116,7 +122,13 @@ def tokenize_group(job: GroupJob) -> GroupResult:
             np.save(file, writer.counts, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{job.folder}: cannot be written: {error.strerror or error}") from error
-    result = GroupResult(job.number, writer.num_tokens, tuple(writer.shards), tuple(sorted(tally.items())))
+    result = GroupResult(
+        number=job.number,
+        num_tokens=writer.num_tokens,
+        held_out_bytes=held_out_bytes.total(),
+        shards=tuple(writer.shards),
+        tally=tuple(sorted(tally.items())),
+    )
     record: dict[str, Any] = asdict(result) | {"key": job.key, "inputs": [entry.name for entry in job.inputs]}
     write_json(job.file(".json"), record)
     return result
@@ -133,7 +145,7 @@ class _Unreadable(Exception):
 
 
 def _training_documents(
-    job: GroupJob, tally: Counter[str], held_out_file: IO[str]
+    job: GroupJob, tally: Counter[str], held_out_file: IO[str], held_out_bytes: Counter[str]
 ) -> Iterator[tuple[int, Document]]:
     """(hash, document) of each document to train on; held-out ones go to their file, repeated ones nowhere."""
     seen: set[int] = set()
@@ -141,14 +153,15 @@ def _training_documents(
     for document in _readable(job, tally):
         identity = document_hash(document.text)
         # A piece stays on the side of the document that it was cut from.
-        held_out = held_out if document.continues else is_held_out(identity)
+        held_out = held_out if document.continues else identity < job.held_out.below
         if identity in seen:
             tally["exact duplicates dropped"] += 1
         elif not held_out:
             yield identity, document
-        elif identity < job.held_out_below:
+        elif identity < job.held_out.keep_below:
             line = {"hash": identity, "id": f"{job.source.name}/{document.id}", "text": document.text}
             held_out_file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            held_out_bytes[job.source.name] += len(document.text.encode())
         seen.add(identity)
 
 

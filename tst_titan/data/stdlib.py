@@ -5,15 +5,18 @@ Taken are .py, .txt, .rst, .md and .html files of the modules that `sys.stdlib_m
 tables or copies of one another, and files that mostly repeat one other file.
 """
 
+import ast
 import hashlib
 import os
 import platform
 import sys
 import sysconfig
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tst_titan.data import local_files
 from tst_titan.data.documents import Input
 from tst_titan.plan.settings import SourceSettings
 
@@ -21,6 +24,7 @@ _SUFFIXES = {".py", ".txt", ".rst", ".md", ".html"}
 _FOREIGN_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "_bundled"}
 _TEST_FOLDERS = {"test", "tests", "idle_test"}
 _TABLES = {"stringprep.py", "html/entities.py"}
+_TOPICS = "pydoc_data/topics.py"
 _REPEATED_LINES = 0.6
 _LONG_LINE = 16
 
@@ -49,6 +53,18 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     }
     notes = [f"{source.name}: {count} {reason} left out" for reason, count in sorted(left_out.items())]
     return [Input(name, str(root / name), len(text)) for name, text in texts.items()], origin, notes
+
+
+def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Iterate (id, text): one document a file, but one a topic of the language reference that pydoc carries."""
+    for identity, text in local_files.read(source, entry, tally):
+        if identity != _TOPICS:
+            yield identity, text
+            continue
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign):
+                for topic, content in ast.literal_eval(statement.value).items():
+                    yield f"{identity}:{topic}", content
 
 
 def _library_files(root: Path) -> list[str]:

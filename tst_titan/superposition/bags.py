@@ -39,7 +39,8 @@ def next_bag_labels(tokens_BT: Tensor, bag_size: int) -> Tensor:
 def window_length(seq_len: int, bag_size: int, superpose: Superpose = "both") -> int:
     """Data tokens of the window that `superpose_window` needs for `seq_len` positions, lookahead included.
 
-    `L*S + S` where the input is bags, `L + S` where only the output is; `L + 1` at bag size 1.
+    `L*S + S` where the input is bags, `L + S` where only the output is; `L + 1` at bag size 1. Input-only
+    windows end with a whole bag too, so that "both" and "input" read the same windows.
     """
     _check_mode(superpose)
     return seq_len + bag_size if superpose == "output" else (seq_len + 1) * bag_size

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from tst_titan.superposition.log_probs import target_log_probs, vocab_parallel_target_log_probs
@@ -86,7 +87,7 @@ def _weighted_sum(log_probs_NS: Tensor, valid_NS: Tensor, weights_S: Tensor) -> 
     num_valid_N1 = valid_NS.sum(-1, keepdim=True)
     counts_NS = torch.where(total_N1 > 0, weights_NS * (num_valid_N1 / total_N1), 0)
     # Selected rather than multiplied by zero: the log-probability of a target without weight may be infinite.
-    return -torch.where(counts_NS > 0, counts_NS * log_probs_NS, 0).sum()
+    return _negative_sum(torch.where(counts_NS > 0, counts_NS * log_probs_NS, 0))
 
 
 def _sum_of_probabilities(log_probs_NS: Tensor, valid_NS: Tensor) -> Tensor:
@@ -94,4 +95,10 @@ def _sum_of_probabilities(log_probs_NS: Tensor, valid_NS: Tensor) -> Tensor:
     num_valid_N1 = valid_NS.sum(-1, keepdim=True)
     # Positions without a valid target keep finite values, so that their zero gradient is not 0 * NaN.
     masked_NS = torch.where(valid_NS | (num_valid_N1 == 0), log_probs_NS, -torch.inf)
-    return -(num_valid_N1.squeeze(-1) * masked_NS.logsumexp(-1)).sum()
+    return _negative_sum(num_valid_N1 * masked_NS.logsumexp(-1, keepdim=True))
+
+
+def _negative_sum(terms_NS: Tensor) -> Tensor:
+    """`-terms.sum()`, added up in `cross_entropy`'s own order, so that with S = 1 the loss is equal bit for bit."""
+    terms = terms_NS.reshape(-1, 1)
+    return F.nll_loss(terms, terms.new_zeros(terms.shape[0], dtype=torch.long), reduction="sum")

@@ -22,5 +22,7 @@ rule study:
         # Another definition gives another report; comments in it do not.
         definition=lambda wildcards: plan_of(wildcards.study).definition.model_dump_json(),
     localrule: True
+    message:
+        "Collect {wildcards.study}"
     shell:
         "{TST_TITAN} collect {STUDIES}/{wildcards.study}.yaml --results {RESULTS} --out {output}"

@@ -9,5 +9,7 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
+    message:
+        "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
         "{TST_TITAN} evaluate {wildcards.segment} --tasks {wildcards.group} --results {RESULTS} > {log} 2>&1"

@@ -18,6 +18,8 @@ rule train:
     output:
         RESULTS / "segments/{segment}/done.json",
     threads: int(HARDWARE["processes"]) * int(HARDWARE["threads"])
+    message:
+        "Train {wildcards.segment}"
     shell:
         "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} --hardware {HARDWARE_SETTINGS}"
 
@@ -29,5 +31,7 @@ rule export:
         directory(RESULTS / "exports/{segment}"),
     log:
         "logs/exports/{segment}.log",
+    message:
+        "Export {wildcards.segment}"
     shell:
         "{TST_TITAN} export {wildcards.segment} --results {RESULTS} --out {output} > {log} 2>&1"

@@ -69,7 +69,8 @@ class PlainValidator(Validator):
     def __init__(self, config: Config, *, loss_fn: BaseLoss, **kwargs: Any):
         plain_loss = config.loss.build()
         if isinstance(plain_loss, ChunkedLossWrapper):
-            assert isinstance(loss_fn, ChunkedLossWrapper) and loss_fn.lm_head is not None
+            assert isinstance(loss_fn, ChunkedLossWrapper)
+            assert loss_fn.lm_head is not None
             plain_loss.set_lm_head(loss_fn.lm_head)
         super().__init__(config, loss_fn=plain_loss, **kwargs)
         self.last_step = 0

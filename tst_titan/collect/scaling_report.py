@@ -1,0 +1,126 @@
+"""What a study of several sizes says about scaling: the baseline's law, and the speedup's trend with size."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tst_titan.collect.charts import NUM_COLORS, Chart, Line, Panel
+from tst_titan.collect.comparisons import is_baseline
+from tst_titan.collect.equal_loss import ReadOff
+from tst_titan.collect.formats import short
+from tst_titan.collect.scaling_fit import CannotFitError, ScalingFit, fit_scaling, speedup_trend
+from tst_titan.plan import Plan
+from tst_titan.plan.costs import count_parameters
+
+
+def model_sizes(plan: Plan) -> dict[str, float]:
+    """Active parameters without embeddings of every model of a plan."""
+    shapes = {run.model: plan.segments[run.final].recipe.model for run in plan.runs}
+    return {
+        model: float(count_parameters(shape).active_without_embeddings) for model, shape in shapes.items()
+    }
+
+
+def scaling_charts(
+    table: pd.DataFrame, column: str, read_offs: Sequence[ReadOff], sizes: dict[str, float]
+) -> tuple[list[Chart], list[str]]:
+    """Charts and sentences; a fit that the design does not allow is a sentence with the reason."""
+    charts: list[Chart] = []
+    notes: list[str] = []
+    baseline = table[is_baseline(table) & table[column].notna() & table["data_tokens"].notna()]
+    params = baseline["model"].map(sizes).to_numpy(dtype=float)
+    tokens = baseline["data_tokens"].to_numpy(dtype=float)
+    losses = baseline[column].to_numpy(dtype=float)
+    try:
+        fit = fit_scaling(params, tokens, losses)
+    except CannotFitError as error:
+        notes.append(f"The baseline's scaling law was not fitted: {error}.")
+    else:
+        notes.append(law_words(fit))
+        charts += _law_panels(fit, baseline["model"].to_numpy(), params, tokens, losses)
+    measured = [item for item in read_offs if not item.bound]
+    by_label: dict[str, list[ReadOff]] = {}
+    for item in measured:
+        by_label.setdefault(item.label, []).append(item)
+    for slot, (label, items) in enumerate(by_label.items()):
+        x = np.array([sizes[item.model] for item in items])
+        y = np.array([item.speedup for item in items])
+        try:
+            trend = speedup_trend(x, y)
+        except CannotFitError as error:
+            notes.append(f"The speedup's trend with size was not fitted for {label}: {error}.")
+            continue
+        low, high = trend.slope_interval.low, trend.slope_interval.high
+        notes.append(
+            f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
+            f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f})."
+        )
+        charts.append(_trend_panel(label, slot, items, x, y))
+    return charts, notes
+
+
+def law_words(fit: ScalingFit) -> str:
+    """The fitted law in one sentence, with intervals of its exponents."""
+    spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
+    return (
+        f"Baseline: loss = {fit.offset:.3f} + {fit.params_scale:.3f} (N / {short(fit.params_unit)})^-"
+        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; 90% "
+        f"intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
+        f"{spans['offset']}."
+    )
+
+
+def _law_panels(
+    fit: ScalingFit, models: np.ndarray, params: np.ndarray, tokens: np.ndarray, losses: np.ndarray
+) -> list[Chart]:
+    law, residuals = [], []
+    for slot, model in enumerate(dict.fromkeys(models)):
+        color = 1 + slot % (NUM_COLORS - 1)
+        rows = models == model
+        x = np.geomspace(tokens.min(), tokens.max(), 40)
+        law.append(Line(str(model), color, tokens[rows], losses[rows], "points"))
+        law.append(
+            Line(str(model), color, x, fit.loss(np.full(len(x), params[rows][0]), x), "dashed", detail="fit")
+        )
+        residual = losses[rows] - fit.loss(params[rows], tokens[rows])
+        residuals.append(Line(str(model), color, tokens[rows], residual, "points"))
+    return [
+        Panel(
+            title="Baseline loss by data and size",
+            x_label="data tokens",
+            y_label="loss (nats a token)",
+            lines=tuple(law),
+            x_log=True,
+            caption="Points: runs. Dashed: the fitted law.",
+        ),
+        Panel(
+            title="Residuals of the law",
+            x_label="data tokens",
+            y_label="loss minus fit (nats a token)",
+            lines=tuple(residuals),
+            levels=((0.0, ""),),
+            x_log=True,
+            caption="A pattern here means that the law does not hold over the design.",
+        ),
+    ]
+
+
+def _trend_panel(label: str, slot: int, items: list[ReadOff], x: np.ndarray, y: np.ndarray) -> Panel:
+    low = np.array([np.nan if item.interval.low is None else item.interval.low for item in items])
+    high = np.array([np.nan if item.interval.high is None else item.interval.high for item in items])
+    bars = np.isfinite(low) & np.isfinite(high)
+    order = np.argsort(x)
+    low, high = np.where(bars, low, y), np.where(bars, high, y)
+    line = Line(
+        label, 1 + slot % (NUM_COLORS - 1), x[order], y[order], "points+line", low[order], high[order]
+    )
+    return Panel(
+        title=f"Equal-loss speedup by size: {label}",
+        x_label="parameters without embeddings",
+        y_label="speedup (baseline steps / steps)",
+        lines=(line,),
+        levels=((1.0, "no gain"),),
+        x_log=True,
+        caption="Measured read-offs with their 90% intervals; bounds are left out.",
+    )

@@ -1,0 +1,80 @@
+"""Which documents never enter training.
+
+A document is held out where its hash lies below a threshold. For corpora that can grow the threshold is fixed, so that
+growth never moves a held-out document into training; for the embedded corpus, which cannot grow, it is as high as
+`validation_tokens` needs.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tst_titan.data.corpora import Listing, read_documents
+from tst_titan.data.documents import document_hash
+from tst_titan.plan.settings import CorpusSettings
+
+ONE_IN = 20
+# More bytes than a token of ordinary text has with the usual tokenizers (3.6 at 4096 ids on Python sources).
+_BYTES_PER_TOKEN = 6
+
+
+@dataclass(frozen=True)
+class HeldOutRule:
+    """Documents of a hash below `below` are held out; those below `keep_below` may enter the validation split."""
+
+    below: int
+    keep_below: int
+    text: str
+
+
+def held_out_rule(settings: CorpusSettings, listings: Sequence[Listing]) -> HeldOutRule:
+    """The rule of a corpus and its wording for the manifest."""
+    order = "in the order of their hashes they make the validation split"
+    if all(source.kind == "python-stdlib" for source in settings.sources):
+        below = _embedded_threshold(settings, listings)
+        return HeldOutRule(
+            below,
+            below,
+            f"the documents of the smallest hashes, {below / 2**64:.1%} of all, are held out of training; {order}",
+        )
+    below = 2**64 // ONE_IN
+    return HeldOutRule(
+        below,
+        min(below, _enough(settings, listings)),
+        f"one document in {ONE_IN}, by its hash, is held out of training; {order}",
+    )
+
+
+def wanted_bytes(settings: CorpusSettings) -> int:
+    """Bytes of held-out text that surely hold `validation_tokens`."""
+    return settings.validation_tokens * _BYTES_PER_TOKEN
+
+
+def _embedded_threshold(settings: CorpusSettings, listings: Sequence[Listing]) -> int:
+    sizes = {
+        document_hash(document.text): len(document.text.encode())
+        for source, listing in zip(settings.sources, listings, strict=True)
+        for group in listing.groups
+        for entry in group
+        for document in read_documents(source, entry, Counter())
+    }
+    left = wanted_bytes(settings)
+    for identity in sorted(sizes):
+        left -= sizes[identity]
+        if left <= 0:
+            return identity + 1
+    return 2**64 // 2
+
+
+def _enough(settings: CorpusSettings, listings: Sequence[Listing]) -> int:
+    """Far more than enough held-out documents have a smaller hash than this; matters for terabytes only.
+
+    Room for 128 times `validation_tokens` and more, at a byte of (compressed) input a token. A power of two, so
+    that a file more or less rarely changes it.
+    """
+    sizes = [listing.num_bytes for listing in listings]
+    if settings.max_tokens:
+        sizes = [min(size, 16 * settings.max_tokens) if size else 16 * settings.max_tokens for size in sizes]
+    if not all(sizes):
+        return 2**64
+    return 1 << (2**64 * 256 * settings.validation_tokens // sum(sizes)).bit_length()
