@@ -1,6 +1,8 @@
 """Real segments for the tests of `tst_titan.evaluate`: a small corpus, tiny models, checkpoints by the real trainer."""
 
+import atexit
 import json
+import shutil
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -39,9 +41,17 @@ MOE = ModelShape(
 
 
 @cache
+def scratch() -> Path:
+    """A folder that lasts as long as the test process."""
+    folder = Path(mkdtemp(prefix="evaluate-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
 def results() -> Path:
     """A `results` folder with the corpus."""
-    folder = Path(mkdtemp(prefix="evaluate-tests-")) / "results"
+    folder = scratch() / "results"
     build_corpus(corpus(), folder / "data" / corpus().id, num_workers=1)
     return folder
 
@@ -53,7 +63,7 @@ def corpus() -> CorpusSettings:
     modules = ("argparse", "typing", "tarfile", "inspect", "email/message", "email/header", "email/utils")
     texts = [(library / f"{module}.py").read_text(encoding="utf-8") for module in modules]
     documents = [text[start : start + 3000] for text in texts for start in range(0, len(text), 3000)]
-    path = Path(mkdtemp(prefix="evaluate-tests-")) / "documents.jsonl"
+    path = scratch() / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     return CorpusSettings(
         sources=(SourceSettings(name="library", kind="files", path=str(path)),),
@@ -98,6 +108,12 @@ def initialized(shape: ModelShape) -> Segment:
         model.init_states()
     dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-1"), no_dist=True)
     write_json(folder / "settings.json", segment_to_dict(segment))
-    done = {"checkpoint": "checkpoint/step-1", "end_step": 1, "equivalent_tokens": 0, "data_tokens": 0, "flops": 0.0}
+    done = {
+        "checkpoint": "checkpoint/step-1",
+        "end_step": 1,
+        "equivalent_tokens": 0,
+        "data_tokens": 0,
+        "flops": 0.0,
+    }
     write_json(folder / "done.json", {**done, "validation_loss": 6.2})
     return segment
