@@ -24,7 +24,7 @@ steps: 20
 arms:
   baseline: {{}}
   tst: {{bag_size: 3, step_ratio: 0.3}}  # bags of three
-training: {{seq_len: 32, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
+training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
 evaluate: {{tasks: offline}}
 validation: {{every: 10, tokens: 512}}
 """
@@ -77,8 +77,8 @@ def test_every_stage_left_its_files(checkout: Path) -> None:
     assert set(required) <= set(table[0])
     baseline, tst = sorted(table, key=lambda row: row["arm"])
     assert (baseline["arm"], tst["arm"]) == ("baseline", "tst")
-    assert int(baseline["data_tokens"]) == int(baseline["equivalent_tokens"]) == 20 * 4 * 32
-    assert int(tst["data_tokens"]) == (6 * 3 + 14) * 4 * 32
+    assert int(baseline["data_tokens"]) == int(baseline["equivalent_tokens"]) == 20 * 4 * 64
+    assert int(tst["data_tokens"]) == (6 * 3 + 14) * 4 * 64
     assert baseline["flops"] == tst["flops"]
     assert "tst" in (out / "table.md").read_text()
     assert float(tst["validation_loss"]) < 6.24  # ln 512: it learned
