@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(
         (lambda corpus: (corpus / "tokenizer/tokenizer.json").write_text("{}"), "another tokenizer"),
     ],
 )
-def test_a_damaged_corpus_is_one_error_before_training(damage, message, tmp_path: Path, corpus_dir: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_corpus_is_one_error_before_training(
+    damage, message, tmp_path: Path, corpus_dir: Path
+) -> None:  # type: ignore[no-untyped-def]
     corpus = tmp_path / "corpus"
     shutil.copytree(corpus_dir, corpus)
     damage(corpus)
@@ -216,15 +219,41 @@ def test_two_ranks_read_the_same_data_and_end_within_rounding(
     job = make_job(segments[0], tmp_path, corpus_dir, processes=2)
     result = launch(job)
     assert result.returncode == 0, result.stderr
-    losses = {name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))}
+    losses = {
+        name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))
+    }
     # The first loss shows equal initial weights and data; later ones drift by float32 rounding of gradients.
     assert losses["two"][0] == pytest.approx(losses["one"][0], rel=1e-6)
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
     # The recovery goes on from the two ranks' checkpoint, at two ranks or at one.
-    (next_segment,) = [replace(segment, stages=(*segment.stages[:-1], recovery(80, 90))) for segment in segments[1:]]
+    (next_segment,) = [
+        replace(segment, stages=(*segment.stages[:-1], recovery(80, 90))) for segment in segments[1:]
+    ]
     at_one = train_here(next_segment, tmp_path, corpus_dir)
     alone = [loss for (loss,) in rows(at_one, "loss")]
     at_one.rename(at_one.with_name("at-one"))
     again = launch(make_job(next_segment, tmp_path, corpus_dir, processes=2))
     assert again.returncode == 0, again.stderr
     assert [loss for (loss,) in rows(at_one, "loss")] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system to fill up")
+def test_a_full_disk_is_one_error_and_the_run_goes_on_after_it(
+    undisturbed: tuple[list[Segment], Path], tmp_path: Path, corpus_dir: Path
+) -> None:
+    segments, peace = undisturbed
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        ballast = tmp_path / "ballast"
+        ballast.write_bytes(b"x" * (5 << 20))
+        job = make_job(segments[0], tmp_path, corpus_dir, checkpoint_steps=10)
+        result = launch(job)
+        assert result.returncode == 1
+        assert "o space left on" in result.stderr
+        assert "Traceback" not in result.stderr
+        ballast.unlink()
+        again = launch(job)
+        assert again.returncode == 0, again.stderr
+        assert_same_state(saved_state(job.folder, 80), saved_state(peace / segments[0].id, 80))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -68,12 +68,24 @@ def planned(folder: Path, *arguments: str) -> list[str]:
 
 def test_every_stage_left_its_files(checkout: Path) -> None:
     out = checkout / "studies" / "tiny"
-    assert {"table.csv", "table.md", "runs.parquet", "curves.svg", "report.html"} <= {f.name for f in out.iterdir()}
+    assert {"table.csv", "table.md", "runs.parquet", "curves.svg", "report.html"} <= {
+        f.name for f in out.iterdir()
+    }
     table = list(csv.DictReader((out / "table.csv").open()))
-    required = (
-        "run arm model bag_size step_ratio steps seed equivalent_tokens data_tokens flops final_train_loss "
-        "validation_loss"
-    ).split()
+    required = [
+        "run",
+        "arm",
+        "model",
+        "bag_size",
+        "step_ratio",
+        "steps",
+        "seed",
+        "equivalent_tokens",
+        "data_tokens",
+        "flops",
+        "final_train_loss",
+        "validation_loss",
+    ]
     assert set(required) <= set(table[0])
     baseline, tst = sorted(table, key=lambda row: row["arm"])
     assert (baseline["arm"], tst["arm"]) == ("baseline", "tst")
@@ -161,7 +173,9 @@ def test_a_broken_study_is_one_message_and_nothing_is_written(checkout: Path) ->
         assert "Traceback" not in said
         assert before == sorted(path for path in checkout.rglob("*") if ".snakemake" not in path.parts)
         # It hurts no other study.
-        assert "Nothing to be done" in "".join(snakemake(checkout, "studies/tiny").__dict__[key] for key in ("stdout", "stderr"))
+        assert "Nothing to be done" in "".join(
+            snakemake(checkout, "studies/tiny").__dict__[key] for key in ("stdout", "stderr")
+        )
     finally:
         broken.unlink()
 
@@ -170,3 +184,34 @@ def test_a_misspelt_study_is_told_its_neighbour(checkout: Path) -> None:
     run = snakemake(checkout, "studies/tinny")
     assert run.returncode != 0
     assert "Did you mean studies/tiny?" in run.stdout + run.stderr
+
+
+def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> None:
+    new = checkout / "studies" / "longer.yaml"
+    new.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("steps: 20", "steps: 40"))
+    try:
+        whole, split = (
+            {
+                line.split("Train ")[1]
+                for line in snakemake(checkout, "-n", "studies/longer", *options).stdout.splitlines()
+                + snakemake(checkout, "-n", "studies/longer", *options).stderr.splitlines()
+                if "Train " in line
+            }
+            for options in ((), ("--config", "max_segment_steps=10"))
+        )
+        assert whole < split
+        assert any("constant-0-28-" in name for name in split)
+    finally:
+        new.unlink()
+
+
+def test_the_published_study_is_planned_on_a_machine_without_slurm(tmp_path: Path) -> None:
+    assert shutil.which("sbatch") is None or "SLURM_CONF" in os.environ
+    for name in ("Snakefile", "workflow", "slurm", "studies"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
+    assert run.returncode == 0, run.stderr
+    said = run.stdout + run.stderr
+    assert "Train 3B-tst-s6/superposition-0-6000-" in said
+    assert "Train 10B-A1B-tst-s16/superposition-0-12483-" in said
+    assert not (tmp_path / "results").exists()

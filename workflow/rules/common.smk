@@ -13,12 +13,13 @@ from tst_titan.plan import load_plans
 STUDIES = Path(config["studies"])
 RESULTS = Path(config["results"])
 TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
-PLANS, BROKEN = load_plans(STUDIES, RESULTS)
+MAX_SEGMENT_STEPS = config["max_segment_steps"]
+PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
-CORPORA = {name: corpus for plan in PLANS.values() for name, corpus in plan.corpora.items()}
 HARDWARE = config["hardware"]
 # Part of a command and never of `params`: another machine is no reason to train again.
 HARDWARE_SETTINGS = " ".join(shlex.quote(f"{key}={value}") for key, value in HARDWARE.items())
+SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
 
 
 wildcard_constraints:

@@ -21,7 +21,13 @@ from torchtitan.models.common import Embedding
 
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
-from tst_titan.superposition import bag_embedding, multi_hot_cross_entropy, superpose_window, window_length
+from tst_titan.superposition import (
+    Superpose,
+    bag_embedding,
+    multi_hot_cross_entropy,
+    superpose_window,
+    window_length,
+)
 
 
 class BagEmbedding(Embedding):
@@ -107,7 +113,7 @@ class BagDataLoader(BaseDataLoader):
         block_tokens: int = 2048
         """The unit in which the stream is shuffled."""
         bag_size: int = 1
-        superpose: str = "both"
+        superpose: Superpose = "both"
         document_positions: bool = False
         """Whether to give each position's distance from its document's start (document-masked attention)."""
         pin_memory: bool = False
