@@ -7,6 +7,7 @@ Prints the ratios loop / ours in time (aim: >= 4 at S = 8) and ours / loop in pe
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ def loop(tokens_BLS: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
     bag_size = tokens_BLS.shape[-1]
     total_BLD = sum(F.embedding(tokens_BLS[..., i], weight_VD).float() for i in range(bag_size))
     return (total_BLD / bag_size).to(weight_VD.dtype)
+
+
+def forward_and_backward(
+    embed: Callable, tokens_BLS: torch.Tensor, weight_VD: torch.Tensor, grad_BLD: torch.Tensor
+) -> None:
+    embed(tokens_BLS, weight_VD).backward(grad_BLD)
+    weight_VD.grad = None
 
 
 def main() -> None:
@@ -46,15 +54,9 @@ def main() -> None:
         grad_BLD = torch.randn(1, num_bags, dim, dtype=weight_VD.dtype)
         for bag_size in BAG_SIZES:
             tokens_BLS = torch.randint(0, vocab_size, (1, num_bags, bag_size))
-
-            def run(embed: Callable, tokens: torch.Tensor = tokens_BLS) -> Callable[[], None]:
-                def forward_and_backward() -> None:
-                    embed(tokens, weight_VD).backward(grad_BLD)
-                    weight_VD.grad = None
-
-                return forward_and_backward
-
-            ours, looped = run(bag_embedding), run(loop)
+            arguments = (tokens_BLS, weight_VD, grad_BLD)
+            ours = partial(forward_and_backward, bag_embedding, *arguments)
+            looped = partial(forward_and_backward, loop, *arguments)
             seconds = median_seconds({"ours": ours, "loop": looped}, args.repeats)
             print(
                 f"{shape!s:>20} {bag_size:>3} {seconds['ours']:7.3f} {seconds['loop']:7.3f}"

@@ -12,6 +12,7 @@ With --compile the loss and the cross-entropy are compiled; the loop of (b) stay
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,11 @@ def loop(logits_NV: torch.Tensor, labels_NS: torch.Tensor) -> torch.Tensor:
     """The published way: the mean of S cross-entropies over the same logits."""
     num_targets = labels_NS.shape[1]
     return sum(cross_entropy(logits_NV, labels_NS[:, i]) for i in range(num_targets)) / num_targets
+
+
+def forward_and_backward(loss: Callable, logits_NV: torch.Tensor, labels: torch.Tensor) -> None:
+    loss(logits_NV, labels).backward()
+    logits_NV.grad = None
 
 
 def main() -> None:
@@ -59,17 +65,9 @@ def main() -> None:
         logits_NV = torch.randn(shape, dtype=getattr(torch, args.dtype), requires_grad=True)
         for bag_size in BAG_SIZES:
             labels_NS = torch.randint(0, shape[1], (shape[0], bag_size))
-
-            def run(
-                loss: Callable, labels: torch.Tensor, logits: torch.Tensor = logits_NV
-            ) -> Callable[[], None]:
-                def forward_and_backward() -> None:
-                    loss(logits, labels).backward()
-                    logits.grad = None
-
-                return forward_and_backward
-
-            once, many, looped = run(plain, labels_NS[:, 0]), run(ours, labels_NS), run(loop, labels_NS)
+            once = partial(forward_and_backward, plain, logits_NV, labels_NS[:, 0])
+            many = partial(forward_and_backward, ours, logits_NV, labels_NS)
+            looped = partial(forward_and_backward, loop, logits_NV, labels_NS)
             seconds = median_seconds({"ce": once, "mce": many, "loop": looped}, args.repeats)
             peak_ratio = peak_bytes(many) / peak_bytes(once)
             print(
