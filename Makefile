@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints/tested.txt
 # pip byte-compiles on one core; the first import does it where it is needed.
-PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c $(CONSTRAINTS)
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile -c $(CONSTRAINTS)
 # Where to find the tools when the environment is not active.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
