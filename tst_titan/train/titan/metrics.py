@@ -43,6 +43,8 @@ class SegmentMetrics(MetricsProcessor):
         super().__init__(config, **kwargs)
         self._file = Path(config.file)
         self._last_step = config.start_step
+        self.num_validation_tokens = 0
+        """How many held-out tokens a validation predicts; the validator says."""
 
     def resume(self, step: int) -> None:
         """Forget the rows after `step`, which are about to be trained again."""
@@ -109,7 +111,13 @@ class SegmentMetrics(MetricsProcessor):
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
         """Write a validation row; the time it took counts for no training step."""
-        row = {"step": step, "validation_loss": loss, **(extra_metrics or {}), "time": time.time()}
+        row = {
+            "step": step,
+            "validation_loss": loss,
+            "validation_tokens": self.num_validation_tokens,
+            **(extra_metrics or {}),
+            "time": time.time(),
+        }
         self._write(row)
         self.logger.log(row, step)
         logger.info(f"step {step:>6}  validation loss {loss:7.5f}")
