@@ -56,7 +56,8 @@ class SegmentMetrics(MetricsProcessor):
                 part.write_text("".join(json.dumps(row) + "\n" for row in keep), encoding="utf-8")
 
     def should_log(self, step: int) -> bool:
-        return super().should_log(step) or step == self.config.end_step
+        # The first step of a stage shows the jump at the switch, the last one where the segment ends.
+        return super().should_log(step) or step in (self.config.stage_start_step + 1, self.config.end_step)
 
     def log(
         self,
