@@ -87,7 +87,7 @@ def trained(shape: ModelShape, processes: int = 1, steps: int = 6) -> Segment:
     job = Job(
         segment=segment, hardware=Hardware(processes=processes), folder=results() / "segments" / segment.id,
         corpus_dir=results() / "data" / corpus().id, parent_checkpoint=None, log_every=1, validate_every=0,
-        validation_tokens=1024,
+        validation_tokens=1024, studies={},
     )  # fmt: skip
     assert run_segment(job) == 0
     return segment

@@ -4,11 +4,15 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tst_titan.plan import load_plan
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -215,3 +219,45 @@ def test_the_published_study_is_planned_on_a_machine_without_slurm(tmp_path: Pat
     assert "Train 3B-tst-s6/superposition-0-6000-" in said
     assert "Train 10B-A1B-tst-s16/superposition-0-12483-" in said
     assert not (tmp_path / "results").exists()
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
+    new = checkout / "studies" / "longer.yaml"
+    new.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("steps: 20", "steps: 400"))
+    try:
+        plan = load_plan(new, checkout / "results")
+        segment = next(name for name in plan.segments if name.startswith("tiny-baseline/constant-0-360"))
+        folder = checkout / "results" / "segments" / segment
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--profile",
+            "local",
+            f"results/segments/{segment}/done.json",
+        ]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        running = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(running.pid, signal.SIGINT)  # what a terminal does
+        said, _ = running.communicate(timeout=120)
+        assert running.returncode != 0
+        assert "stopped and saved at step" in said
+        assert not (folder / "done.json").exists()
+        saved = int(said.split("stopped and saved at step ")[1].split(";")[0])
+
+        again = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        assert f"Training starts at step {saved + 1}" in (folder / "train.log").read_text()
+        steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(steps)
+    finally:
+        new.unlink()
