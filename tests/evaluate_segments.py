@@ -98,6 +98,12 @@ def initialized(shape: ModelShape) -> Segment:
         model.init_states()
     dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-1"), no_dist=True)
     write_json(folder / "settings.json", segment_to_dict(segment))
-    done = {"checkpoint": "checkpoint/step-1", "end_step": 1, "equivalent_tokens": 0, "data_tokens": 0, "flops": 0.0}
+    done = {
+        "checkpoint": "checkpoint/step-1",
+        "end_step": 1,
+        "equivalent_tokens": 0,
+        "data_tokens": 0,
+        "flops": 0.0,
+    }
     write_json(folder / "done.json", {**done, "validation_loss": 6.2})
     return segment

@@ -115,7 +115,9 @@ def test_what_the_model_cannot_do_is_said():
     lm = lm_of(initialized(DENSE))
     with pytest.raises(UserError, match=r"continuation of 65 tokens .* sequences of 64"):
         lm._loglikelihood_tokens([(None, [1], [2] * (SEQ_LEN + 1))])
-    sampled = requests("generate_until", ("x", {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}))
+    sampled = requests(
+        "generate_until", ("x", {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0})
+    )
     with pytest.raises(UserError, match="asks for sampling"):
         lm.generate_until(sampled)
     long = requests("generate_until", ("x", {"until": [], "max_gen_toks": SEQ_LEN}))

@@ -159,7 +159,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(
         (lambda corpus: (corpus / "tokenizer/tokenizer.json").write_text("{}"), "another tokenizer"),
     ],
 )
-def test_a_damaged_corpus_is_one_error_before_training(damage, message, tmp_path: Path, corpus_dir: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_corpus_is_one_error_before_training(
+    damage, message, tmp_path: Path, corpus_dir: Path
+) -> None:  # type: ignore[no-untyped-def]
     corpus = tmp_path / "corpus"
     shutil.copytree(corpus_dir, corpus)
     damage(corpus)
@@ -216,7 +218,9 @@ def test_two_ranks_read_the_same_data_and_end_within_rounding(
     job = make_job(segments[0], tmp_path, corpus_dir, processes=2)
     result = launch(job)
     assert result.returncode == 0, result.stderr
-    losses = {name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))}
+    losses = {
+        name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))
+    }
     # The first loss shows equal initial weights and data; later ones drift by float32 rounding of gradients.
     assert losses["two"][0] == pytest.approx(losses["one"][0], rel=1e-6)
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)

@@ -14,7 +14,7 @@ from tst_titan.train.titan.checkpoints import SegmentCheckpoints
 from tst_titan.train.titan.components import BagDataLoader, MultiHotCrossEntropyLoss
 from tst_titan.train.titan.device import DEVICE_TYPE
 from tst_titan.train.titan.metrics import SegmentMetrics
-from tst_titan.train.titan.models import model_spec
+from tst_titan.train.titan.models import Float8, model_spec
 from tst_titan.train.titan.trainer import SegmentTrainer
 from tst_titan.train.titan.validator import HeldOutDataLoader, PlainValidator
 
@@ -44,9 +44,17 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         plain_loss = ChunkedLossWrapper.Config(num_chunks=hardware.loss_chunks, loss_fn=plain_loss)
     bag_size = stage.bag_size if superposed else 1
     corpus = str(job.corpus_dir)
+    positions = "document" if recipe.attention == "document" else "none"
+    if hardware.context_parallel > 1:
+        positions = "sequence"
     return SegmentTrainer.Config(
         model_spec=model_spec(
-            recipe.model, seq_len=recipe.seq_len, seed=recipe.seed, attention=recipe.attention, bags=bags_in
+            recipe.model,
+            seq_len=recipe.seq_len,
+            seed=recipe.seed,
+            attention=recipe.attention,
+            bags=bags_in,
+            float8=_float8(recipe, hardware),
         ),
         dump_folder=str(job.folder),
         hf_assets_path=str(job.corpus_dir / "tokenizer"),
@@ -69,7 +77,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             block_tokens=recipe.block_tokens,
             bag_size=bag_size,
             superpose=stage.superpose if superposed else "both",
-            document_positions=recipe.attention == "document",
+            positions=positions,
             pin_memory=DEVICE_TYPE != "cpu",
         ),
         parallelism=_parallelism(hardware),
@@ -110,7 +118,9 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             freq=job.validate_every or segment.end_step + 1,
             end_step=segment.end_step,
             loss=plain_loss,
-            dataloader=HeldOutDataLoader.Config(corpus=corpus, max_tokens=job.validation_tokens),
+            dataloader=HeldOutDataLoader.Config(
+                corpus=corpus, max_tokens=job.validation_tokens, positions=positions
+            ),
         ),
         activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
             hardware.activation_checkpoint
@@ -142,6 +152,12 @@ def lr_scheduler(segment: Segment) -> LRSchedulersContainer.Config:
         decay_type="linear",
         min_lr_factor=stage.decay_to,
     )
+
+
+def _float8(recipe: Recipe, hardware: Hardware) -> Float8 | None:
+    if recipe.precision != "float8":
+        return None
+    return Float8(emulate=hardware.emulate_float8, compile=hardware.compile)
 
 
 def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
