@@ -30,4 +30,6 @@ def process_group() -> None:
 
     # One thread a process, as the workflow sets it: losses are bit-equal at equal thread counts only.
     torch.set_num_threads(1)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29581")
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+    )  # 0: any free port

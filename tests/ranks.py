@@ -1,7 +1,8 @@
 """Several ranks on this machine that train a list of jobs, one after the other, in the same processes."""
 
+import faulthandler
 import os
-import socket
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch.multiprocessing as mp
 
 from tst_titan.train.job import Job, write_job
 
+LONGEST = 240
+
 
 def train_on_ranks(jobs: dict[str, Job], world_size: int) -> None:
     """Train every job on `world_size` ranks; each leaves `initial.pt`, its metrics and its checkpoint in its folder.
@@ -21,21 +24,25 @@ def train_on_ranks(jobs: dict[str, Job], world_size: int) -> None:
     """
     for job in jobs.values():
         write_job(job)
-    ports = [free_port() for _ in jobs]
-    mp.spawn(_rank, args=(world_size, list(jobs.values()), ports), nprocs=world_size)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    # A store for each job, held here as torchrun holds it: no port is chosen that something else may take meanwhile.
+    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs]
+    ports = [store.port for store in stores]
+    ranks = mp.spawn(_rank, args=(world_size, list(jobs.values()), ports), nprocs=world_size, join=False)
+    deadline = time.monotonic() + LONGEST
+    while not ranks.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in ranks.processes:
+                process.kill()
+            raise TimeoutError(f"the ranks were not done after {LONGEST} seconds: one waits for another")
 
 
 def _rank(rank: int, world_size: int, jobs: list[Job], ports: list[int]) -> None:
+    faulthandler.dump_traceback_later(LONGEST - 10)
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1"
-    )
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )  # fmt: skip
     for job, port in zip(jobs, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         try:
