@@ -4,7 +4,7 @@ import torch
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
-from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing, FullAC, SelectiveAC
 
 from tst_titan.plan.costs import flops_per_position
 from tst_titan.plan.settings import Recipe, Segment
@@ -80,7 +80,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             positions=positions,
             pin_memory=DEVICE_TYPE != "cpu",
         ),
-        parallelism=_parallelism(hardware),
+        parallelism=parallelism_config(hardware),
         checkpoint=SegmentCheckpoints.Config(
             enable=True,
             folder="checkpoint",
@@ -122,9 +122,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
                 corpus=corpus, max_tokens=job.validation_tokens, positions=positions
             ),
         ),
-        activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
-            hardware.activation_checkpoint
-        ],
+        activation_checkpoint=activation_checkpoint(hardware),
         compile=CompileConfig(enable=hardware.compile),
         comm=CommConfig(trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000, train_timeout_seconds=600),
         debug=DebugConfig(
@@ -169,7 +167,15 @@ def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
     )
 
 
-def _parallelism(hardware: Hardware) -> ParallelismConfig:
+def activation_checkpoint(hardware: Hardware) -> ActivationCheckpointing.Config | None:
+    """What torchtitan recomputes instead of keeping."""
+    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
+        hardware.activation_checkpoint
+    ]
+
+
+def parallelism_config(hardware: Hardware) -> ParallelismConfig:
+    """The parallel degrees under torchtitan's names."""
     # Before torch 2.15 the default "spmd_types" works on one rank only.
     old_torch = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 15)
     return ParallelismConfig(
