@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints/tested.txt
 # pip byte-compiles on one core; the first import does it where it is needed.
-PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c $(CONSTRAINTS)
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile -c $(CONSTRAINTS)
 # Where to find the tools when the environment is not active.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -23,7 +23,7 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/snakemake --profile local studies/quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 long: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

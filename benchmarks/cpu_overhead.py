@@ -115,6 +115,7 @@ def main() -> None:
                 log_every=plan.log_every,
                 validate_every=0,
                 validation_tokens=0,
+                studies={},
             )
 
         for name in ("superposition", "recovery"):

@@ -168,6 +168,7 @@ def main() -> None:
                 log_every=STEPS,
                 validate_every=0,
                 validation_tokens=0,
+                studies={},
             )
             job.folder.mkdir()
             before = torch.cuda.memory_allocated() if ON_GPU else 0

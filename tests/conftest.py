@@ -4,8 +4,13 @@ import os
 import sysconfig
 from pathlib import Path
 
+import hypothesis
 import pytest
 from training import TINY_CORPUS
+
+# The same examples in every run: what CI finds, anyone can repeat.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

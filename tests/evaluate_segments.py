@@ -1,6 +1,8 @@
 """Real segments for the tests of `tst_titan.evaluate`: a small corpus, tiny models, checkpoints by the real trainer."""
 
+import atexit
 import json
+import shutil
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -39,9 +41,17 @@ MOE = ModelShape(
 
 
 @cache
+def scratch() -> Path:
+    """A folder that lasts as long as the test process."""
+    folder = Path(mkdtemp(prefix="evaluate-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
 def results() -> Path:
     """A `results` folder with the corpus."""
-    folder = Path(mkdtemp(prefix="evaluate-tests-")) / "results"
+    folder = scratch() / "results"
     build_corpus(corpus(), folder / "data" / corpus().id, num_workers=1)
     return folder
 
@@ -53,7 +63,7 @@ def corpus() -> CorpusSettings:
     modules = ("argparse", "typing", "tarfile", "inspect", "email/message", "email/header", "email/utils")
     texts = [(library / f"{module}.py").read_text(encoding="utf-8") for module in modules]
     documents = [text[start : start + 3000] for text in texts for start in range(0, len(text), 3000)]
-    path = Path(mkdtemp(prefix="evaluate-tests-")) / "documents.jsonl"
+    path = scratch() / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     return CorpusSettings(
         sources=(SourceSettings(name="library", kind="files", path=str(path)),),
@@ -77,7 +87,7 @@ def trained(shape: ModelShape, processes: int = 1, steps: int = 6) -> Segment:
     job = Job(
         segment=segment, hardware=Hardware(processes=processes), folder=results() / "segments" / segment.id,
         corpus_dir=results() / "data" / corpus().id, parent_checkpoint=None, log_every=1, validate_every=0,
-        validation_tokens=1024,
+        validation_tokens=1024, studies={},
     )  # fmt: skip
     assert run_segment(job) == 0
     return segment

@@ -13,6 +13,7 @@ import pytest
 from collect_support import STUDY, fill_results, make_plan, smooth_loss, write_evaluation
 
 from tst_titan.collect.collect import collect_study
+from tst_titan.collect.plots import running_mean
 from tst_titan.collect.published import collect_published
 
 CHROMIUM = next(
@@ -101,6 +102,16 @@ def test_every_figure_is_a_whole_svg_and_marks_the_switch(grid_report):
         assert text in curves
 
 
+def test_running_mean_leaves_a_straight_line_where_it_is_to_the_last_point():
+    line = 5.0 - 0.1 * np.arange(30)
+    assert running_mean(line, 9) == pytest.approx(line)
+    bump = np.zeros(30)
+    bump[15] = 9.0
+    assert running_mean(bump, 9)[15] == pytest.approx(1.0)
+    line[15] = np.nan
+    assert np.isfinite(running_mean(line, 9)).all()
+
+
 def test_switch_is_marked_at_its_step(tmp_path):
     plan = make_plan(tmp_path)
     fill_results(plan, tmp_path / "results")
@@ -126,7 +137,7 @@ def test_report_has_every_part(grid_report):
         "bag_size: [2, 4, 8]",
         "Provenance",
         "abc1234",
-        "mean of the last 3 to 5 logged rows",
+        "mean of the last 6 to 12 logged rows",
     ):
         assert part in text, part
 

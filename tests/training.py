@@ -93,6 +93,7 @@ def make_job(segment: Segment, results: Path, corpus_dir: Path, **hardware: Any)
         log_every=1,
         validate_every=0,
         validation_tokens=512,
+        studies={},
     )
 
 

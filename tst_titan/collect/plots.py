@@ -10,6 +10,7 @@ from tst_titan.collect.study_results import RunCurve
 
 LOSS = "loss (nats a token)"
 MOST_VARIANTS = 6
+RUNNING = 9
 
 
 def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
@@ -152,29 +153,49 @@ def _recovery_zoom(
         return None
     first = min(curve.switch_step for curve in switched if curve.switch_step)
     end = max(curve.training_step[-1] for curve in switched)
-    plain = [
-        curve.training_loss[curve.training_step > max(first, curve.switch_step or 0)]
-        for curve in members
-        if len(curve.training_step)
-    ]
-    values = np.concatenate(plain)
-    values = values[np.isfinite(values)]
-    if not len(values):
+    lines, values = [], [np.empty(0)]
+    for curve in members:
+        after = curve.training_step > max(first, curve.switch_step or 0)
+        if after.any():
+            step, loss = curve.training_step[after], curve.training_loss[after]
+            mean = running_mean(loss, RUNNING)
+            lines.append(Line(curve.label, colors[curve.label], step, loss, "faint", detail=_detail(curve)))
+            detail = f"{_detail(curve)}, running mean"
+            lines.append(Line(curve.label, colors[curve.label], step, mean, detail=detail))
+            values.append(mean[np.isfinite(mean)])
+    joined = np.concatenate(values)
+    if not len(joined):
         return None
-    low = float(values.min())
+    low = float(joined.min())
     # The jump itself is in the first panel; here its first 3% would flatten everything else.
-    high = float(np.quantile(values, 0.97))
+    high = float(np.quantile(joined, 0.97))
     pad = 0.08 * (high - low) or 0.05
     return Panel(
         title=f"Recovery: {where}",
         x_label="step",
         y_label=LOSS,
-        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label])),
+        lines=tuple(lines),
         marks=marks,
         x_range=(first - 0.04 * (end - first), float(end)),
         y_range=(low - pad, high + pad),
-        caption="Training loss from the switch on; what lies above the axis is in the panel of the whole run.",
+        caption=f"Training loss from the switch on: faint as logged, thick the running mean of {RUNNING} points. What lies "
+        "above the axis is in the panel of the whole run.",
     )
+
+
+def running_mean(values: np.ndarray, size: int) -> np.ndarray:
+    """Mean over `size` (odd) neighbours around each value, fewer at the ends and always as many on both sides.
+
+    Equal sides keep a falling curve unshifted, the end of the decay included. What is no finite number is left out.
+    """
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    index = np.arange(len(values))
+    half = np.minimum(size // 2, np.minimum(index, len(values) - 1 - index))
+    first, last = index - half, index + half + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def _lead(

@@ -20,9 +20,9 @@ from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, s
 from tst_titan.plan import Plan, Run
 from tst_titan.plan.settings import Segment, Stage
 
-# A final training loss is a mean over the rows of the run's last 2% of steps, and over at least this many rows.
-FINAL_SHARE = 0.02
-FINAL_ROWS = 3
+# A final training loss is a mean over the rows of the run's last 5% of steps, and over at least this many rows.
+FINAL_SHARE = 0.05
+FINAL_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _row(
 def final_loss(training: Columns, steps: int, stage_start: int) -> tuple[float | None, int | None]:
     """Mean training loss (nats) over the run's last rows, and over how many rows.
 
-    The rows of the last `FINAL_SHARE` of the steps, at least `FINAL_ROWS` rows, all of the last stage: the mean
-    of a longer stretch would lie above the end of the decay. None where one of them is no finite number.
+    The rows of the last `FINAL_SHARE` of the steps, at least `FINAL_ROWS` rows, all of the last stage: one
+    row is a single batch's noise, and a longer stretch lies above the end of the decay. None where one of them is no finite number.
     """
     in_stage = training["step"] > stage_start
     losses = training["loss"][in_stage]

@@ -1,5 +1,6 @@
 """The end of a collect on the terminal: one table, what was compared, where the report is."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,11 +19,12 @@ MOST_SENTENCES = 4
 
 def print_summary(found: StudyResults, findings: Findings, out: Path, console: Console | None = None) -> None:
     """Print the runs (the first `MOST_RUNS` of many), the comparisons, the number of warnings and the report's path."""
-    console = console or Console()
+    # Without a terminal there is no width to keep to: a log takes long lines.
+    console = console or Console(width=None if sys.stdout.isatty() else 140)
     tasks = task_names(found.table)[:4]
     table = Table(title=f"study {escape(found.plan.study)}", title_justify="left")
-    table.add_column("run")
-    for name in ("steps", "data tokens", "training loss", "validation loss", *tasks):
+    table.add_column("run", overflow="fold")
+    for name in ("steps", "data tokens", "train loss", "val. loss", *tasks):
         table.add_column(escape(name), justify="right")
     table.add_column("status")
     records = found.table.to_dict("records")

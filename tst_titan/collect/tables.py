@@ -102,9 +102,9 @@ def write_runs(table: pd.DataFrame, folder: Path) -> None:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV with ten significant digits, whole; what is missing is an empty field."""
+    """Write a table as CSV, whole, numbers in full; what is missing is an empty field."""
     with whole_file(path) as part:
-        table.to_csv(part, index=False, float_format="%.10g", lineterminator="\n")
+        table.to_csv(part, index=False, lineterminator="\n")
 
 
 def write_evaluations(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Tasks by name: the suites `offline` and `paper`, lm-eval's own, and a user's in `studies/tasks`."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _FOLDERS = {
     "piqa": "piqa",
     "winogrande": "winogrande",
 }
+# What a definition calls itself; good enough to suggest names.
+_NAME = re.compile(r"""^["']?(?:task|group|tag)["']?: ["']?([\w.-]+)""", re.MULTILINE)
 _LOCAL_BUILDERS = ("json", "csv", "text", "parquet", "arrow", "pandas")
 
 
@@ -57,11 +60,17 @@ class Tasks:
         known = sorted({builtin / _FOLDERS[name] for name in names if name in _FOLDERS})
         self._user_tasks = user_tasks
         self._manager = TaskManager(include_path=[*known, *own], include_defaults=False)
-        if any(name not in self._manager.task_index for name in names):
+        others = [name for name in names if name not in self._manager.task_index]
+        if others:
+            texts = [path.read_text(encoding="utf-8") for path in builtin.rglob("*.yaml")]
+            for name in others:
+                self._check_users(name)
+                if not any(name in text for text in texts):
+                    raise self._unknown(name, texts)
             self._manager = TaskManager(include_path=own, include_defaults=True)
-        for name in names:
-            if name not in self._manager.task_index:
-                raise self._unknown(name)
+            for name in others:
+                if name not in self._manager.task_index:
+                    raise self._unknown(name, texts)
 
     def version(self, name: str) -> str:
         """The version that the definition states, and a digest of a user's own definition, which often states none."""
@@ -123,17 +132,21 @@ class Tasks:
     def _is_users(self, entry: Any) -> bool:
         return bool(self._user_tasks and entry.yaml_path and entry.yaml_path.is_relative_to(self._user_tasks))
 
-    def _unknown(self, name: str) -> UserError:
-        for path in (
-            sorted(self._user_tasks.rglob("*.yaml")) if self._user_tasks and self._user_tasks.is_dir() else ()
-        ):
+    def _check_users(self, name: str) -> None:
+        """Raise a `UserError` for a user's definition of `name` that lm-eval would skip without a word."""
+        if self._user_tasks is None:
+            return
+        for path in sorted(self._user_tasks.rglob("*.yaml")):
             try:
                 load_yaml(path, resolve_func=False)
-            except Exception as error:  # lm-eval skips a definition that fails in any way, without a word
+            except Exception as error:  # whatever fails here fails there
                 if name in path.read_text(encoding="utf-8", errors="replace"):
                     reason = " ".join(str(error).split())[:200]
-                    return UserError(f"{path}: task {name} cannot be read: {reason}")
+                    raise UserError(f"{path}: task {name} cannot be read: {reason}") from error
+
+    def _unknown(self, name: str, texts: Sequence[str]) -> UserError:
         known = {*TASK_GROUPS, *OFFLINE_TASKS, *self._manager.task_index}
+        known |= {found for text in texts for found in _NAME.findall(text)}
         near = difflib.get_close_matches(name, known, n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else f"suites are {', '.join(TASK_GROUPS)}"
         return UserError(

@@ -87,12 +87,17 @@ class StudySource:
     def complain(self, path: Path_, value: Any, message: str, show_value: bool = True) -> str:
         """``studies/a.yaml: arms.tst.bag_size = 0: must be at least 1``."""
         shown = " = " + shorten(repr(value), 60) if show_value else ""
-        return f"{self.origin(path)}: {dotted(path) or 'the study'}{shown}: {message}"
+        return one_line(f"{self.origin(path)}: {dotted(path) or 'the study'}{shown}: {message}")
 
 
 def dotted(path: Path_) -> str:
     """``arms.tst.bag_size``, ``include[0].steps``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def one_line(text: str) -> str:
+    """``text`` with whatever would break a line or a terminal (a key may hold it) as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(text: str, limit: int) -> str:

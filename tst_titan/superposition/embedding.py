@@ -12,7 +12,7 @@ def bag_embedding(tokens_BLS: Tensor, weight_VD: Tensor, *, vocab_offset: int | 
     """Mean embedding of every bag: `[B, L, S]` -> `[B, L, D]` in the weight's dtype, summed in float32.
 
     No `[B, L, S, D]` tensor is made, forward or backward. The weight's gradient is dense and deterministic:
-    rows are summed in the order of a sort by token id, on CPU and CUDA, without atomic adds.
+    PyTorch sums its rows in the order of a sort by token id, without atomic adds.
 
     With `vocab_offset` the weight is one shard of a vocabulary-parallel table, rows
     `[vocab_offset, vocab_offset + V)` of it: tokens outside count as zero vectors and the result is this

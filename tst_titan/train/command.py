@@ -1,7 +1,6 @@
 """`tst-titan train SEGMENT`: train one segment of any study, as the workflow does."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,21 @@ def add_parser(subparsers: Any) -> None:
         metavar="KEY=VALUE",
         help="fields of Hardware, such as processes=2 threads=1",
     )
+    parser.add_argument(
+        "--max-segment-steps",
+        type=int,
+        help="as the workflow's max_segment_steps: how segments are split into jobs",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from tst_titan.files import digest_file
     from tst_titan.plan import find_segment, load_plans
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
 
-    plans, _ = load_plans(args.studies, args.results)
+    plans, _ = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment)
     wanting = [plan for plan in plans.values() if segment.id in plan.segments]
     parent_checkpoint = None
@@ -45,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             log_every=min(plan.log_every for plan in wanting),
             validate_every=min((plan.validate_every for plan in wanting if plan.validate_every), default=0),
             validation_tokens=max(plan.validation_tokens for plan in wanting),
+            studies={plan.study: digest_file(plan.file) for plan in wanting},
         )
     )
 
@@ -54,7 +60,7 @@ def parse_hardware(settings: list[str]) -> Any:
     from tst_titan.errors import UserError
     from tst_titan.train.hardware import Hardware
 
-    types = {field.name: type(field.default) for field in fields(Hardware)}
+    types: dict[str, Any] = {name: type(default) for name, default in vars(Hardware()).items()}
     values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")

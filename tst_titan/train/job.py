@@ -13,7 +13,10 @@ EXIT_CONTINUE = 75
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A segment to train in `folder`, with what it reads and how often it logs, validates."""
+    """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
+
+    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity).
+    """
 
     segment: Segment
     hardware: Hardware
@@ -23,6 +26,7 @@ class Job:
     log_every: int
     validate_every: int
     validation_tokens: int
+    studies: dict[str, str]
 
     @property
     def checkpoints(self) -> Path:
@@ -43,6 +47,7 @@ def write_job(job: Job) -> Path:
             "log_every": job.log_every,
             "validate_every": job.validate_every,
             "validation_tokens": job.validation_tokens,
+            "studies": job.studies,
         },
     )
     return job.folder / "job.json"

@@ -2,7 +2,7 @@
 
 
 def study_inputs(wildcards):
-    plan = plan_of(wildcards.study)
+    plan = PLANS[wildcards.study]
     return {
         "segments": [RESULTS / "segments" / name / "done.json" for name in plan.segments],
         "evaluations": [
@@ -20,7 +20,7 @@ rule study:
         directory(STUDIES / "{study}"),
     params:
         # Another definition gives another report; comments in it do not.
-        definition=lambda wildcards: plan_of(wildcards.study).definition.model_dump_json(),
+        definition=lambda wildcards: PLANS[wildcards.study].definition.model_dump_json(),
     localrule: True
     message:
         "Collect {wildcards.study}"

@@ -1,45 +1,48 @@
 # What all rules share: the plans of all studies, and how the package's command is called.
 
+import re
 import shlex
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 
 STUDIES = Path(config["studies"])
 RESULTS = Path(config["results"])
 TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
-PLANS, BROKEN = load_plans(STUDIES, RESULTS)
+MAX_SEGMENT_STEPS = config["max_segment_steps"]
+PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
-CORPORA = {name: corpus for plan in PLANS.values() for name, corpus in plan.corpora.items()}
 HARDWARE = config["hardware"]
 # Part of a command and never of `params`: another machine is no reason to train again.
 HARDWARE_SETTINGS = " ".join(shlex.quote(f"{key}={value}") for key, value in HARDWARE.items())
+SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
 
 
 wildcard_constraints:
-    study=r"[^/]+",
+    study="|".join(map(re.escape, PLANS)) or "none",
     corpus=r"[^/]+",
     segment=r"[^/]+/[^/]+",
     group=r"[^/]+",
 
 
-def plan_of(study):
-    """The plan of a study by name; a broken or unknown one ends the run before any job starts."""
-    if study in PLANS:
-        return PLANS[study]
-    raise WorkflowError(str(BROKEN[study] if study in BROKEN else unknown_study(study)))
-
-
-def unknown_study(study):
-    from difflib import get_close_matches
-
-    near = get_close_matches(study, [*PLANS, *BROKEN], n=1)
+def unusable_study(name):
+    """What is wrong with the study that a target names: its own mistake, or that there is none of that name."""
+    if name in BROKEN:
+        return str(BROKEN[name])
+    near = get_close_matches(name, [*PLANS, *BROKEN], n=1)
     hint = f" Did you mean {STUDIES / near[0]}?" if near else ""
-    return UserError(f"{STUDIES / study}.yaml: no such study.{hint} There are: {', '.join(sorted(PLANS))}")
+    return f"{STUDIES / name}.yaml: no such study.{hint} There are: {', '.join(sorted(PLANS))}"
+
+
+# Before there is a DAG: a study that is asked for and cannot be planned ends the run with one message. Snakemake
+# tells a Snakefile its targets only later, so they are looked up where they came from.
+for target in map(Path, sys.argv[1:]):
+    if target.parent == STUDIES and target.name not in PLANS:
+        sys.exit(f"error: {unusable_study(target.name)}")
 
 
 def segment_of(name):

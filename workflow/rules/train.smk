@@ -21,7 +21,8 @@ rule train:
     message:
         "Train {wildcards.segment}"
     shell:
-        "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} --hardware {HARDWARE_SETTINGS}"
+        "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} {SPLIT}"
+        " --hardware {HARDWARE_SETTINGS}"
 
 
 rule export:

@@ -46,6 +46,8 @@ class SegmentMetrics(MetricsProcessor):
             self._check_wandb(self.logger)
         self._file = Path(config.file)
         self._last_step = config.start_step
+        self.num_validation_tokens = 0
+        """How many held-out tokens a validation predicts; the validator says."""
 
     @staticmethod
     def _check_wandb(loggers: LoggerContainer) -> None:
@@ -66,7 +68,8 @@ class SegmentMetrics(MetricsProcessor):
                 part.write_text("".join(json.dumps(row) + "\n" for row in keep), encoding="utf-8")
 
     def should_log(self, step: int) -> bool:
-        return super().should_log(step) or step == self.config.end_step
+        # The first step of a stage shows the jump at the switch, the last one where the segment ends.
+        return super().should_log(step) or step in (self.config.stage_start_step + 1, self.config.end_step)
 
     def log(
         self,
@@ -123,7 +126,13 @@ class SegmentMetrics(MetricsProcessor):
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
         """Write a validation row; the time it took counts for no training step."""
-        row = {"step": step, "validation_loss": loss, **(extra_metrics or {}), "time": time.time()}
+        row = {
+            "step": step,
+            "validation_loss": loss,
+            "validation_tokens": self.num_validation_tokens,
+            **(extra_metrics or {}),
+            "time": time.time(),
+        }
         self._write(row)
         self.logger.log(row, step)
         logger.info(f"step {step:>6}  validation loss {loss:7.5f}")

@@ -22,6 +22,7 @@ def provenance(job: Job) -> dict[str, Any]:
     """Commit and dirty flag of the code, package versions, host, device, digest of the corpus manifest."""
     return {
         "segment": job.segment.id,
+        "studies": job.studies,
         "tst_titan": __version__,
         **_git(Path(__file__).parent),
         "python": sys.version.split()[0],

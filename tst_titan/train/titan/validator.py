@@ -80,6 +80,11 @@ class PlainValidator(Validator):
             plain_loss.set_lm_head(loss_fn.lm_head)
         super().__init__(config, loss_fn=plain_loss, **kwargs)
         self.last_step = 0
+        assert isinstance(config.dataloader, HeldOutDataLoader.Config)
+        windows = validation_windows(
+            Path(config.dataloader.corpus), self.seq_len, config.dataloader.max_tokens
+        )
+        self.metrics_processor.num_validation_tokens = windows.shape[0] * self.seq_len  # type: ignore[attr-defined]
 
     def should_validate(self, step: int) -> bool:
         assert isinstance(self.config, PlainValidator.Config)

@@ -1,7 +1,9 @@
 """One rank of a training job, started by torchrun: `python -m tst_titan.train.titan.worker job.json`."""
 
+import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,6 +77,11 @@ def failure_message(error: Exception, job: Job) -> str | None:
         return f"{job.segment.id}: out of device memory; lower hardware.micro_batch or raise the sharding. {good}."
     if isinstance(error, OSError) and error.errno is not None:
         return f"{job.segment.id}: {error.strerror} ({error.filename or job.folder}); {good}"
+    if os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(job.folder).free < 1 << 16:
+        # torch wraps what a writer met into errors of its own.
+        return (
+            f"{job.segment.id}: no space left on the device of {job.folder}; make room and run again; {good}"
+        )
     if isinstance(error, UserError):
         return str(error)
     return None

@@ -1,0 +1,263 @@
+"""The workflow as a user runs it: a study of three jobs from text to report, and what makes it run again."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tst_titan.plan import load_plan
+
+REPOSITORY = Path(__file__).parent.parent
+
+TINY = """\
+corpus:
+  source: texts
+  sources: {{texts: {{kind: files, path: {texts}}}}}
+  tokenizer: bpe-512
+  validation_tokens: 40k
+models:
+  tiny: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}}, learning_rate: 1e-2}}
+steps: 20
+arms:
+  baseline: {{}}
+  tst: {{bag_size: 3, step_ratio: 0.3}}  # bags of three
+training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
+evaluate: {{tasks: offline}}
+validation: {{every: 10, tokens: 512}}
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of its own with one tiny study, built once."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "workflow", "local", "slurm"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    texts = folder / "texts"
+    texts.mkdir()
+    library = Path(os.__file__).parent
+    for module in sorted(library.glob("*.py")):
+        if 3_000 < module.stat().st_size < 40_000:
+            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
+    (folder / "studies").mkdir()
+    (folder / "studies" / "tiny.yaml").write_text(TINY.format(texts=texts))
+    built = snakemake(folder, "studies/tiny")
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str, profile: str = "local") -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", profile, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+
+
+def planned(folder: Path, *arguments: str) -> list[str]:
+    """The jobs that a dry run shows, by the line that says what each does."""
+    run = snakemake(folder, "-n", "studies/tiny", *arguments)
+    assert run.returncode == 0, run.stderr
+    lines = (run.stdout + run.stderr).splitlines()
+    return sorted({line.split(": ", 1)[1] for line in lines if line.startswith("Job ") and ": " in line})
+
+
+def test_every_stage_left_its_files(checkout: Path) -> None:
+    out = checkout / "studies" / "tiny"
+    assert {"table.csv", "table.md", "runs.parquet", "curves.svg", "report.html"} <= {
+        f.name for f in out.iterdir()
+    }
+    table = list(csv.DictReader((out / "table.csv").open()))
+    required = [
+        "run",
+        "arm",
+        "model",
+        "bag_size",
+        "step_ratio",
+        "steps",
+        "seed",
+        "equivalent_tokens",
+        "data_tokens",
+        "flops",
+        "final_train_loss",
+        "validation_loss",
+    ]
+    assert set(required) <= set(table[0])
+    baseline, tst = sorted(table, key=lambda row: row["arm"])
+    assert (baseline["arm"], tst["arm"]) == ("baseline", "tst")
+    assert int(baseline["data_tokens"]) == int(baseline["equivalent_tokens"]) == 20 * 4 * 64
+    assert int(tst["data_tokens"]) == (6 * 3 + 14) * 4 * 64
+    assert baseline["flops"] == tst["flops"]
+    assert "tst" in (out / "table.md").read_text()
+    assert float(tst["validation_loss"]) < 6.24  # ln 512: it learned
+
+
+def test_recovery_is_plain_torchtitan_in_its_configuration(checkout: Path) -> None:
+    segments = checkout / "results" / "segments"
+    (superposed,) = segments.glob("tiny-tst-s3/superposition-*/torchtitan.json")
+    (recovered,) = segments.glob("tiny-tst-s3/recovery-*/torchtitan.json")
+    for path, has_bags in ((superposed, True), (recovered, False)):
+        config = json.loads(path.read_text())
+        assert ("bag_weighting" in json.dumps(config["loss"])) is has_bags
+        assert config["dataloader"]["bag_size"] == (3 if has_bags else 1)
+
+
+def test_a_second_call_has_nothing_to_do(checkout: Path) -> None:
+    again = snakemake(checkout, "studies/tiny")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_cosmetic_edits_and_another_machine_plan_nothing(checkout: Path) -> None:
+    study = checkout / "studies" / "tiny.yaml"
+    text = study.read_text()
+    try:
+        study.write_text(text.replace("# bags of three", "# three tokens in a bag") + "\n# the end\n")
+        assert planned(checkout) == []
+    finally:
+        study.write_text(text)
+    assert planned(checkout, "--config", 'hardware={"processes": 2, "threads": 1}') == []
+    (checkout / "texts" / "zipapp.txt").touch()
+    rule = checkout / "workflow" / "rules" / "train.smk"
+    rule.write_text(rule.read_text() + "\n# a comment\n")
+    assert planned(checkout) == []
+
+
+def test_editing_one_arm_plans_that_arm_alone(checkout: Path) -> None:
+    study = checkout / "studies" / "tiny.yaml"
+    text = study.read_text()
+    try:
+        study.write_text(text.replace("bag_size: 3", "bag_size: 4"))
+        jobs = planned(checkout)
+        assert {job.split("/")[0] for job in jobs if job.startswith("Train")} == {"Train tiny-tst-s4"}
+        assert len([job for job in jobs if job.startswith("Train")]) == 3
+        assert [job for job in jobs if job.startswith("Tokenize")] == []
+    finally:
+        study.write_text(text)
+
+
+def test_a_new_study_file_is_found_and_shares_what_is_trained(checkout: Path) -> None:
+    new = checkout / "studies" / "longer.yaml"
+    new.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("steps: 20", "steps: 30"))
+    try:
+        run = snakemake(checkout, "-n", "studies/longer")
+        assert run.returncode == 0, run.stderr
+        jobs = run.stdout + run.stderr
+        assert "Train tiny-baseline/constant-0-27-" in jobs
+        assert "Train tiny-baseline/constant-0-18-" not in jobs
+    finally:
+        new.unlink()
+
+
+def test_tables_are_built_again_without_training(checkout: Path) -> None:
+    shutil.rmtree(checkout / "studies" / "tiny")
+    assert planned(checkout) == ["Collect tiny"]
+    assert snakemake(checkout, "studies/tiny").returncode == 0
+    assert (checkout / "studies" / "tiny" / "report.html").exists()
+
+
+def test_a_broken_study_is_one_message_and_nothing_is_written(checkout: Path) -> None:
+    broken = checkout / "studies" / "broken.yaml"
+    broken.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("bag_size", "bag_sise"))
+    before = sorted(path for path in checkout.rglob("*") if ".snakemake" not in path.parts)
+    try:
+        run = snakemake(checkout, "studies/broken")
+        assert run.returncode != 0
+        said = run.stdout + run.stderr
+        assert "bag_sise" in said
+        assert "bag_size" in said
+        assert "Traceback" not in said
+        assert before == sorted(path for path in checkout.rglob("*") if ".snakemake" not in path.parts)
+        # It hurts no other study.
+        assert "Nothing to be done" in "".join(
+            snakemake(checkout, "studies/tiny").__dict__[key] for key in ("stdout", "stderr")
+        )
+    finally:
+        broken.unlink()
+
+
+def test_a_misspelt_study_is_told_its_neighbour(checkout: Path) -> None:
+    run = snakemake(checkout, "studies/tinny")
+    assert run.returncode != 0
+    assert "Did you mean studies/tiny?" in run.stdout + run.stderr
+
+
+def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> None:
+    new = checkout / "studies" / "longer.yaml"
+    new.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("steps: 20", "steps: 40"))
+    try:
+        whole, split = (
+            {
+                line.split("Train ")[1]
+                for line in snakemake(checkout, "-n", "studies/longer", *options).stdout.splitlines()
+                + snakemake(checkout, "-n", "studies/longer", *options).stderr.splitlines()
+                if "Train " in line
+            }
+            for options in ((), ("--config", "max_segment_steps=10"))
+        )
+        assert whole < split
+        assert any("constant-0-28-" in name for name in split)
+    finally:
+        new.unlink()
+
+
+def test_the_published_study_is_planned_on_a_machine_without_slurm(tmp_path: Path) -> None:
+    assert shutil.which("sbatch") is None or "SLURM_CONF" in os.environ
+    for name in ("Snakefile", "workflow", "slurm", "studies"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
+    assert run.returncode == 0, run.stderr
+    said = run.stdout + run.stderr
+    assert "Train 3B-tst-s6/superposition-0-6000-" in said
+    assert "Train 10B-A1B-tst-s16/superposition-0-12483-" in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
+    new = checkout / "studies" / "longer.yaml"
+    new.write_text((checkout / "studies" / "tiny.yaml").read_text().replace("steps: 20", "steps: 400"))
+    try:
+        plan = load_plan(new, checkout / "results")
+        segment = next(name for name in plan.segments if name.startswith("tiny-baseline/constant-0-360"))
+        folder = checkout / "results" / "segments" / segment
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--profile",
+            "local",
+            f"results/segments/{segment}/done.json",
+        ]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        running = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(running.pid, signal.SIGINT)  # what a terminal does
+        said, _ = running.communicate(timeout=120)
+        assert running.returncode != 0
+        assert "stopped and saved at step" in said
+        assert not (folder / "done.json").exists()
+        saved = int(said.split("stopped and saved at step ")[1].split(";")[0])
+
+        again = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        assert f"Training starts at step {saved + 1}" in (folder / "train.log").read_text()
+        steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(steps)
+    finally:
+        new.unlink()
