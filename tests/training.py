@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from tst_titan.plan.settings import (
     CorpusSettings,
     ModelShape,
+    MoEShape,
     Recipe,
     Segment,
     SourceSettings,
@@ -167,3 +168,23 @@ def all_descendants(pid: int) -> list[int]:
         for child in map(int, task.read_text().split()):
             found += [child, *all_descendants(child)]
     return found
+
+
+def published_recipe(name: str, **changes: Any) -> Recipe:
+    """The published recipe of a model of the catalogue, at its published vocabulary and batch (method, section 3)."""
+    from tst_titan.study.catalogue import MODELS
+
+    shape = dict(MODELS[name]["shape"])
+    moe = shape.pop("moe", None)
+    small = name not in ("270M", "600M", "3B", "10B-A1B")
+    model = ModelShape(
+        name=name,
+        vocab_size=4096 if small else 151936 if moe else 128256,
+        moe=MoEShape(**moe) if moe else None,
+        **{"ffn_dim": 0, **shape},
+    )
+    settings = {
+        "model": model, "seq_len": 2048, "sequences_per_step": 4096 if name == "10B-A1B" else 1024,
+        "learning_rate": MODELS[name]["learning_rate"], "warmup_steps": 2000, "precision": "bfloat16",
+    }  # fmt: skip
+    return recipe(**settings | changes)

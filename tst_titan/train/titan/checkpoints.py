@@ -36,7 +36,11 @@ class SegmentCheckpoints(CheckpointManager):
         self.last_saved_step = 0
 
     def _load(self, step: int = -1) -> bool:
-        resumes = self._find_load_step() != -1
+        own_step = self._find_load_step()
+        resumes = own_step != -1
+        source = self._create_checkpoint_id(own_step) if resumes else self.initial_load_path
+        if source:
+            self._check_shapes(Path(source))
         loaded = super()._load(step)
         state = self.states[TRAIN_STATE]
         if loaded and not resumes:
@@ -51,6 +55,13 @@ class SegmentCheckpoints(CheckpointManager):
                 self._reinitialize(self.config.reinit_seed)
         self.last_saved_step = state.step if resumes else 0
         return loaded
+
+    def _check_shapes(self, checkpoint: Path) -> None:
+        entries = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        found = {name: getattr(entry, "size", None) for name, entry in entries.items()}
+        state = self.states[MODEL].state_dict()
+        wanted = {name: value.shape for name, value in state.items() if isinstance(value, torch.Tensor)}
+        check_shapes(found, wanted, checkpoint)
 
     def _reinitialize(self, seed: int) -> None:
         """New embedding and head, with fresh moments: Table 2's ablation."""
@@ -84,6 +95,29 @@ class SegmentCheckpoints(CheckpointManager):
             finite = finite.to(local.device)
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         return bool(finite)
+
+
+def check_shapes(
+    found: dict[str, torch.Size | None], wanted: dict[str, torch.Size], checkpoint: Path
+) -> None:
+    """Whether a checkpoint holds this model's parameters, each in its shape."""
+    missing = [name for name in wanted if name not in found]
+    other = [
+        f"{name} is {_sizes(found[name])} there, {list(shape)} here"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if missing:
+        other.append(f"{len(missing)} parameters are not there, {missing[0]} for one")
+    if other:
+        raise UserError(
+            f"{checkpoint}: a checkpoint of another model: {'; '.join(other[:3])}"
+            + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
+        )
+
+
+def _sizes(size: torch.Size | None) -> list[int] | str:
+    return "no tensor" if size is None else list(size)
 
 
 def whole_checkpoint(folder: Path) -> bool:

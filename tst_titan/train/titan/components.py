@@ -114,8 +114,8 @@ class BagDataLoader(BaseDataLoader):
         """The unit in which the stream is shuffled."""
         bag_size: int = 1
         superpose: Superpose = "both"
-        document_positions: bool = False
-        """Whether to give each position's distance from its document's start (document-masked attention)."""
+        positions: str = "none"
+        """What to give the model as positions (see `positions_of`): "none", "sequence" or "document"."""
         pin_memory: bool = False
         """Put batches into page-locked memory, for copies that overlap with computation."""
 
@@ -156,9 +156,7 @@ class BagDataLoader(BaseDataLoader):
         inputs, labels = superpose_window(
             torch.from_numpy(windows), self.seq_len, self.config.bag_size, self.config.superpose
         )
-        batch = {"input": inputs}
-        if self.config.document_positions:
-            batch["positions"] = document_positions(inputs, self.stream.corpus.eos_id)
+        batch = {"input": inputs, **positions_of(inputs, self.config.positions, self.stream.corpus.eos_id)}
         if self.config.pin_memory:
             batch, labels = {name: value.pin_memory() for name, value in batch.items()}, labels.pin_memory()
         return batch, labels
@@ -189,6 +187,20 @@ class BagDataLoader(BaseDataLoader):
                 f"the checkpoint stands at data token {self.data_tokens}, which is no whole step of "
                 f"{self.config.sequences_per_step} sequences: it belongs to another run"
             )
+
+
+def positions_of(inputs: torch.Tensor, kind: str, eos_id: int) -> dict[str, torch.Tensor]:
+    """The batch entry `positions` `[B, L]` for inputs `[B, L]` or `[B, L, S]`.
+
+    "none": no entry; the model counts positions itself. "sequence": 0 to L - 1, which context parallelism needs, since a
+    rank holds pieces of a sequence only. "document": counted anew from each document's start, from which
+    document-masked attention makes its mask.
+    """
+    if kind == "none":
+        return {}
+    if kind == "document":
+        return {"positions": document_positions(inputs, eos_id)}
+    return {"positions": torch.arange(inputs.shape[1]).repeat(inputs.shape[0], 1)}
 
 
 def document_positions(inputs: torch.Tensor, eos_id: int) -> torch.Tensor:

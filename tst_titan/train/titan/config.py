@@ -4,7 +4,7 @@ import torch
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
-from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing, FullAC, SelectiveAC
 
 from tst_titan.plan.costs import flops_per_position
 from tst_titan.plan.settings import Recipe, Segment
@@ -14,7 +14,7 @@ from tst_titan.train.titan.checkpoints import SegmentCheckpoints
 from tst_titan.train.titan.components import BagDataLoader, MultiHotCrossEntropyLoss
 from tst_titan.train.titan.device import DEVICE_TYPE
 from tst_titan.train.titan.metrics import SegmentMetrics
-from tst_titan.train.titan.models import model_spec
+from tst_titan.train.titan.models import Float8, model_spec
 from tst_titan.train.titan.trainer import SegmentTrainer
 from tst_titan.train.titan.validator import HeldOutDataLoader, PlainValidator
 
@@ -44,9 +44,17 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         plain_loss = ChunkedLossWrapper.Config(num_chunks=hardware.loss_chunks, loss_fn=plain_loss)
     bag_size = stage.bag_size if superposed else 1
     corpus = str(job.corpus_dir)
+    positions = "document" if recipe.attention == "document" else "none"
+    if hardware.context_parallel > 1:
+        positions = "sequence"
     return SegmentTrainer.Config(
         model_spec=model_spec(
-            recipe.model, seq_len=recipe.seq_len, seed=recipe.seed, attention=recipe.attention, bags=bags_in
+            recipe.model,
+            seq_len=recipe.seq_len,
+            seed=recipe.seed,
+            attention=recipe.attention,
+            bags=bags_in,
+            float8=_float8(recipe, hardware),
         ),
         dump_folder=str(job.folder),
         hf_assets_path=str(job.corpus_dir / "tokenizer"),
@@ -69,10 +77,10 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             block_tokens=recipe.block_tokens,
             bag_size=bag_size,
             superpose=stage.superpose if superposed else "both",
-            document_positions=recipe.attention == "document",
+            positions=positions,
             pin_memory=DEVICE_TYPE != "cpu",
         ),
-        parallelism=_parallelism(hardware),
+        parallelism=parallelism_config(hardware),
         checkpoint=SegmentCheckpoints.Config(
             enable=True,
             folder="checkpoint",
@@ -110,11 +118,11 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             freq=job.validate_every or segment.end_step + 1,
             end_step=segment.end_step,
             loss=plain_loss,
-            dataloader=HeldOutDataLoader.Config(corpus=corpus, max_tokens=job.validation_tokens),
+            dataloader=HeldOutDataLoader.Config(
+                corpus=corpus, max_tokens=job.validation_tokens, positions=positions
+            ),
         ),
-        activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
-            hardware.activation_checkpoint
-        ],
+        activation_checkpoint=activation_checkpoint(hardware),
         compile=CompileConfig(enable=hardware.compile),
         comm=CommConfig(trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000, train_timeout_seconds=600),
         debug=DebugConfig(
@@ -144,6 +152,12 @@ def lr_scheduler(segment: Segment) -> LRSchedulersContainer.Config:
     )
 
 
+def _float8(recipe: Recipe, hardware: Hardware) -> Float8 | None:
+    if recipe.precision != "float8":
+        return None
+    return Float8(emulate=hardware.emulate_float8, compile=hardware.compile)
+
+
 def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
     return default_adamw(
         lr=recipe.learning_rate,
@@ -153,7 +167,15 @@ def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
     )
 
 
-def _parallelism(hardware: Hardware) -> ParallelismConfig:
+def activation_checkpoint(hardware: Hardware) -> ActivationCheckpointing.Config | None:
+    """What torchtitan recomputes instead of keeping."""
+    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
+        hardware.activation_checkpoint
+    ]
+
+
+def parallelism_config(hardware: Hardware) -> ParallelismConfig:
+    """The parallel degrees under torchtitan's names."""
     # Before torch 2.15 the default "spmd_types" works on one rank only.
     old_torch = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 15)
     return ParallelismConfig(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, WandBLogger
 from torchtitan.tools.logging import logger
 
+from tst_titan.errors import UserError
 from tst_titan.files import whole_file
-from tst_titan.train.titan.device import DEVICE_TYPE
+from tst_titan.train.titan.routing import routing_statistics
 
 
 class SegmentMetrics(MetricsProcessor):
@@ -41,10 +42,21 @@ class SegmentMetrics(MetricsProcessor):
 
     def __init__(self, config: Config, **kwargs: Any):
         super().__init__(config, **kwargs)
+        if config.enable_wandb and isinstance(self.logger, LoggerContainer):
+            self._check_wandb(self.logger)
         self._file = Path(config.file)
         self._last_step = config.start_step
         self.num_validation_tokens = 0
         """How many held-out tokens a validation predicts; the validator says."""
+
+    @staticmethod
+    def _check_wandb(loggers: LoggerContainer) -> None:
+        # torchtitan logs the failure and trains on without it.
+        if not any(isinstance(logger, WandBLogger) for logger in loggers._loggers):
+            raise UserError(
+                "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install wandb; "
+                "then log in with `wandb login`, or set WANDB_MODE=offline and sync later"
+            )
 
     def resume(self, step: int) -> None:
         """Forget the rows after `step`, which are about to be trained again."""
@@ -90,25 +102,27 @@ class SegmentMetrics(MetricsProcessor):
             "loader_wait_s": sum(self.data_loading_times) / max(1, len(self.data_loading_times)),
             "max_memory_gib": memory.max_reserved_gib,
             **self.utilization(flops_per_step / seconds),
+            **self._routing(),
             "time": time.time(),
         }
         self._write(row)
-        self.logger.log({**row, "phase": _PHASES.index(config.phase)}, step)
+        self.logger.log(_scalars({**row, "phase": _PHASES.index(config.phase)}), step)
         logger.info(
             f"step {step:>6}  loss {global_avg_loss:8.5f}  grad_norm {grad_norm:7.4f}  "
             f"{row['tokens_per_s']:,.0f} tokens/s  {memory.max_reserved_gib:.2f} GiB"
         )
         self._start_interval(step)
 
-    def utilization(self, flops_per_s: float) -> dict[str, float]:
-        """Share of the devices' peak, by name; absent on a CPU, whose peak torchtitan does not know.
+    def _routing(self) -> dict[str, Any]:
+        assert self.model_parts is not None
+        return routing_statistics(self.model_parts[0], self.parallel_dims)
 
-        The peak is the dense bf16 peak that torchtitan lists, doubled where layers are quantized to float8.
-        """
-        if DEVICE_TYPE == "cpu":
-            return {}
-        peak = self.gpu_peak_flops * (2 if self.has_quantization else 1) * self.parallel_dims.world_size
-        return {"utilization": flops_per_s / peak}
+    def utilization(self, flops_per_s: float) -> dict[str, float]:
+        """Share of the devices' peak; absent where torchtitan does not know the device's peak (a CPU for one)."""
+        peak = peak_flops(
+            self.device_memory_monitor.device_name, self.gpu_peak_flops, float8=self.has_quantization
+        )
+        return {"utilization": flops_per_s / (peak * self.parallel_dims.world_size)} if peak else {}
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
         """Write a validation row; the time it took counts for no training step."""
@@ -137,6 +151,46 @@ class SegmentMetrics(MetricsProcessor):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+
+# Devices whose dense bf16 peak torchtitan lists; for any other it assumes an A100's, which would be no utilization.
+_LISTED_DEVICES = (
+    "A100",
+    "A6000",
+    "H100",
+    "H200",
+    "H20",
+    "B200",
+    "B300",
+    "MI355X",
+    "MI300X",
+    "MI325X",
+    "MI250X",
+    "l40s",
+)
+
+
+def peak_flops(device_name: str, bf16_peak: float, *, float8: bool) -> float | None:
+    """The peak that utilization is measured against: dense bf16, or dense float8 where layers are quantized to it.
+
+    Every listed device that has float8 does it at twice its bf16 rate. The head and attention are not quantized and
+    run at the lower rate, so that a float8 utilization of 1 cannot be reached. None where the peak is not known.
+    """
+    if not any(name in device_name for name in _LISTED_DEVICES):
+        return None
+    return bf16_peak * (2 if float8 else 1)
+
+
+def _scalars(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for loggers of single numbers: `name/0`, `name/1`, ... for a list of one value a layer."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        flat |= (
+            {f"{key}/{layer}": item for layer, item in enumerate(value)}
+            if isinstance(value, list)
+            else {key: value}
+        )
+    return flat
 
 
 _PHASES = ("superposition", "recovery", "constant", "decay")

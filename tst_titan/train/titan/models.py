@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
-from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.components.quantization import Float8GroupedExpertsConverter, Float8LinearConverter
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.models.common import Embedding, Linear, RMSNorm
 from torchtitan.models.common.attention import FlexAttention, ScaledDotProductAttention
@@ -44,6 +44,7 @@ from tst_titan.errors import UserError
 from tst_titan.plan.settings import ModelShape
 from tst_titan.train.titan.components import BagEmbedding
 from tst_titan.train.titan.device import DEVICE_TYPE
+from tst_titan.train.titan.routing import register_routing_hooks
 
 Init = Callable[[torch.Tensor], Any]
 
@@ -51,7 +52,13 @@ _ONES: dict[str, Init] = {"weight": nn.init.ones_}
 
 
 def model_spec(
-    shape: ModelShape, *, seq_len: int, seed: int, attention: str = "causal", bags: bool = False
+    shape: ModelShape,
+    *,
+    seq_len: int,
+    seed: int,
+    attention: str = "causal",
+    bags: bool = False,
+    float8: "Float8 | None" = None,
 ) -> ModelSpec:
     """torchtitan's record of a model: its configuration and the functions that parallelize it.
 
@@ -61,12 +68,15 @@ def model_spec(
         seed: of the initial values.
         attention: "causal" (SDPA over the whole sequence) or "document" (flex attention within documents).
         bags: whether the embedding takes bags `[B, L, S]` beside tokens `[B, L]`.
+        float8: how to compute the blocks' matrix products in float8 (None: in the precision of the rest).
     """
     build = {"llama3": _llama3, "qwen3_moe": _qwen3_moe}[shape.architecture]
     inner_attention = {"causal": ScaledDotProductAttention.Config, "document": FlexAttention.Config}[
         attention
     ]
     config = build(shape, seq_len, inner_attention(), BagEmbedding.Config if bags else Embedding.Config)
+    if float8 is not None:
+        _quantize(config, float8)
     _seed_initialization(config, seed)
     moe = shape.moe is not None
     return ModelSpec(
@@ -75,7 +85,7 @@ def model_spec(
         model=config,
         parallelize_fn=partial(_parallelize, parallelize_qwen3 if moe else parallelize_llama),
         pipelining_fn=pipeline_llm,
-        post_optimizer_build_fn=register_moe_load_balancing_hook if moe else None,
+        post_optimizer_build_fn=register_routing_hooks if moe else None,
         state_dict_adapter=Qwen3StateDictAdapter if moe else Llama3StateDictAdapter,
     )
 
@@ -106,6 +116,30 @@ def build_whole_model(
             model.tok_embeddings.weight = model.lm_head.weight
         _fill_buffers(model)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Float8:
+    """Float8 training (torchao): rowwise scales on a GPU that has it; `emulate` rounds on any device, for tests."""
+
+    emulate: bool = False
+    compile: bool = False
+
+
+# The head decides the loss and the router the experts: both stay in the precision of the rest.
+FLOAT8_KEEPS = ["lm_head", "router"]
+
+
+def _quantize(config: Decoder.Config, float8: Float8) -> None:
+    """Blocks' linear layers and experts in float8. There is no emulation of experts: then they stay as they are."""
+    Float8LinearConverter.Config(
+        recipe_name="rowwise",
+        filter_fqns=FLOAT8_KEEPS,
+        emulate=float8.emulate,
+        model_compile_enabled=float8.compile,
+    ).build().convert(config)
+    if not float8.emulate and any(config.traverse(GroupedExperts.Config)):
+        Float8GroupedExpertsConverter.Config(model_compile_enabled=float8.compile).build().convert(config)
 
 
 class ExpertsInTheirDtype(GroupedExperts):
@@ -292,7 +326,8 @@ def _qwen3_moe(
             ),
             moe=make_moe_config(
                 num_experts=shape.moe.num_experts,
-                load_balance_coeff=shape.moe.load_balance_coeff,
+                # torchtitan switches balancing off by None.
+                load_balance_coeff=shape.moe.load_balance_coeff or None,
                 router=make_router_config(
                     dim=shape.dim,
                     num_experts=shape.moe.num_experts,

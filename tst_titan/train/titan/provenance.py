@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan import __version__
-from tst_titan.files import digest_file
+from tst_titan.files import digest_file, read_json
 from tst_titan.train.job import Job
 from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
 
@@ -32,6 +32,7 @@ def provenance(job: Job) -> dict[str, Any]:
         "device": _device(),
         "world_size": job.hardware.world_size,
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "tokenizer_digest": read_json(job.corpus_dir / "corpus.json")["tokenizer"]["digest"],
         "corpus_digest": digest_file(job.corpus_dir / "corpus.json"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -10,7 +10,9 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.validate import Validator
 
+from tst_titan.data.manifest import open_corpus
 from tst_titan.data.validation import validation_windows
+from tst_titan.train.titan.components import positions_of
 
 
 class HeldOutDataLoader(BaseDataLoader):
@@ -24,6 +26,8 @@ class HeldOutDataLoader(BaseDataLoader):
         corpus: str = ""
         max_tokens: int = 0
         """How many held-out tokens to use (0: all)."""
+        positions: str = "none"
+        """As of the training loader."""
         infinite: bool = False
         """Set by torchtitan's validator, which stops after a number of steps; not used."""
 
@@ -38,6 +42,8 @@ class HeldOutDataLoader(BaseDataLoader):
         **kwargs: Any,
     ):
         self.windows = validation_windows(Path(config.corpus), seq_len, config.max_tokens)
+        self.positions = config.positions
+        self.eos_id = open_corpus(Path(config.corpus)).eos_id
         self.rank, self.num_ranks, self.batch_size = dp_rank, dp_world_size, local_batch_size
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -49,7 +55,7 @@ class HeldOutDataLoader(BaseDataLoader):
             labels_BL = torch.full_like(inputs_BL, IGNORE_INDEX)
             inputs_BL[: len(windows_BT)] = windows_BT[:, :-1]
             labels_BL[: len(windows_BT)] = windows_BT[:, 1:]
-            yield {"input": inputs_BL}, labels_BL
+            yield {"input": inputs_BL, **positions_of(inputs_BL, self.positions, self.eos_id)}, labels_BL
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -75,7 +81,9 @@ class PlainValidator(Validator):
         super().__init__(config, loss_fn=plain_loss, **kwargs)
         self.last_step = 0
         assert isinstance(config.dataloader, HeldOutDataLoader.Config)
-        windows = validation_windows(Path(config.dataloader.corpus), self.seq_len, config.dataloader.max_tokens)
+        windows = validation_windows(
+            Path(config.dataloader.corpus), self.seq_len, config.dataloader.max_tokens
+        )
         self.metrics_processor.num_validation_tokens = windows.shape[0] * self.seq_len  # type: ignore[attr-defined]
 
     def should_validate(self, step: int) -> bool:
