@@ -196,7 +196,9 @@ def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> N
 
     def trained(*options: str) -> set[str]:
         run = snakemake(checkout, "-n", "studies/longer", *options)
-        return {line.split("Train ")[1] for line in (run.stdout + run.stderr).splitlines() if ": Train " in line}
+        return {
+            line.split("Train ")[1] for line in (run.stdout + run.stderr).splitlines() if ": Train " in line
+        }
 
     try:
         whole, split = trained(), trained("--config", "max_segment_steps=10")

@@ -30,7 +30,9 @@ def check_device(hardware: Hardware, precision: str, attention: str) -> None:
     """Whether this machine's device can compute what is asked of it."""
     if precision == "float8":
         if find_spec("torchao") is None:
-            raise UserError("precision: float8 needs torchao, which is not installed: pip install 'tst-titan[float8]'")
+            raise UserError(
+                "precision: float8 needs torchao, which is not installed: pip install 'tst-titan[float8]'"
+            )
         if hardware.emulate_float8:
             if hardware.compile:
                 raise UserError("hardware: emulate_float8 works without compile only; use compile: false")
