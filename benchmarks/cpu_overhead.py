@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from tst_titan.plan import load_plan
 from tst_titan.plan.settings import Segment
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
+from tst_titan.train.launch import MALLOC_KEEPS_BUFFERS
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.models import model_spec
 from tst_titan.train.titan.trainer import SegmentTrainer
@@ -93,6 +95,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="steps of each kind in a round")
     args = parser.parse_args()
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29571")
+    # As the launcher sets it for the workers; glibc reads it once, at the start.
+    if not MALLOC_KEEPS_BUFFERS.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], MALLOC_KEEPS_BUFFERS | dict(os.environ))
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
 
