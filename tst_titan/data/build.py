@@ -75,7 +75,7 @@ def tokenize_part(
     if manifest is not None and holds(manifest, needed):
         return
     k, n = part
-    prepared = prepare(settings, out_dir, num_workers=num_workers, as_listed=True)
+    prepared = prepare(settings, out_dir, num_workers=num_workers)
     aim = _limited(settings, needed)
     share = Enough(
         None if aim is None else {name: -(-tokens // n) for name, tokens in aim.items()},
@@ -107,17 +107,12 @@ def _limited(settings: CorpusSettings, needed: Mapping[str, int] | None) -> dict
     return {s.name: min(limit, needed[s.name]) if needed is not None else limit for s in settings.sources}
 
 
-def prepare(
-    settings: CorpusSettings, out_dir: Path, *, num_workers: int, as_listed: bool = False
-) -> tuple[SourceJobs, ...]:
-    """List the sources, train or bring the tokenizer, and say which groups there are to tokenize.
-
-    `as_listed`: take an earlier listing where there is one, for jobs that share one listing of many files.
-    """
+def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tuple[SourceJobs, ...]:
+    """List the sources, train or bring the tokenizer, and say which groups there are to tokenize."""
     names = [source.name for source in settings.sources]
     if not names or len(set(names)) < len(names):
         raise UserError(f"corpus {settings.id}: needs sources with names of their own, has {names}")
-    listings = [_listed(source, Path(out_dir), as_listed) for source in settings.sources]
+    listings = [_listed(source, Path(out_dir)) for source in settings.sources]
     tokenizer_folder = Path(out_dir) / "tokenizer"
     rule = held_out_rule(settings, listings)
     _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
@@ -147,10 +142,12 @@ def prepare(
     )
 
 
-def _listed(source: SourceSettings, out_dir: Path, as_listed: bool) -> Listing:
+def _listed(source: SourceSettings, out_dir: Path) -> Listing:
     """The source's listing. A hub dataset is listed once, so that all jobs read the same commit."""
+    if source.kind != "hub":
+        return list_source(source)
     record = work_folder(out_dir) / f"listing-{source.name}.json"
-    if record.is_file() and (as_listed or source.kind == "hub"):
+    if record.is_file():
         stored = read_json(record)
         if stored["source"] == asdict(source):
             groups = tuple(
@@ -158,12 +155,12 @@ def _listed(source: SourceSettings, out_dir: Path, as_listed: bool) -> Listing:
             )
             return Listing(groups=groups, notes=tuple(stored["listing"].pop("notes")), **stored["listing"])
     manifest = out_dir / "corpus.json"
-    if source.kind == "hub" and manifest.is_file():
+    revision = source.revision
+    if manifest.is_file():
         # A corpus that grows goes on with the commit that it began with.
         (origin,) = (s["origin"] for s in read_json(manifest)["sources"] if s["name"] == source.name)
-        listing = list_source(dataclasses.replace(source, revision=origin["revision"]))
-    else:
-        listing = list_source(source)
+        revision = origin["revision"]
+    listing = list_source(dataclasses.replace(source, revision=revision))
     write_json(record, {"source": asdict(source), "listing": asdict(listing)})
     return listing
 

@@ -70,7 +70,9 @@ def finish(
     for number, (part, of_source) in enumerate(zip(prepared, groups, strict=True)):
         there = earlier["sources"][number]["shards"] if earlier else []
         shards, num_dropped = _training_split(settings, out_dir, of_source, there, counts, index)
-        enough = settings.max_tokens and sum(group.result.num_tokens for group in of_source) >= settings.max_tokens
+        enough = (
+            settings.max_tokens and sum(group.result.num_tokens for group in of_source) >= settings.max_tokens
+        )
         sources.append(
             {
                 "name": part.source.name,

@@ -30,7 +30,8 @@ def tokens_needed(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:
 def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool:
     """Whether a corpus has the tokens `needed` of each source (None: all that there are)."""
     return all(
-        source.get("complete", True) or (needed is not None and source["num_tokens"] >= needed[source["name"]])
+        source.get("complete", True)
+        or (needed is not None and source["num_tokens"] >= needed[source["name"]])
         for source in manifest["sources"]
     )
 

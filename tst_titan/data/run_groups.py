@@ -31,9 +31,7 @@ class Enough:
     held_out_bytes: int
 
 
-def run_groups(
-    prepared: Sequence[SourceJobs], enough: Enough, num_workers: int
-) -> list[list[GroupResult]]:
+def run_groups(prepared: Sequence[SourceJobs], enough: Enough, num_workers: int) -> list[list[GroupResult]]:
     """The results of each source's first groups, up to the one with which there is enough."""
     num_jobs = sum(len(part.jobs) for part in prepared)
     if num_workers <= 1 or num_jobs == 1:
