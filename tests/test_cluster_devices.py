@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_no_gpu_is_ever_held_twice_and_all_jobs_get_theirs(tmp_path: Path) -> No
     assert set(spans) == {"0", "1", "2"}
     for times in spans.values():
         times.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(times))
 
 
 def test_a_gpu_is_free_again_when_its_last_worker_is_dead_not_before(tmp_path: Path) -> None:
@@ -143,4 +144,6 @@ def test_training_jobs_on_one_machine_get_a_gpu_each(
         done = json.loads((job.folder / "done.json").read_text())
         (attempt,) = done["attempts"]
         assert (attempt["devices"], attempt["device_kind"], attempt["outcome"]) == (1, "GPU", "finished")
-        assert done["device_hours"] == pytest.approx((attempt["end"] - attempt["start"]) / 3600)
+        provenance = json.loads((job.folder / "provenance.json").read_text())
+        assert provenance["device_hours"] == pytest.approx((attempt["end"] - attempt["start"]) / 3600)
+        assert provenance["device_kind"] == "GPU"

@@ -91,7 +91,7 @@ def _try_to_hold(count: int, gpus: tuple[str, ...], folder: Path) -> dict[str, I
     for gpu in gpus:
         if len(locks) == count:
             break
-        lock = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}").open("a")
+        lock: IO[str] = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locks[gpu] = lock

@@ -64,5 +64,22 @@ def last_sign_of_life(attempt: Attempt, folder: Path) -> float:
 
 
 def device_hours(attempt: Attempt) -> float:
-    """Hours that an ended attempt took, times its devices (its ranks where it says no devices)."""
-    return (attempt["end"] - attempt["start"]) * attempt.get("devices", attempt["world_size"]) / 3600
+    """Hours that an ended attempt took, times its devices."""
+    return (attempt["end"] - attempt["start"]) * num_devices(attempt) / 3600
+
+
+def usage_record(attempts: list[Attempt]) -> dict[str, Any]:
+    """What a finished segment used, by the launcher's clock, for its provenance; Slurm's own number is asked for when results are collected."""
+    kinds = dict.fromkeys(attempt.get("device_kind") or "rank" for attempt in attempts)
+    return {
+        "device_hours": sum(device_hours(attempt) for attempt in attempts),
+        "device_kind": " and ".join(kinds),
+        "device_hours_source": "launcher",
+        "attempts": len(attempts),
+        "slurm_job_ids": list(dict.fromkeys(job for attempt in attempts if (job := attempt["slurm_job_id"]))),
+    }
+
+
+def num_devices(attempt: Attempt) -> int:
+    """Devices that an attempt had; its ranks where it says no devices."""
+    return int(attempt.get("devices") or attempt["world_size"])

@@ -23,7 +23,7 @@ from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
-from tst_titan.train.attempts import Attempt, device_hours, end_attempt, start_attempt
+from tst_titan.train.attempts import Attempt, end_attempt, start_attempt, usage_record
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 
 PROGRESS_SECONDS = 10.0
@@ -251,7 +251,7 @@ def _failure(job: Job, returncode: int) -> str:
 
 
 def _finish(job: Job, attempts: list[Attempt]) -> None:
-    """Write `done.json`, then drop the checkpoints before the last."""
+    """Write what it used into `provenance.json`, then `done.json`; drop the checkpoints before the last."""
     segment = job.segment
     rows = [
         json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -259,6 +259,8 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"
+    provenance = read_json(job.folder / "provenance.json")
+    write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
     write_json(
         job.folder / "done.json",
         {
@@ -270,12 +272,10 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             "data_tokens": segment.data_tokens,
             "flops": training[-1]["flops"],
             "wall_clock_s": sum(attempt["end"] - attempt["start"] for attempt in attempts),
-            "device_hours": sum(device_hours(attempt) for attempt in attempts),
-            "device_kind": attempts[-1]["device_kind"],
             "attempts": attempts,
             "train_loss": training[-1]["loss"],
             "validation_loss": validation[-1]["validation_loss"],
-            "corpus_digest": read_json(job.folder / "provenance.json")["corpus_digest"],
+            "corpus_digest": provenance["corpus_digest"],
         },
     )
     for path in job.checkpoints.glob("step-*"):
