@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 
 STUDIES = Path(config["studies"])
@@ -43,6 +44,20 @@ def unusable_study(name):
 for target in map(Path, sys.argv[1:]):
     if target.parent == STUDIES and target.name not in PLANS:
         sys.exit(f"error: {unusable_study(target.name)}")
+
+
+onstart:
+    # With the jobs and their resources known, and none submitted: what Slurm would refuse, or let wait for ever.
+    if workflow.executor_plugin.name == "slurm":
+        from tst_titan.cluster.preflight import check_cluster, request_of
+
+        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+        try:
+            requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
+            for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
+                print(f"warning: {warning}", file=sys.stderr)
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
 
 def segment_of(name):
