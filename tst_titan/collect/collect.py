@@ -10,20 +10,21 @@ from tst_titan.collect.grids import find_grids
 from tst_titan.collect.plots import colors_of, curve_panels, largest_budgets
 from tst_titan.collect.report import FigureSection, Findings, study_report
 from tst_titan.collect.scaling_report import model_sizes, scaling_charts
-from tst_titan.collect.study_results import StudyResults, gather
+from tst_titan.collect.study_results import StudyResults, gather, segments_table
 from tst_titan.collect.tables import curves_writer, write_csv, write_evaluations, write_runs
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
 
 
 def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tuple[StudyResults, Findings]:
-    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `comparisons.csv`, `curves.svg`,
+    """Write `table.csv`, `table.md`, `runs.parquet`, `curves.parquet`, `evaluations.parquet`, `comparisons.csv`, `segments.csv`, `curves.svg`,
     a figure of settings for each kind that the study has, and `report.html` into `out`, each whole; what is damaged or missing becomes a notice of the report.
     """
     with curves_writer(out / "curves.parquet") as keep:
         found = gather(plan, results, keep)
     write_runs(found.table, out)
     write_evaluations(found.evaluations, out)
+    write_csv(segments_table(found.costs), out / "segments.csv")
     findings = compare(found, plan.compare)
     write_csv(findings.table(), out / "comparisons.csv")
     colors = colors_of(found.curves)

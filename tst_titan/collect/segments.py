@@ -38,17 +38,6 @@ class SegmentRecord:
     provenance: dict[str, Any]
     notices: tuple[Notice, ...]
 
-    @property
-    def device_hours(self) -> float | None:
-        """Hours times devices (ranks) over all attempts, None while it is not finished."""
-        if self.done is None or self.done.get("wall_clock_s") is None:
-            return None
-        attempts = self.done.get("attempts") or []
-        try:
-            return sum((try_["end"] - try_["start"]) * try_["world_size"] for try_ in attempts) / 3600
-        except (KeyError, TypeError):
-            return None
-
 
 def segment_folder(results: Path, segment_id: str) -> Path:
     """`results/segments/SEGMENT_ID`."""

@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from tst_titan.cluster.devices import HeldGpus, gpus_for_job
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
+from tst_titan.train.attempts import Attempt, end_attempt, start_attempt, usage_record
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 
 PROGRESS_SECONDS = 10.0
@@ -49,11 +51,12 @@ def run_segment(job: Job) -> int:
         write_job(job)
         for stale in ("outcome.json", "failure.json"):
             (job.folder / stale).unlink(missing_ok=True)
-        attempt = _start_attempt(job)
-        returncode = _run_workers(job, lock)
+        with gpus_for_job(job.hardware.processes) as held:
+            start_attempt(job.folder, job.hardware, len(held.gpus))
+            returncode = _run_workers(job, lock, held)
         outcome_file = job.folder / "outcome.json"
         outcome = read_json(outcome_file) if outcome_file.exists() else None
-        attempts = _end_attempt(job, attempt, outcome)
+        attempts = end_attempt(job.folder, outcome)
         if outcome is None:
             raise UserError(_failure(job, returncode))
         if outcome["stopped"]:
@@ -123,7 +126,7 @@ def segment_lock(folder: Path) -> Iterator[IO[str]]:
         yield lock
 
 
-def _run_workers(job: Job, lock: IO[str]) -> int:
+def _run_workers(job: Job, lock: IO[str], held: HeldGpus) -> int:
     """Run torchrun to its end; a stop signal to this process reaches every worker once."""
     command = [
         sys.executable, "-m", "torch.distributed.run",
@@ -135,6 +138,7 @@ def _run_workers(job: Job, lock: IO[str]) -> int:
         MALLOC_KEEPS_BUFFERS
         | os.environ
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        | ({"CUDA_VISIBLE_DEVICES": ",".join(held.gpus)} if held.gpus else {})
     )
     told_to_stop = False
 
@@ -148,7 +152,7 @@ def _run_workers(job: Job, lock: IO[str]) -> int:
             # A session of its own: Ctrl-C on the terminal reaches the workers through us alone, once.
             torchrun = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
-                pass_fds=[lock.fileno()],
+                pass_fds=[lock.fileno(), *held.locks],
             )  # fmt: skip
             progress = Progress(job)
             passed_on = False
@@ -233,34 +237,6 @@ def last_training_row(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _start_attempt(job: Job) -> dict[str, Any]:
-    """Note the start of this attempt; one before that was killed ended when it last wrote."""
-    path = job.folder / "attempts.json"
-    attempts = read_json(path) if path.exists() else []
-    for attempt in attempts:
-        if attempt["end"] is None:
-            written = [
-                file.stat().st_mtime
-                for name in ("metrics.jsonl", "train.log")
-                if (file := job.folder / name).exists()
-            ]
-            attempt["end"] = max([attempt["start"], *written])
-    attempt = {
-        "start": time.time(), "end": None, "step": None, "host": socket.gethostname(),
-        "world_size": job.hardware.world_size, "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-    }  # fmt: skip
-    write_json(path, [*attempts, attempt])
-    return attempt
-
-
-def _end_attempt(job: Job, attempt: dict[str, Any], outcome: dict[str, Any] | None) -> list[dict[str, Any]]:
-    path = job.folder / "attempts.json"
-    attempts = read_json(path)
-    attempts[-1] = attempt | {"end": time.time(), "step": outcome["step"] if outcome else None}
-    write_json(path, attempts)
-    return attempts
-
-
 def _failure(job: Job, returncode: int) -> str:
     path = job.folder / "failure.json"
     if path.exists():
@@ -274,8 +250,8 @@ def _failure(job: Job, returncode: int) -> str:
     )
 
 
-def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
-    """Write `done.json`, then drop the checkpoints before the last."""
+def _finish(job: Job, attempts: list[Attempt]) -> None:
+    """Write what it used into `provenance.json`, then `done.json`; drop the checkpoints before the last."""
     segment = job.segment
     rows = [
         json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -283,6 +259,8 @@ def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"
+    provenance = read_json(job.folder / "provenance.json")
+    write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
     write_json(
         job.folder / "done.json",
         {
@@ -297,7 +275,7 @@ def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
             "attempts": attempts,
             "train_loss": training[-1]["loss"],
             "validation_loss": validation[-1]["validation_loss"],
-            "corpus_digest": read_json(job.folder / "provenance.json")["corpus_digest"],
+            "corpus_digest": provenance["corpus_digest"],
         },
     )
     for path in job.checkpoints.glob("step-*"):
