@@ -29,6 +29,11 @@ class HeldGpus:
     gpus: tuple[str, ...]
     locks: tuple[int, ...] = ()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells workers to use these alone; nothing where nothing is held."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.locks else {}
+
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """The GPUs that a process started with `environment` sees, as `CUDA_VISIBLE_DEVICES` names them; () without any."""

@@ -123,7 +123,11 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
     if (folder / "failure.json").exists():
         return "failed"
     if attempt.get("end") is not None:
-        return "failed" if attempt.get("step") is None else "stopped"
+        # Attempts of earlier versions name no outcome; those that failed have no step.
+        failed = (
+            attempt.get("outcome", "stopped" if attempt.get("step") is not None else "failed") == "failed"
+        )
+        return "failed" if failed else "stopped"
     age = (time.time() if now is None else now) - max(times)
     return "running" if age < SILENT_AFTER_S else "stopped"
 

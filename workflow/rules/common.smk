@@ -10,6 +10,18 @@ from snakemake.exceptions import WorkflowError
 
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
+from tst_titan.train.command import parse_hardware
+from tst_titan.train.resources import (
+    check_hardware,
+    checkpoint_memory_mb,
+    checkpoint_resources,
+    corpus_resources,
+    job_prologue,
+    parse_site,
+    training_memory_mb,
+    training_minutes,
+    training_resources,
+)
 
 STUDIES = Path(config["studies"])
 RESULTS = Path(config["results"])
@@ -20,7 +32,17 @@ SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.s
 HARDWARE = config["hardware"]
 # Part of a command and never of `params`: another machine is no reason to train again.
 HARDWARE_SETTINGS = " ".join(shlex.quote(f"{key}={value}") for key, value in HARDWARE.items())
+try:
+    LAYOUT = parse_hardware([f"{key}={value}" for key, value in HARDWARE.items()])
+    SITE = parse_site(config["site"])
+    check_hardware(LAYOUT, SITE)
+except UserError as error:
+    sys.exit(f"error: {error}")
 SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
+
+
+# Before each job's command, wherever it runs.
+shell.prefix(job_prologue(SITE).replace("{", "{{").replace("}", "}}"))
 
 
 wildcard_constraints:
@@ -64,3 +86,4 @@ def segment_of(name):
     if name not in SEGMENTS:
         raise WorkflowError(f"{name}: no study in {STUDIES} has this segment; `tst-titan plan STUDY` lists them")
     return SEGMENTS[name]
+

@@ -9,6 +9,9 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
+    resources:
+        mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        **checkpoint_resources(SITE, gpus=1, minutes=240),
     message:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
