@@ -125,7 +125,12 @@ def curves_writer(path: Path) -> Iterator[Callable[[RunRecord], None]]:
     """
     with whole_file(path) as part:
         writer = pyarrow.parquet.ParquetWriter(
-            part, _CURVE_SCHEMA, compression="zstd", use_dictionary=["run", "phase"]
+            part,
+            _CURVE_SCHEMA,
+            compression="zstd",
+            use_dictionary=["run", "phase"],
+            # Bytes of equal rank together: half the size at the same speed.
+            use_byte_stream_split=[*TRAINING, *VALIDATION],
         )
 
         def add(record: RunRecord) -> None:
