@@ -13,4 +13,11 @@ from tst_titan.published.figures import (
     published_table1,
 )
 
-__all__ = ["SOURCE", "PublishedCell", "PublishedRun", "published_files", "published_grids", "published_table1"]
+__all__ = [
+    "SOURCE",
+    "PublishedCell",
+    "PublishedRun",
+    "published_files",
+    "published_grids",
+    "published_table1",
+]
