@@ -8,6 +8,7 @@ import pandas as pd
 
 from tst_titan.collect.charts import figure_svg
 from tst_titan.collect.comparisons import Difference, equal_data, equal_flops
+from tst_titan.collect.downstream import AVERAGE, average_score
 from tst_titan.collect.equal_loss import ReadOff, equal_loss
 from tst_titan.collect.grid_plots import budget_panels, grid_charts
 from tst_titan.collect.grids import Grid, find_grids
@@ -15,9 +16,8 @@ from tst_titan.collect.report import FigureSection, Findings, plain_report
 from tst_titan.collect.tables import runs_table, write_csv, write_runs
 from tst_titan.files import write_text
 from tst_titan.published import SOURCE, published_grids, published_table1
+from tst_titan.study.catalogue import PAPER_TASKS
 
-TASKS = ("hellaswag", "arc_easy", "arc_challenge", "mmlu", "boolq", "openbookqa", "piqa", "winogrande")
-AVERAGED = tuple(task for task in TASKS if task != "mmlu")
 LOSS = "final_train_loss"
 
 
@@ -68,12 +68,10 @@ def table1_runs() -> pd.DataFrame:
             "status": "published",
             "device": "B200",
         }
-        scores = [getattr(item, task) for task in AVERAGED]
-        for task in TASKS:
+        for task in PAPER_TASKS:
             row[task] = getattr(item, task)
             row[f"{task}_stderr"] = None
-        row["average"] = None if None in scores else sum(scores) / len(scores)
-        row["average_stderr"] = None
+        row[AVERAGE], row[f"{AVERAGE}_stderr"] = average_score(row)
         rows.append(row)
     return runs_table(rows)
 

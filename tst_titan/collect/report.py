@@ -14,6 +14,7 @@ import markupsafe
 import pandas as pd
 
 from tst_titan import __version__
+from tst_titan.collect.beside import PublishedComparisons
 from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
 from tst_titan.collect.comparisons import Difference
 from tst_titan.collect.equal_loss import ReadOff
@@ -68,10 +69,15 @@ class Findings:
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
+    published: PublishedComparisons | None = None
+
+    def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
+        """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
+        return (None, "") if self.published is None else self.published.of(kind, item)
 
     def table(self) -> pd.DataFrame:
         """All of them as one tidy table (`comparisons.csv`)."""
-        return comparisons_table(self.flops, self.loss, self.data)
+        return comparisons_table(self.flops, self.loss, self.data, self.published_of)
 
 
 def study_report(
@@ -147,10 +153,13 @@ def finding_sentences(findings: Findings) -> list[str]:
 
 def _comparison_context(findings: Findings) -> dict[str, Any]:
     rows = [comparison_cells(row) for row in findings.table().to_dict("records")]
+    header = COMPARISON_HEADER
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return {
         "sentences": finding_sentences(findings) if len(rows) <= MOST_SENTENCES else [],
         "compared": column_name(findings.column),
-        "comparison_header": COMPARISON_HEADER,
+        "comparison_header": header,
         "comparisons": rows[:MOST_ROWS] if len(rows) > MOST_SENTENCES else [],
         "more_comparisons": rows[MOST_ROWS:],
         "nothing_compared": not rows,

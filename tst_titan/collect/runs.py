@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_titan.collect.downstream import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice
@@ -110,6 +111,9 @@ def _read_run(
         if score["segment"] == run.segments[-1] and score["shown"]:
             row[score["task"]] = score["value"]
             row[f"{score['task']}_stderr"] = score["stderr"]
+    average, stderr = average_score(row)
+    if average is not None:
+        row |= {AVERAGE: average, f"{AVERAGE}_stderr": stderr}
     return RunRecord(run, stages, records, row, training, validation, tuple(evaluations), tuple(notices))
 
 
