@@ -91,7 +91,7 @@ def evaluations_with_published(rows: list[dict[str, Any]], table: pd.DataFrame) 
     for row in rows:
         end = ends[row["run"]]
         value = end.get(PREFIX + row["task"]) if row["shown"] and row["segment"] == end["segment"] else None
-        result.append({**row, "published": None if pd.isna(value) else float(value)})
+        result.append({**row, "published": None if value is None or pd.isna(value) else float(value)})
     return result
 
 

@@ -249,6 +249,8 @@ def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, floa
 def _end_labels(panel: Panel, to_x: Callable, to_y: Callable, y_range: tuple[float, float]) -> list[str]:
     ends = []
     for line in panel.lines:
+        if line.style == "rings":
+            continue
         shown = np.flatnonzero(np.isfinite(line.y) & (line.y >= y_range[0]) & (line.y <= y_range[1]))
         if len(shown):
             last = shown[-1]

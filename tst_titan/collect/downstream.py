@@ -21,12 +21,12 @@ def average_score(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
     None where one of them is missing: a mean over fewer tasks is another number. The standard error is that of a mean of
     independent scores, sqrt(sum of squares) / 7: sampling of questions, not the noise between seeds.
     """
-    scores = [row.get(task) for task in AVERAGED]
-    if any(score is None for score in scores):
+    scores = [row[task] for task in AVERAGED if row.get(task) is not None]
+    if len(scores) < len(AVERAGED):
         return None, None
-    errors = [row.get(f"{task}_stderr") for task in AVERAGED]
+    errors = [row[f"{task}_stderr"] for task in AVERAGED if row.get(f"{task}_stderr") is not None]
     mean = math.fsum(scores) / len(scores)
-    if any(error is None for error in errors):
+    if len(errors) < len(AVERAGED):
         return mean, None
     return mean, math.sqrt(math.fsum(error**2 for error in errors)) / len(errors)
 

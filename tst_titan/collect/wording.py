@@ -171,7 +171,9 @@ def comparison_cells(row: dict[str, Any]) -> list[str]:
     speedup = row["kind"] == "speedup"
     baseline = f"{row['baseline_value']:.0f} steps" if speedup else f"{row['baseline_value']:.4f}"
     value = value_words(row["value"], row["bound"], speedup)
-    published = "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
+    published = (
+        "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
+    )
     if pd.isna(row["low"]):
         interval = f"none ({row['remark'].partition(':')[0]})"
     elif speedup:
