@@ -109,6 +109,12 @@ def hours_chart(
     ]
 
 
+def hours_rows(hours: Sequence[tuple[str, str, float]], colors: Mapping[str, int]) -> list[RowChart]:
+    """Printed B200-hours, a bar a run: (name, arm, hours)."""
+    rows = tuple(Row(name, arm, colors.get(arm, 1), value, hours_words(value)) for name, arm, value in hours)
+    return [RowChart("B200-hours by run", "B200-hours", rows, bars=True, caption="As printed in Table 1.")]
+
+
 def hours_words(hours: float) -> str:
     """``0.0123 h``: three significant digits."""
     return f"{hours:.3g} h" if hours < 1000 else f"{short(hours)} h"

@@ -17,11 +17,12 @@ from tst_titan import __version__
 from tst_titan.collect.beside import PublishedComparisons
 from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
 from tst_titan.collect.comparisons import Difference
+from tst_titan.collect.downstream import downstream_table
 from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import MISSING, number, scientific, short
+from tst_titan.collect.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.study_results import SegmentCost, StudyResults
-from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable
+from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable, task_names
 from tst_titan.collect.wording import (
     COMPARISON_HEADER,
     column_name,
@@ -110,6 +111,7 @@ def study_report(
         rows=rows,
         table_note=_table_note(rows_in_mean),
         corpora=[_corpus_context(found, corpus_id) for corpus_id in found.corpora],
+        downstream=_downstream(table),
         costs=_cost_rows(found.costs),
         cost_note=_cost_note(found.costs),
         definition=study_file.read_text(encoding="utf-8"),
@@ -135,6 +137,7 @@ def plain_report(
         header=header,
         rows=[{"cells": row, "source": "table.csv", "unfinished": False} for row in cells],
         table_note="From table.csv. An em dash is a number that was not printed.",
+        downstream=_downstream(table),
         corpora=[],
         costs=[],
         definition="",
@@ -237,6 +240,20 @@ def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:
     for notice in notices:
         kinds.setdefault(notice.kind, []).append(notice)
     return list(kinds.items())
+
+
+def _downstream(table: pd.DataFrame) -> dict[str, Any]:
+    """Scores of every variant, means over its seeds, with the published ones where the table has them."""
+    tasks = task_names(table)
+    rows = []
+    for row in downstream_table(table, tasks).to_dict("records"):
+        cells = [f"{row['arm']}, {row['model']}, {row['steps']} steps"]
+        for task in tasks:
+            score = with_error(row[task], row[f"{task}_spread"])
+            published = row.get(f"published_{task}")
+            cells.append(score if is_missing(published) else f"{score} (published {number(published, 4)})")
+        rows.append(cells)
+    return {"header": ["variant", *tasks], "rows": rows}
 
 
 def _run_source(record: dict[str, Any]) -> str:

@@ -130,5 +130,6 @@ def _trend_panel(
         ),
         levels=((1.0, "no gain"),),
         x_log=True,
-        caption="Measured read-offs with their 90% intervals; bounds are left out. Rings: published.",
+        caption="Measured read-offs with their 90% intervals; bounds are left out."
+        + (" Rings: published." if np.isfinite(published).any() else ""),
     )
