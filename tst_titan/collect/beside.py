@@ -58,7 +58,9 @@ def _published() -> dict[_Key, dict[str, float]]:
             item.method == "tst_reinit_embeddings",
         )  # fmt: skip
         row = {LOSS: item.final_train_loss, "device_hours": item.b200_hours}
-        row |= {task: round(score / 100, 4) for task in PAPER_TASKS if (score := getattr(item, task)) is not None}
+        row |= {
+            task: round(score / 100, 4) for task in PAPER_TASKS if (score := getattr(item, task)) is not None
+        }
         if all(task in row for task in AVERAGED):
             row[AVERAGE] = sum(row[task] for task in AVERAGED) / len(AVERAGED)
         values[key] = row
