@@ -84,12 +84,11 @@ def check_hardware(hardware: Hardware, site: Site) -> None:
 
 def training_resources(hardware: Hardware, site: Site) -> dict[str, int | str]:
     """Of every training job, beside its memory and minutes."""
-    # `mpi`, even empty: the command starts its own processes on the nodes (srun), the executor none around it.
     return {
         **_common(site),
         "nodes": hardware.nodes,
         "tasks": hardware.nodes,
-        "mpi": "srun" if hardware.nodes > 1 else "",
+        **({"mpi": "srun"} if hardware.nodes > 1 else {}),
         **_gpus(site, hardware.processes, hardware.nodes),
     }
 
@@ -138,7 +137,9 @@ def job_prologue(site: Site) -> str:
 
 def _common(site: Site) -> dict[str, int | str]:
     named = {"slurm_partition": site.partition, "slurm_account": site.account, "qos": site.qos}
-    return {**{key: value for key, value in named.items() if value}, **site.resources}
+    # `mpi`, even empty: no srun of the executor's around a command. Training starts its own on all nodes; a job of one
+    # process is where it belongs already.
+    return {"mpi": "", **{key: value for key, value in named.items() if value}, **site.resources}
 
 
 def _gpus(site: Site, per_node: int, nodes: int) -> dict[str, int | str]:
