@@ -53,6 +53,9 @@ wildcard_constraints:
     corpus=r"[^/]+",
     segment=r"[^/]+/[^/]+",
     group=r"[^/]+",
+    part=r"\d+",
+    parts=r"\d+",
+    tokens=r"\d+",
 
 
 def unusable_study(name):
