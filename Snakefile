@@ -14,6 +14,10 @@ min_version("9.20")
 configfile: "workflow/config.yaml"
 
 
+# The head of `snakemake --report`; each rule says what of its output is shown there.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

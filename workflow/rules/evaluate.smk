@@ -16,15 +16,15 @@ rule evaluate:
 
 
 rule fetch_eval_data:
-    # The data of every task that a study names, into the Hugging Face cache (HF_HOME): where there is a network, for nodes
-    # that have none. It names no output: what is in the cache already is not downloaded again.
+    # The data of every task that a study names, into the Hugging Face cache (HF_HOME): run it where there is a network,
+    # for nodes that have none. It has no output: what is in the cache already is not downloaded again.
     params:
         tasks=" ".join(
             shlex.quote(group) for group in sorted({group for plan in PLANS.values() for group in plan.task_groups})
-        ),
+        )
+        or "offline",
     localrule: True
     message:
         "Fetch the data of {params.tasks}"
-    run:
-        if params.tasks:
-            shell("{TST_TITAN} fetch-eval-data --tasks {params.tasks} --task-definitions {USER_TASKS}")
+    shell:
+        "{TST_TITAN} fetch-eval-data --tasks {params.tasks} --task-definitions {USER_TASKS}"
