@@ -26,3 +26,15 @@ rule study:
         "Collect {wildcards.study}"
     shell:
         "{TST_TITAN} collect {STUDIES}/{wildcards.study}.yaml --results {RESULTS} --out {output}"
+
+
+rule published:
+    input:
+        [str(path) for path in published_files()],
+    output:
+        directory(STUDIES / PUBLISHED),
+    localrule: True
+    message:
+        "Rebuild the published study from its printed numbers"
+    shell:
+        "{TST_TITAN} published --out {output}"
