@@ -105,7 +105,7 @@ def test_a_study_of_three_sizes_reports_its_law_and_its_speedups_trend(tmp_path)
 
     fill_results(plan, tmp_path / "results", loss=loss, log_every=50)
     found, findings = collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
-    _, notes = scaling_charts(found.table, "validation_loss", findings.loss, sizes)
+    _, notes = scaling_charts(found.table, "validation_loss", findings, sizes)
     law, trend = notes
     assert law.startswith("Baseline: loss = ")
     assert float(re.search(r"M\)\^-([\d.]+);", law)[1]) == pytest.approx(0.35, abs=0.05)

@@ -5,15 +5,28 @@ as in colour. The report's script reads values back from the points' coordinates
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 import numpy as np
 
-WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 68, 14, 34, 46
+from tst_titan.collect.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    extent,
+    scale,
+    squeeze,
+    tick_text,
+    ticks,
+)
+from tst_titan.collect.row_charts import RowChart, row_chart_body
+
 # Okabe and Ito's palette, without its yellow; slot 0 is the baseline's neutral.
 NUM_COLORS = 7
 STYLE = """
@@ -32,6 +45,8 @@ CHART_STYLE = """
 .chart .dashed { stroke-dasharray: 5 4; }
 .chart .mark { stroke: var(--muted); stroke-dasharray: 2 3; }
 .chart .level { stroke: var(--muted); stroke-dasharray: 7 3; }
+.chart .ring { fill: var(--bg); stroke-width: 1.8; }
+.chart .bar { fill-opacity: .75; }
 .chart .cell { stroke: var(--bg); }
 .chart .cell-text { text-anchor: middle; font-size: 10.5px; fill: var(--fg); }
 .chart .best { fill: none; stroke: var(--fg); stroke-width: 2; }
@@ -41,12 +56,12 @@ CHART_STYLE = """
     for i in range(NUM_COLORS)
 )
 
-LineStyle = Literal["solid", "faint", "dashed", "points", "points+line"]
+LineStyle = Literal["solid", "faint", "dashed", "points", "points+line", "rings"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series; `low` and `high` are the ends of error bars. NaN in `y` breaks a line."""
+    """One series; `low` and `high` are the ends of error bars. NaN in `y` breaks a line. Rings are published values."""
 
     name: str
     color: int
@@ -95,16 +110,19 @@ class HeatMap:
     caption: str = ""
 
 
-Chart = Panel | HeatMap
+Chart = Panel | HeatMap | RowChart
 
 
 def chart_svg(chart: Chart, *, x: int | None = None, y: int | None = None) -> str:
     """One chart as an `<svg>` element of `WIDTH` by `HEIGHT` units, without styles; nested where `x`, `y` are given."""
     place = "" if x is None else f' x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}"'
-    body, data = _panel(chart) if isinstance(chart, Panel) else _heat_map(chart)
+    if isinstance(chart, Panel):
+        body, data = _panel(chart)
+    else:
+        body, data = row_chart_body(chart) if isinstance(chart, RowChart) else _heat_map(chart), ""
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}"{place}{data}>'
-        f'<text class="title" x="{LEFT}" y="18">{escape(chart.title)}</text>{body}</svg>'
+        f'<text class="title" x="{8 if isinstance(chart, RowChart) else LEFT}" y="18">{escape(chart.title)}</text>{body}</svg>'
     )
 
 
@@ -135,22 +153,28 @@ def figure_svg(charts: Iterable[Chart], *, columns: int = 2) -> str:
 
 
 def legend(charts: Iterable[Chart]) -> dict[str, int]:
-    """Names of the series of all panels with their colours, in order of appearance."""
-    return {line.name: line.color for chart in charts if isinstance(chart, Panel) for line in chart.lines}
+    """Names of the series of all charts with their colours, in order of appearance."""
+    names: dict[str, int] = {}
+    for chart in charts:
+        if isinstance(chart, Panel):
+            names |= {line.name: line.color for line in chart.lines}
+        elif isinstance(chart, RowChart):
+            names |= {row.series: row.color for row in chart.rows}
+    return names
 
 
 def _panel(panel: Panel) -> tuple[str, str]:
-    x_low, x_high = panel.x_range or _extent([line.x for line in panel.lines], panel.x_log, 0.02)
+    x_low, x_high = panel.x_range or extent([line.x for line in panel.lines], panel.x_log, 0.02)
     if panel.end_labels:
         x_high += 0.13 * (x_high - x_low)
     spreads = [
         values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None
     ]
     spreads.append(np.array([level for level, _ in panel.levels]))
-    y_low, y_high = panel.y_range or _extent(spreads, panel.y_log, 0.06)
+    y_low, y_high = panel.y_range or extent(spreads, panel.y_log, 0.06)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    to_x = _scale(x_low, x_high, LEFT, right, panel.x_log)
-    to_y = _scale(y_low, y_high, bottom, TOP, panel.y_log)
+    to_x = scale(x_low, x_high, LEFT, right, panel.x_log)
+    to_y = scale(y_low, y_high, bottom, TOP, panel.y_log)
     parts = []
     y_ticks, x_ticks = ticks(y_low, y_high, panel.y_log), panel.x_ticks or ticks(x_low, x_high, panel.x_log)
     for tick in y_ticks:
@@ -201,7 +225,7 @@ def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, floa
     px, py = to_x(line.x), to_y(line.y)
     attributes = f'data-name="{escape(line.name)}" data-detail="{escape(line.detail)}"'
     parts = []
-    if line.style != "points":
+    if line.style not in ("points", "rings"):
         path = "".join(
             f"{'L' if index and inside[index - 1] else 'M'}{px[index]:.2f} {py[index]:.2f}"
             for index in np.flatnonzero(inside)
@@ -212,9 +236,10 @@ def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, floa
         low, high = to_y(line.low), to_y(line.high)
         bars = "".join(f"M{px[i]:.2f} {low[i]:.2f}V{high[i]:.2f}" for i in np.flatnonzero(inside))
         parts.append(f'<path class="line s{line.color}" d="{bars}" data-bars="1"/>')
-    if line.style in ("points", "points+line"):
+    if line.style in ("points", "points+line", "rings"):
+        look = f"ring s{line.color}" if line.style == "rings" else f"f{line.color}"
         dots = (
-            f'<circle class="f{line.color}" cx="{px[i]:.2f}" cy="{py[i]:.2f}" r="3.2"/>'
+            f'<circle class="{look}" cx="{px[i]:.2f}" cy="{py[i]:.2f}" r="{4.5 if line.style == "rings" else 3.2}"/>'
             for i in np.flatnonzero(inside)
         )
         parts.append("".join(dots))
@@ -224,6 +249,8 @@ def _line(line: Line, to_x: Callable, to_y: Callable, x_range: tuple[float, floa
 def _end_labels(panel: Panel, to_x: Callable, to_y: Callable, y_range: tuple[float, float]) -> list[str]:
     ends = []
     for line in panel.lines:
+        if line.style == "rings":
+            continue
         shown = np.flatnonzero(np.isfinite(line.y) & (line.y >= y_range[0]) & (line.y <= y_range[1]))
         if len(shown):
             last = shown[-1]
@@ -237,7 +264,7 @@ def _end_labels(panel: Panel, to_x: Callable, to_y: Callable, y_range: tuple[flo
     return parts
 
 
-def _heat_map(chart: HeatMap) -> tuple[str, str]:
+def _heat_map(chart: HeatMap) -> str:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     cell_width = (right - LEFT) / len(chart.columns)
     cell_height = (bottom - TOP) / len(chart.rows)
@@ -267,7 +294,7 @@ def _heat_map(chart: HeatMap) -> tuple[str, str]:
                 text = f"{value:.3f}"
                 parts.append(
                     f'<text class="cell-text" x="{x + cell_width / 2:.1f}" y="{y + cell_height / 2 + 4:.1f}"'
-                    f"{_squeeze(text, cell_width)}>{text}</text>"
+                    f"{squeeze(text, cell_width)}>{text}</text>"
                 )
             if (row, column) == chart.best or (row, column) in chart.same:
                 kind = "best" if (row, column) == chart.best else "same"
@@ -283,68 +310,4 @@ def _heat_map(chart: HeatMap) -> tuple[str, str]:
     parts.append(
         f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{escape(chart.y_label)}</text>'
     )
-    return "".join(parts), ""
-
-
-def _squeeze(text: str, width: float) -> str:
-    return (
-        f' textLength="{width - 3:.1f}" lengthAdjust="spacingAndGlyphs"'
-        if 5.8 * len(text) > width - 3
-        else ""
-    )
-
-
-def _extent(values: list[np.ndarray], log: bool, margin: float) -> tuple[float, float]:
-    joined = np.concatenate([np.asarray(array, dtype=float) for array in values] or [np.empty(0)])
-    joined = joined[np.isfinite(joined) & ((joined > 0) if log else True)]
-    if not len(joined):
-        return (1.0, 10.0) if log else (0.0, 1.0)
-    low, high = float(joined.min()), float(joined.max())
-    if log:
-        factor = (high / low) ** margin if high > low else 2.0
-        return low / factor, high * factor
-    pad = (high - low) * margin if high > low else max(abs(high) * 0.1, 0.5)
-    return low - pad, high + pad
-
-
-def _scale(
-    low: float, high: float, start: float, end: float, log: bool
-) -> Callable[[np.ndarray], np.ndarray]:
-    if log:
-        span = math.log(high / low)
-        return lambda values: start + (end - start) * np.log(values / low) / span
-    return lambda values: start + (end - start) * (values - low) / (high - low)
-
-
-def ticks(low: float, high: float, log: bool = False) -> list[float]:
-    """Round numbers inside of the range: about six, or 1, 2 and 5 times powers of ten on a logarithmic axis."""
-    if log:
-        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if high / low < 300 else (1,)
-        return [
-            step * 10.0**power for power in exponents for step in steps if low <= step * 10.0**power <= high
-        ]
-    raw = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def tick_text(value: float, neighbours: Sequence[float]) -> str:
-    """A tick's label with as many digits as tell it from its neighbours; thousands as k and so on."""
-    if abs(value) >= 1e4:
-        factor, unit = next(item for item in _UNITS if abs(value) >= item[0])
-        return f"{value / factor:g}{unit}"
-    if value and abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
-    gaps = np.diff(neighbours)
-    text = (
-        f"{value:.6g}"
-        if not len(gaps) or gaps.min() >= 1
-        else f"{value:.{math.ceil(-math.log10(gaps.min())) + 1}f}"
-    )
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return "".join(parts)

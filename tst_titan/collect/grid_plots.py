@@ -1,6 +1,7 @@
 """Figures over settings: heat maps and U-curves of grids, budgets with their read-off, learning rates."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,16 @@ from tst_titan.collect.wording import column_name
 FLAT = 0.002
 
 
-def grid_charts(grid: Grid) -> list[Chart]:
-    """A grid as heat map, with its best cell, and as curves over bag size, one a step ratio."""
+def grid_charts(grid: Grid, published: Grid | None = None) -> list[Chart]:
+    """A grid as heat map, with its best cell, and as curves over bag size, one a step ratio; with the published ones."""
+    heat, curves = heat_map(grid), bag_size_curves(grid, published)
+    if published is None:
+        return [heat, curves]
+    return [heat, replace(heat_map(published), title=f"Published: {published.name}"), curves]
+
+
+def heat_map(grid: Grid) -> HeatMap:
+    """Every cell's mean, the best outlined, those not told apart from it dashed."""
     same = grid.indistinguishable()
     ratio, size = grid.best_cell
     if same is None:
@@ -24,7 +33,7 @@ def grid_charts(grid: Grid) -> list[Chart]:
     else:
         told = f"dashed: not told apart from it by the seeds (spread {grid.spread:.4f})"
     what = column_name(grid.column)
-    heat = HeatMap(
+    return HeatMap(
         title=f"{what.capitalize()}: {grid.name}",
         x_label="bag size s",
         y_label="step ratio r",
@@ -36,12 +45,31 @@ def grid_charts(grid: Grid) -> list[Chart]:
         lower_is_better=grid.lower_is_better,
         caption=f"Outlined: the best cell, s = {size}, r = {ratio:g} ({grid.best_value:.4f}); {told}.",
     )
+
+
+def bag_size_curves(grid: Grid, published: Grid | None = None) -> Panel:
+    """The mean over bag size, a line a step ratio and the baseline as a level; rings are the published cells."""
+    what = column_name(grid.column)
     finite = grid.means[np.isfinite(grid.means)]
     levels = () if grid.baseline is None else ((grid.baseline, "baseline"),)
     spread = np.quantile(finite, [0.0, 0.8] if grid.lower_is_better else [0.2, 1.0])
     low, high = min(spread[0], grid.baseline or spread[0]), max(spread[1], grid.baseline or spread[1])
     pad = 0.08 * (high - low) or 0.01
-    curves = Panel(
+    rings: tuple[Line, ...] = ()
+    if published is not None:
+        rings = tuple(
+            Line(
+                f"r = {value:g}",
+                1 + grid.step_ratios.index(value) % (NUM_COLORS - 1),
+                np.array(published.bag_sizes),
+                published.means[row],
+                "rings",
+                detail="published",
+            )
+            for row, value in enumerate(published.step_ratios)
+            if value in grid.step_ratios
+        )
+    return Panel(
         title=grid.name,
         x_label="bag size s",
         y_label=what,
@@ -54,17 +82,39 @@ def grid_charts(grid: Grid) -> list[Chart]:
                 "points+line",
             )
             for row, value in enumerate(grid.step_ratios)
-        ),
+        )
+        + rings,
         levels=levels,
         y_range=(low - pad, high + pad),
         x_ticks=tuple(float(value) for value in grid.bag_sizes),
         end_labels=True,
-        caption="One line a step ratio; what lies outside of the axis is in the heat map.",
+        caption="One line a step ratio; what lies outside of the axis is in the heat map."
+        + (" Rings: published cells." if rings else ""),
     )
-    return [heat, curves]
 
 
-def budget_panels(table: pd.DataFrame, column: str, colors: dict[str, int]) -> list[Panel]:
+def _published_lines(
+    rows: pd.DataFrame, axis: str, published: str | None, colors: dict[str, int]
+) -> list[Line]:
+    """The published values of the rows as rings, a series a variant."""
+    if published is None or published not in rows.columns:
+        return []
+    rows = rows[rows[published].notna()]
+    return [
+        replace(
+            _budget_line(name, group, axis, published, colors),
+            style="rings",
+            low=None,
+            high=None,
+            detail="published",
+        )
+        for name, group in _by_label(rows)
+    ]
+
+
+def budget_panels(
+    table: pd.DataFrame, column: str, colors: dict[str, int], published: str | None = None
+) -> list[Panel]:
     """Final loss against steps (equal FLOPs) and against data tokens (equal data), for models with two budgets.
 
     The dashed curve through the baseline's budgets is the one that the equal-loss read-off inverts.
@@ -77,6 +127,7 @@ def budget_panels(table: pd.DataFrame, column: str, colors: dict[str, int]) -> l
             continue
         for axis, label in (("steps", "steps (equal FLOPs)"), ("data_tokens", "data tokens")):
             lines = [_budget_line(name, group, axis, column, colors) for name, group in _by_label(rows)]
+            rings = _published_lines(rows, axis, published, colors)
             budgets = np.sort(baseline[axis].astype(float).unique())
             x = np.geomspace(budgets[0], budgets[-1], 60)
             means = baseline.groupby(axis)[column].mean().sort_index().to_numpy(dtype=float)
@@ -86,16 +137,19 @@ def budget_panels(table: pd.DataFrame, column: str, colors: dict[str, int]) -> l
                     title=f"{column_name(column).capitalize()} by {'budget' if axis == 'steps' else 'data'}: {model}",
                     x_label=label,
                     y_label=f"{column_name(column)} (nats a token)",
-                    lines=(fit, *lines),
+                    lines=(fit, *lines, *rings),
                     x_log=True,
-                    caption="Points: means over seeds, with their range. Dashed: the baseline's fitted curve.",
+                    caption="Points: means over seeds, with their range. Dashed: the baseline's fitted curve."
+                    + (" Rings: published." if rings else ""),
                 )
             )
     return panels
 
 
-def learning_rate_panels(table: pd.DataFrame, column: str, colors: dict[str, int]) -> list[Panel]:
-    """Final loss against peak learning rate, for every model and budget that was trained at several."""
+def learning_rate_panels(
+    table: pd.DataFrame, column: str, colors: dict[str, int], published: str | None = None
+) -> list[Panel]:
+    """Final loss against peak learning rate, for every model and budget that was trained at several (Figure 7)."""
     panels = []
     table = table[table[column].notna()]
     for (model, steps), rows in table.groupby(["model", "steps"], sort=False):
@@ -109,14 +163,16 @@ def learning_rate_panels(table: pd.DataFrame, column: str, colors: dict[str, int
                 else f"{arm[0]} s={arm[1]} r={arm[2]}"
             )
             lines.append(_budget_line(name, group, "learning_rate", column, colors))
+        rings = _published_lines(rows, "learning_rate", published, colors)
         panels.append(
             Panel(
                 title=f"{column_name(column).capitalize()} by learning rate: {model}, {steps} steps",
                 x_label="peak learning rate",
                 y_label=f"{column_name(column)} (nats a token)",
-                lines=tuple(lines),
+                lines=(*lines, *rings),
                 x_log=True,
-                caption="Points: means over seeds, with their range.",
+                caption="Points: means over seeds, with their range."
+                + (" Rings: published." if rings else ""),
             )
         )
     return panels

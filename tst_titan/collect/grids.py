@@ -17,13 +17,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Grid:
-    """Means over seeds of one number, shape [step ratios, bag sizes], NaN where no cell is.
+    """Means over seeds of one number, shape [step ratios, bag sizes], NaN where no cell is; `setting` tells grids apart.
 
     `spread` is the standard deviation between seeds of one cell, `degrees` its degrees of freedom; None and 0
     where every cell has one seed. `baseline` is the mean at equal FLOPs, None where there is none.
     """
 
     name: str
+    setting: tuple[str, ...]
     column: str
     step_ratios: tuple[float, ...]
     bag_sizes: tuple[int, ...]
@@ -110,11 +111,18 @@ def find_grids(table: pd.DataFrame, column: str, *, lower_is_better: bool = True
         name = ", ".join(
             [f"{values['model']}, {values['steps']} steps", *(str(values[key]) for key in varying)]
         )
-        grids.append(_grid(name, column, cells, baseline, lower_is_better))
+        grids.append(_grid(name, tuple(map(str, setting)), column, cells, baseline, lower_is_better))
     return grids
 
 
-def _grid(name: str, column: str, cells: pd.DataFrame, baseline: pd.DataFrame, lower_is_better: bool) -> Grid:
+def _grid(
+    name: str,
+    setting: tuple[str, ...],
+    column: str,
+    cells: pd.DataFrame,
+    baseline: pd.DataFrame,
+    lower_is_better: bool,
+) -> Grid:
     ratios = tuple(sorted(float(value) for value in cells["step_ratio"].unique()))
     sizes = tuple(sorted(int(value) for value in cells["bag_size"].unique()))
     means = np.full((len(ratios), len(sizes)), np.nan)
@@ -128,7 +136,7 @@ def _grid(name: str, column: str, cells: pd.DataFrame, baseline: pd.DataFrame, l
         means[place], counts[place] = np.nanmean(row), np.isfinite(row).sum()
     spread, degrees = _spread(values)
     level = float(baseline[column].astype(float).mean()) if len(baseline) else None
-    return Grid(name, column, ratios, sizes, means, counts, spread, degrees, level, lower_is_better)
+    return Grid(name, setting, column, ratios, sizes, means, counts, spread, degrees, level, lower_is_better)
 
 
 def _spread(values: np.ndarray) -> tuple[float | None, int]:

@@ -1,6 +1,6 @@
 """The figures of a study, as charts: what is drawn, not how (see `charts`)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 import numpy as np
@@ -37,11 +37,16 @@ def largest_budgets(curves: Iterable[RunCurve]) -> tuple[list[RunCurve], list[Ru
     return first, [curve for curve in curves if curve.steps != largest[curve.model]]
 
 
-def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: float | None) -> list[Panel]:
+def curve_panels(
+    curves: Iterable[RunCurve],
+    colors: dict[str, int],
+    entropy: float | None,
+    published: Mapping[str, float] | None = None,
+) -> list[Panel]:
     """For every model and number of steps: training loss, validation loss, a zoom on the recovery, the lead.
 
     The training loss of a superposition phase is multi-hot cross-entropy over bags, another quantity than the
-    plain loss after the switch: it is drawn faint.
+    plain loss after the switch: it is drawn faint. `published`: the paper's final training loss by run.
     """
     panels = []
     groups: dict[tuple[str, int], list[RunCurve]] = {}
@@ -54,6 +59,7 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
         members, left_out = _best_variants(members)
         switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
         marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
+        rings = _published_ends(members, colors, published or {})
         per_point = max(curve.rows_per_point for curve in members)
         mean = f" Each training point is the mean of {per_point} logged rows." if per_point > 1 else ""
         panels.append(
@@ -61,12 +67,12 @@ def curve_panels(curves: Iterable[RunCurve], colors: dict[str, int], entropy: fl
                 title=f"Training loss: {where}",
                 x_label="step",
                 y_label=LOSS,
-                lines=tuple(
-                    line for curve in members for line in _training_lines(curve, colors[curve.label])
-                ),
+                lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label]))
+                + rings,
                 marks=marks,
                 caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
-                f"with the plain next-token loss after the switch.{mean}{left_out}",
+                f"with the plain next-token loss after the switch.{mean}{left_out}"
+                + (" Rings: published final training losses." if rings else ""),
             )
         )
         validation = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
@@ -125,6 +131,17 @@ def _training_lines(curve: RunCurve, color: int) -> list[Line]:
         )
     )
     return lines
+
+
+def _published_ends(
+    members: list[RunCurve], colors: dict[str, int], published: Mapping[str, float]
+) -> tuple[Line, ...]:
+    """A ring at the last step for every variant with a published final training loss."""
+    ends = {curve.label: (curve.steps, published[curve.run]) for curve in members if curve.run in published}
+    return tuple(
+        Line(label, colors[label], np.array([steps]), np.array([loss]), "rings", detail="published")
+        for label, (steps, loss) in ends.items()
+    )
 
 
 def _validation_line(curve: RunCurve, color: int) -> Line:

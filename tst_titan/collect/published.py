@@ -7,17 +7,20 @@ from typing import Any
 import pandas as pd
 
 from tst_titan.collect.charts import figure_svg
+from tst_titan.collect.comparison_charts import hours_rows, three_way_charts
 from tst_titan.collect.comparisons import Difference, equal_data, equal_flops
+from tst_titan.collect.downstream import AVERAGE, average_score, downstream_table
 from tst_titan.collect.equal_loss import ReadOff, equal_loss
+from tst_titan.collect.formats import short
 from tst_titan.collect.grid_plots import budget_panels, grid_charts
 from tst_titan.collect.grids import Grid, find_grids
+from tst_titan.collect.recommend_report import known_sizes, recommendation_section
 from tst_titan.collect.report import FigureSection, Findings, plain_report
-from tst_titan.collect.tables import runs_table, write_csv, write_runs
+from tst_titan.collect.tables import runs_table, task_names, write_csv, write_runs
 from tst_titan.files import write_text
 from tst_titan.published import SOURCE, published_grids, published_table1
+from tst_titan.study.catalogue import PAPER_TASKS
 
-TASKS = ("hellaswag", "arc_easy", "arc_challenge", "mmlu", "boolq", "openbookqa", "piqa", "winogrande")
-AVERAGED = tuple(task for task in TASKS if task != "mmlu")
 LOSS = "final_train_loss"
 
 
@@ -68,12 +71,10 @@ def table1_runs() -> pd.DataFrame:
             "status": "published",
             "device": "B200",
         }
-        scores = [getattr(item, task) for task in AVERAGED]
-        for task in TASKS:
+        for task in PAPER_TASKS:
             row[task] = getattr(item, task)
             row[f"{task}_stderr"] = None
-        row["average"] = None if None in scores else sum(scores) / len(scores)
-        row["average_stderr"] = None
+        row[AVERAGE], row[f"{AVERAGE}_stderr"] = average_score(row)
         rows.append(row)
     return runs_table(rows)
 
@@ -110,14 +111,33 @@ def collect_published(out: Path) -> PublishedResults:
     )
     colors = {"baseline": 0, "tst": 1, "tst_reinit_embeddings": 4}
     budgets = budget_panels(found.table, LOSS, colors)
+    uniform = found.grid_runs[found.grid_runs["bag_weighting"] == "uniform"]
+    trends, sentences = recommendation_section(uniform, LOSS, known_sizes())
+    hours = hours_rows(
+        [
+            (f"{row['arm']}, {row['model']}, {short(row['steps'])}", row["arm"], row["device_hours"])
+            for row in found.table.to_dict("records")
+        ],
+        colors,
+    )
     charts = [chart for grid in found.grids for chart in grid_charts(grid)]
-    write_text(out / "budgets.svg", figure_svg(budgets))
-    write_text(out / "grids.svg", figure_svg(charts))
+    findings = Findings(LOSS, found.flops, found.loss, found.data)
     sections = [
+        FigureSection(
+            "comparisons",
+            "Equal FLOPs, equal loss, equal data",
+            three_way_charts(findings, colors),
+            f"From Table 1 of {SOURCE}; comparisons.csv.",
+        ),
         FigureSection("budgets", "Budgets", budgets, f"From Table 1 of {SOURCE}; table.csv."),
         FigureSection("grids", "Bag size by step ratio", charts, f"From the grids of {SOURCE}; grids.csv."),
+        FigureSection("scaling", "Scaling", trends, f"From the grids of {SOURCE}; grids.csv.", sentences),
+        FigureSection("hours", "B200-hours", hours, f"From Table 1 of {SOURCE}; table.csv."),
     ]
-    findings = Findings(LOSS, found.flops, found.loss, found.data)
+    for section in sections:
+        if section.charts:
+            write_text(out / f"{section.id}.svg", figure_svg(section.charts))
     write_csv(findings.table(), out / "comparisons.csv")
+    write_csv(downstream_table(found.table, task_names(found.table)), out / "downstream.csv")
     write_text(out / "report.html", plain_report("published", SOURCE, found.table, findings, sections))
     return found

@@ -14,13 +14,16 @@ import markupsafe
 import pandas as pd
 
 from tst_titan import __version__
+from tst_titan.collect.beside import PublishedComparisons
 from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
 from tst_titan.collect.comparisons import Difference
+from tst_titan.collect.downstream import downstream_table
 from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import MISSING, number, scientific, short
+from tst_titan.collect.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.study_results import SegmentCost, StudyResults
-from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable
+from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable, task_names
+from tst_titan.collect.usage import total
 from tst_titan.collect.wording import (
     COMPARISON_HEADER,
     column_name,
@@ -68,10 +71,15 @@ class Findings:
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
+    published: PublishedComparisons | None = None
+
+    def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
+        """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
+        return (None, "") if self.published is None else self.published.of(kind, item)
 
     def table(self) -> pd.DataFrame:
         """All of them as one tidy table (`comparisons.csv`)."""
-        return comparisons_table(self.flops, self.loss, self.data)
+        return comparisons_table(self.flops, self.loss, self.data, self.published_of)
 
 
 def study_report(
@@ -104,6 +112,7 @@ def study_report(
         rows=rows,
         table_note=_table_note(rows_in_mean),
         corpora=[_corpus_context(found, corpus_id) for corpus_id in found.corpora],
+        downstream=_downstream(table),
         costs=_cost_rows(found.costs),
         cost_note=_cost_note(found.costs),
         definition=study_file.read_text(encoding="utf-8"),
@@ -129,6 +138,7 @@ def plain_report(
         header=header,
         rows=[{"cells": row, "source": "table.csv", "unfinished": False} for row in cells],
         table_note="From table.csv. An em dash is a number that was not printed.",
+        downstream=_downstream(table),
         corpora=[],
         costs=[],
         definition="",
@@ -147,10 +157,13 @@ def finding_sentences(findings: Findings) -> list[str]:
 
 def _comparison_context(findings: Findings) -> dict[str, Any]:
     rows = [comparison_cells(row) for row in findings.table().to_dict("records")]
+    header = COMPARISON_HEADER
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return {
         "sentences": finding_sentences(findings) if len(rows) <= MOST_SENTENCES else [],
         "compared": column_name(findings.column),
-        "comparison_header": COMPARISON_HEADER,
+        "comparison_header": header,
         "comparisons": rows[:MOST_ROWS] if len(rows) > MOST_SENTENCES else [],
         "more_comparisons": rows[MOST_ROWS:],
         "nothing_compared": not rows,
@@ -230,6 +243,20 @@ def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:
     return list(kinds.items())
 
 
+def _downstream(table: pd.DataFrame) -> dict[str, Any]:
+    """Scores of every variant, means over its seeds, with the published ones where the table has them."""
+    tasks = task_names(table)
+    rows = []
+    for row in downstream_table(table, tasks).to_dict("records"):
+        cells = [f"{row['arm']}, {row['model']}, {row['steps']} steps"]
+        for task in tasks:
+            score = with_error(row[task], row[f"{task}_spread"])
+            published = row.get(f"published_{task}")
+            cells.append(score if is_missing(published) else f"{score} (published {number(published, 4)})")
+        rows.append(cells)
+    return {"header": ["variant", *tasks], "rows": rows}
+
+
 def _run_source(record: dict[str, Any]) -> str:
     return f"from metrics.jsonl and done.json of segment {record['segment']} and its parents"
 
@@ -291,10 +318,11 @@ def _cost_rows(costs: Sequence[SegmentCost]) -> list[list[str]]:
 
 def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
     finished = [cost for cost in members if cost.finished]
-    hours = [cost.device_hours for cost in finished if cost.device_hours is not None]
+    hours = [cost.usage.hours for cost in finished if cost.usage is not None]
     flops = [float(cost.flops) for cost in finished if cost.flops is not None]
     complete = len(hours) == len(flops) == len(finished) > 0
     rate = sum(flops) / (sum(hours) * 3600) if complete and sum(hours) > 0 else None
+    used = total(cost.usage for cost in members if cost.usage is not None)
     return [
         name,
         f"{len(finished)} of {len(members)}",
@@ -302,7 +330,8 @@ def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
         scientific(sum(cost.planned_flops for cost in members)),
         scientific(sum(flops)) if flops else MISSING,
         f"{sum(cost.planned_gpu_hours for cost in members):.3g}",
-        f"{sum(hours):.3g}" if hours else MISSING,
+        f"{used.hours:.3g} ({used.kind}, {used.source})" if used else MISSING,
+        f"{used.failed_hours:.3g} in {used.failed} of {used.attempts}" if used else MISSING,
         scientific(rate),
         ", ".join(sorted({cost.device for cost in finished if cost.device})),
     ]
@@ -311,8 +340,9 @@ def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
 def _cost_note(costs: Sequence[SegmentCost]) -> str:
     planned = Accelerator()
     hours = (
-        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak; actual "
-        "device-hours are wall-clock hours times ranks on the device named, over all attempts."
+        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak. Hours used are "
+        "hours times devices over all attempts at all segments, unfinished ones included; in brackets what a device is, and "
+        "whose clock it was: sacct (Slurm's accounts, from the allocation on) or launcher (ours, from the trainer's start on)."
     )
     shared = sum(cost.num_runs > 1 for cost in costs)
     if not shared:

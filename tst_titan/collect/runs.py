@@ -5,14 +5,16 @@ the memory needed does not grow with the number of runs.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tst_titan.collect.downstream import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice
@@ -23,6 +25,8 @@ from tst_titan.plan.settings import Segment, Stage
 # A final training loss is a mean over the rows of the run's last 5% of steps, and over at least this many rows.
 FINAL_SHARE = 0.05
 FINAL_ROWS = 5
+# Segments that are parsed while earlier ones are used: parsing is most of the work and needs no interpreter lock.
+READ_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,15 @@ class RunRecord:
 def read_runs(plan: Plan, results: Path) -> Iterator[RunRecord]:
     """Yield a record for every run of the plan, in its order."""
     pending = Counter(segment_id for run in plan.runs for segment_id in run.segments)
+    # A counter keeps the order of first appearance: the order in which the runs need their segments.
+    ahead = _read_ahead((plan.segments[segment_id] for segment_id in pending), results)
     cache: dict[str, SegmentRecord] = {}
     reported: set[Notice] = set()
     for run in plan.runs:
         records = []
         for segment_id in run.segments:
             if segment_id not in cache:
-                cache[segment_id] = read_segment(plan.segments[segment_id], results)
+                cache[segment_id] = next(ahead)
             records.append(cache[segment_id])
             pending[segment_id] -= 1
             if not pending[segment_id]:
@@ -66,6 +72,18 @@ def read_runs(plan: Plan, results: Path) -> Iterator[RunRecord]:
         yield replace(record, notices=fresh)
 
 
+def _read_ahead(segments: Iterable[Segment], results: Path) -> Iterator[SegmentRecord]:
+    """The records of `segments`, in order, at most `READ_AHEAD` of them read before they are asked for."""
+    with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
+        waiting: deque[Future[SegmentRecord]] = deque()
+        for segment in segments:
+            waiting.append(pool.submit(read_segment, segment, results))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _read_run(
     run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, Segment], results: Path
 ) -> RunRecord:
@@ -74,9 +92,13 @@ def _read_run(
     validation = _joined([record.metrics.validation for record in records], VALIDATION)
     notices = [notice for record in records for notice in record.notices]
     evaluations: list[dict[str, Any]] = []
+    known = {record.segment.id: record.done for record in records}
     for segment_id in dict.fromkeys((*run.segments, *run.evaluations)):
         segment = segments[segment_id]
-        done, _ = read_done(segment, segment_folder(results, segment_id))
+        if segment_id in known:
+            done = known[segment_id]
+        else:
+            done, _ = read_done(segment, segment_folder(results, segment_id))
         checkpoint = None if done is None else done.get("checkpoint")
         rows, problems = read_evaluations(results / "evaluations" / segment_id, segment_id, checkpoint)
         evaluations += [
@@ -89,6 +111,9 @@ def _read_run(
         if score["segment"] == run.segments[-1] and score["shown"]:
             row[score["task"]] = score["value"]
             row[f"{score['task']}_stderr"] = score["stderr"]
+    average, stderr = average_score(row)
+    if average is not None:
+        row |= {AVERAGE: average, f"{AVERAGE}_stderr": stderr}
     return RunRecord(run, stages, records, row, training, validation, tuple(evaluations), tuple(notices))
 
 
@@ -117,7 +142,6 @@ def _row(
         notices.append(Notice("unfinished", run.run, _progress(run, training)))
     done = last.done or {}
     wall_clock = [None if record.done is None else record.done.get("wall_clock_s") for record in records]
-    hours = [record.device_hours for record in records]
     row = {
         "run": run.run,
         "arm": run.arm,
@@ -139,7 +163,6 @@ def _row(
         "final_train_loss_rows": num_rows,
         "validation_loss": validation_loss,
         "wall_clock_s": _sum_or_none(wall_clock),
-        "device_hours": _sum_or_none(hours),
         "segment": last.segment.id,
         "corpus": last.segment.recipe.corpus.id,
         "commit": _commit(last.provenance),

@@ -1,6 +1,6 @@
 """What a study of several sizes says about scaling: the baseline's law, and the speedup's trend with size."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from tst_titan.collect.charts import NUM_COLORS, Chart, Line, Panel
 from tst_titan.collect.comparisons import is_baseline
 from tst_titan.collect.equal_loss import ReadOff
 from tst_titan.collect.formats import short
+from tst_titan.collect.report import Findings
 from tst_titan.collect.scaling_fit import CannotFitError, ScalingFit, fit_scaling, speedup_trend
 from tst_titan.plan import Plan
 from tst_titan.plan.costs import count_parameters
@@ -23,7 +24,7 @@ def model_sizes(plan: Plan) -> dict[str, float]:
 
 
 def scaling_charts(
-    table: pd.DataFrame, column: str, read_offs: Sequence[ReadOff], sizes: dict[str, float]
+    table: pd.DataFrame, column: str, findings: Findings, sizes: dict[str, float]
 ) -> tuple[list[Chart], list[str]]:
     """Charts and sentences; a fit that the design does not allow is a sentence with the reason."""
     charts: list[Chart] = []
@@ -39,7 +40,7 @@ def scaling_charts(
     else:
         notes.append(law_words(fit))
         charts += _law_panels(fit, baseline["model"].to_numpy(), params, tokens, losses)
-    measured = [item for item in read_offs if not item.bound]
+    measured = [item for item in findings.loss if not item.bound]
     by_label: dict[str, list[ReadOff]] = {}
     for item in measured:
         by_label.setdefault(item.label, []).append(item)
@@ -56,7 +57,7 @@ def scaling_charts(
             f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
             f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f})."
         )
-        charts.append(_trend_panel(label, slot, items, x, y))
+        charts.append(_trend_panel(label, slot, items, x, y, findings))
     return charts, notes
 
 
@@ -106,12 +107,16 @@ def _law_panels(
     ]
 
 
-def _trend_panel(label: str, slot: int, items: list[ReadOff], x: np.ndarray, y: np.ndarray) -> Panel:
+def _trend_panel(
+    label: str, slot: int, items: list[ReadOff], x: np.ndarray, y: np.ndarray, findings: Findings
+) -> Panel:
     low = np.array([np.nan if item.interval.low is None else item.interval.low for item in items])
     high = np.array([np.nan if item.interval.high is None else item.interval.high for item in items])
     bars = np.isfinite(low) & np.isfinite(high)
     order = np.argsort(x)
     low, high = np.where(bars, low, y), np.where(bars, high, y)
+    printed = [findings.published_of("equal loss", item)[0] for item in items]
+    published = np.array([np.nan if value is None else value for value in printed])
     line = Line(
         label, 1 + slot % (NUM_COLORS - 1), x[order], y[order], "points+line", low[order], high[order]
     )
@@ -119,8 +124,12 @@ def _trend_panel(label: str, slot: int, items: list[ReadOff], x: np.ndarray, y: 
         title=f"Equal-loss speedup by size: {label}",
         x_label="parameters without embeddings",
         y_label="speedup (baseline steps / steps)",
-        lines=(line,),
+        lines=(
+            line,
+            replace(line, y=published[order], style="rings", low=None, high=None, detail="published"),
+        ),
         levels=((1.0, "no gain"),),
         x_log=True,
-        caption="Measured read-offs with their 90% intervals; bounds are left out.",
+        caption="Measured read-offs with their 90% intervals; bounds are left out."
+        + (" Rings: published." if np.isfinite(published).any() else ""),
     )

@@ -32,6 +32,10 @@ RUN_COLUMNS = {
     "validation_loss": "Float64",
     "wall_clock_s": "Float64",
     "device_hours": "Float64",
+    "device_hours_share": "Float64",
+    "device_kind": "string",
+    "device_hours_source": "string",
+    "gpu_hours_planned": "Float64",
     "learning_rate": "Float64",
     "bag_weighting": "string",
     "superpose": "string",
@@ -69,6 +73,7 @@ _EVALUATION_SCHEMA = pa.schema(
         ("version", pa.string()),
         ("lm_eval_version", pa.string()),
         ("shown", pa.bool_()),
+        ("published", pa.float64()),
         ("file", pa.string()),
     ]
 )
@@ -89,7 +94,7 @@ def runs_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def task_names(table: pd.DataFrame) -> list[str]:
-    """The tasks that a table of runs has scores of."""
+    """The tasks that a table of runs has scores of, their average among them."""
     return [str(name) for name in table.columns if f"{name}_stderr" in table.columns]
 
 
@@ -125,7 +130,12 @@ def curves_writer(path: Path) -> Iterator[Callable[[RunRecord], None]]:
     """
     with whole_file(path) as part:
         writer = pyarrow.parquet.ParquetWriter(
-            part, _CURVE_SCHEMA, compression="zstd", use_dictionary=["run", "phase"]
+            part,
+            _CURVE_SCHEMA,
+            compression="zstd",
+            use_dictionary=["run", "phase"],
+            # Bytes of equal rank together: half the size at the same speed.
+            use_byte_stream_split=[*TRAINING, *VALIDATION],
         )
 
         def add(record: RunRecord) -> None:
@@ -173,6 +183,7 @@ def markdown(table: pd.DataFrame) -> str:
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table that people read: rounded, with units, an em dash where nothing is."""
     tasks = task_names(table)
+    published = {name for name in table.columns if name.startswith("published_")}
     header = [
         "run",
         "s",
@@ -184,7 +195,12 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         "FLOPs",
         "final training loss",
     ]
-    header += ["validation loss", *tasks, "wall-clock", "status"]
+    with_loss = "published_final_train_loss" in published
+    header += ["published"] if with_loss else []
+    header += ["validation loss"]
+    for task in tasks:
+        header += [task, "published"] if f"published_{task}" in published else [task]
+    header += ["wall-clock", "status"]
     rows = []
     for row in table.to_dict("records"):
         cells = [str(row["run"]), whole(row["bag_size"]), number(row["step_ratio"], 3), whole(row["steps"])]
@@ -192,9 +208,12 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         cells += [
             scientific(row["flops"]),
             number(row["final_train_loss"], 4),
+            *([number(row["published_final_train_loss"], 4)] if with_loss else []),
             number(row["validation_loss"], 4),
         ]
         for task in tasks:
             cells.append(with_error(row[task], row[f"{task}_stderr"]))
+            if f"published_{task}" in published:
+                cells.append(number(row[f"published_{task}"], 4))
         rows.append([*cells, duration(row["wall_clock_s"]), str(row["status"])])
     return header, rows

@@ -1,7 +1,7 @@
 """Comparisons in plain words, whichever way they fall."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -76,12 +76,21 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
     return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
 
 
+PublishedOf = Callable[[str, Difference | ReadOff], tuple[float | None, str]]
+
+
 def comparisons_table(
-    flops: Iterable[Difference], loss: Iterable[ReadOff], data: Iterable[Difference]
+    flops: Iterable[Difference],
+    loss: Iterable[ReadOff],
+    data: Iterable[Difference],
+    published_of: PublishedOf = lambda kind, item: (None, ""),
 ) -> pd.DataFrame:
-    """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup."""
+    """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
+
+    `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
+    """
     rows = [
-        _difference_row(kind, item)
+        _difference_row(kind, item) | _published_cells(published_of(kind, item))
         for kind, items in (("equal FLOPs", flops), ("equal data", data))
         for item in items
     ]
@@ -104,6 +113,7 @@ def comparisons_table(
                 "num_seeds": item.num_seeds,
                 "remark": item.interval.absent_because,
                 "runs": " ".join(item.runs),
+                **_published_cells(published_of("equal loss", item)),
             }
         )
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
@@ -126,7 +136,13 @@ COMPARISON_COLUMNS = [
     "num_seeds",
     "remark",
     "runs",
+    "published",
+    "published_bound",
 ]
+
+
+def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
+    return {"published": found[0], "published_bound": found[1]}
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:
@@ -151,13 +167,13 @@ def _difference_row(kind: str, item: Difference) -> dict[str, object]:
 
 
 def comparison_cells(row: dict[str, Any]) -> list[str]:
-    """One row of `comparisons_table` as people read it: see `COMPARISON_HEADER`."""
+    """One row of `comparisons_table` as people read it: see `COMPARISON_HEADER`; last, its published value."""
     speedup = row["kind"] == "speedup"
-    if speedup:
-        sign = {"at least": "≥ ", "at most": "≤ "}.get(row["bound"], "")
-        value, baseline = f"{sign}{row['value']:.2f}×", f"{row['baseline_value']:.0f} steps"
-    else:
-        value, baseline = f"{row['value']:+.4f}", f"{row['baseline_value']:.4f}"
+    baseline = f"{row['baseline_value']:.0f} steps" if speedup else f"{row['baseline_value']:.4f}"
+    value = value_words(row["value"], row["bound"], speedup)
+    published = (
+        "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
+    )
     if pd.isna(row["low"]):
         interval = f"none ({row['remark'].partition(':')[0]})"
     elif speedup:
@@ -168,7 +184,13 @@ def comparison_cells(row: dict[str, Any]) -> list[str]:
         interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
     p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"
     cells = [row["comparison"], row["model"], str(row["steps"]), row["arm"]]
-    return [*cells, f"{row['arm_value']:.4f}", baseline, value, interval, p_value]
+    return [*cells, f"{row['arm_value']:.4f}", baseline, value, interval, p_value, published]
+
+
+def value_words(value: float, bound: str, speedup: bool) -> str:
+    """``+0.0123``, or a speedup: ``≥ 2.50×``."""
+    sign = {"at least": "≥ ", "at most": "≤ "}.get(bound, "")
+    return f"{sign}{value:.2f}×" if speedup else f"{value:+.4f}"
 
 
 COMPARISON_HEADER = [
@@ -181,4 +203,5 @@ COMPARISON_HEADER = [
     "difference or speedup",
     "90% interval",
     "p",
+    "published",
 ]

@@ -1,6 +1,7 @@
 """`tst-titan evaluate`, `tst-titan export` and `tst-titan fetch-eval-data`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +83,27 @@ def _positive(text: str) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from tst_titan.cluster.devices import gpus_for_job
     from tst_titan.evaluate.environment import prepare_environment
 
     prepare_environment(network=args.network, verbose=args.verbose)
-    from tst_titan.evaluate.run import Evaluation, evaluate
+    # Before torch looks for a GPU: one that no training job on this machine holds.
+    with gpus_for_job(1 if args.device == "auto" else 0) as held:
+        os.environ |= held.environment
+        from tst_titan.evaluate.run import Evaluation, evaluate
 
-    paths = evaluate(
-        Evaluation(
-            results=args.results,
-            segment=args.segment,
-            groups=args.tasks,
-            limit=args.limit,
-            device=args.device,
-            dtype=args.dtype,
-            backend="export" if args.through_export else "checkpoint",
-            user_tasks=args.task_definitions,
+        paths = evaluate(
+            Evaluation(
+                results=args.results,
+                segment=args.segment,
+                groups=args.tasks,
+                limit=args.limit,
+                device=args.device,
+                dtype=args.dtype,
+                backend="export" if args.through_export else "checkpoint",
+                user_tasks=args.task_definitions,
+            )
         )
-    )
     for path in paths:
         print(path)
     return 0

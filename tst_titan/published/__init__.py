@@ -4,6 +4,20 @@ arXiv 2605.06546 (Nous Research, 2026). A value that the paper does not give is 
 `pandas.DataFrame(published_table1())` makes a table of them.
 """
 
-from tst_titan.published.figures import SOURCE, PublishedCell, PublishedRun, published_grids, published_table1
+from tst_titan.published.figures import (
+    SOURCE,
+    PublishedCell,
+    PublishedRun,
+    published_files,
+    published_grids,
+    published_table1,
+)
 
-__all__ = ["SOURCE", "PublishedCell", "PublishedRun", "published_grids", "published_table1"]
+__all__ = [
+    "SOURCE",
+    "PublishedCell",
+    "PublishedRun",
+    "published_files",
+    "published_grids",
+    "published_table1",
+]

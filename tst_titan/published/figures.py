@@ -4,6 +4,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 SOURCE = "Peng, Gigant, Quesnelle, arXiv 2605.06546"
 
@@ -49,6 +50,7 @@ class PublishedCell:
     value: float
 
 
+_TABLE1, _GRIDS = "table1.csv", "grids.csv"
 _COUNTS = ("tst_steps", "total_steps", "bag_size")
 _WORDS = ("method", "model", "setting", "bag_weighting", "metric")
 
@@ -56,13 +58,18 @@ _WORDS = ("method", "model", "setting", "bag_weighting", "metric")
 @cache
 def published_table1() -> tuple[PublishedRun, ...]:
     """The 13 rows of Table 1, Table 2's ablation among them."""
-    return tuple(PublishedRun(**row) for row in _rows("table1.csv"))
+    return tuple(PublishedRun(**row) for row in _rows(_TABLE1))
 
 
 @cache
 def published_grids() -> tuple[PublishedCell, ...]:
     """Every printed cell of the grids (figures 4, 5, 8 and their tables)."""
-    return tuple(PublishedCell(**row) for row in _rows("grids.csv"))
+    return tuple(PublishedCell(**row) for row in _rows(_GRIDS))
+
+
+def published_files() -> tuple[Path, ...]:
+    """The packaged tables."""
+    return tuple(Path(str(files("tst_titan.published") / name)) for name in (_TABLE1, _GRIDS))
 
 
 def _rows(name: str) -> list[dict]:

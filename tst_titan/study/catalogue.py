@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BAG_WEIGHTINGS = ("uniform", "power_law", "exponential", "first_token", "mutual_information")
-COMPARISONS = ("equal_flops", "equal_loss", "equal_data")
+COMPARISONS = ("equal_flops", "equal_loss", "equal_data", "published")
 
 OFFLINE_TASKS = ("heldout_bits_per_byte", "heldout_cloze")
 PAPER_TASKS = ("hellaswag", "arc_easy", "arc_challenge", "mmlu", "boolq", "openbookqa", "piqa", "winogrande")

@@ -7,8 +7,10 @@ from tst_titan.files import read_json
 DATA = config["data"]
 TOKENS_NEEDED = tokens_needed(PLANS.values())
 TOKENIZE = f"{TST_TITAN} data build {STUDIES} --results {RESULTS} --corpus {{wildcards.corpus}}"
-# All cores of one machine; on a cluster the profile's set-threads says otherwise.
+# At most: what --cores allows, or the machine has.
 TOKENIZE_THREADS = workflow.cores or 16
+# Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
+LOCAL_CORPORA = not SITE.corpus_minutes
 
 
 def corpus_parts(wildcards):
@@ -40,8 +42,9 @@ rule corpus_listing:
     output:
         touch(RESULTS / "data/{corpus}/.work/listed"),
     threads: TOKENIZE_THREADS
+    localrule: LOCAL_CORPORA
     resources:
-        mem_mb=8000,
+        **corpus_resources(SITE),
     message:
         "List {wildcards.corpus}"
     shell:
@@ -54,9 +57,9 @@ rule corpus_part:
     output:
         touch(RESULTS / "data/{corpus}/.work/part-{part}-of-{parts}"),
     threads: TOKENIZE_THREADS
+    localrule: LOCAL_CORPORA
     resources:
-        mem_mb=lambda wildcards, threads: 4000 + 2000 * threads,
-        runtime=24 * 60,
+        **corpus_resources(SITE),
     message:
         "Tokenize share {wildcards.part} of {wildcards.parts} of {wildcards.corpus}"
     shell:
@@ -69,9 +72,9 @@ rule corpus:
     output:
         RESULTS / "data/{corpus}/corpus.json",
     threads: TOKENIZE_THREADS
+    localrule: LOCAL_CORPORA
     resources:
-        mem_mb=lambda wildcards, threads: 4000 + 2000 * threads,
-        runtime=24 * 60,
+        **corpus_resources(SITE),
     message:
         "Tokenize {wildcards.corpus}"
     shell:
@@ -82,9 +85,9 @@ rule corpus_growth:
     output:
         touch(RESULTS / "data/{corpus}/grown-{tokens}"),
     threads: TOKENIZE_THREADS
+    localrule: LOCAL_CORPORA
     resources:
-        mem_mb=lambda wildcards, threads: 4000 + 2000 * threads,
-        runtime=24 * 60,
+        **corpus_resources(SITE),
     message:
         "Tokenize more of {wildcards.corpus}"
     shell:
