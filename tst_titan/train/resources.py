@@ -115,7 +115,9 @@ def training_memory_mb(segment: Segment, hardware: Hardware, site: Site) -> int:
 
 def checkpoint_resources(site: Site, *, gpus: int, minutes: int) -> dict[str, int | str]:
     """Of a job of one process that reads a whole checkpoint (export, evaluation), beside its memory."""
-    return {**_common(site), "nodes": 1, "runtime": min(minutes, site.max_minutes), **_gpus(site, gpus, 1)}
+    # `mpi`, empty: nothing is to be started around the one process, and no srun that would look for SLURM_CONF.
+    runtime = min(minutes, site.max_minutes)
+    return {**_common(site), "nodes": 1, "mpi": "", "runtime": runtime, **_gpus(site, gpus, 1)}
 
 
 def checkpoint_memory_mb(segment: Segment, site: Site) -> int:
@@ -126,7 +128,7 @@ def checkpoint_memory_mb(segment: Segment, site: Site) -> int:
 def corpus_resources(site: Site) -> dict[str, int | str]:
     """Of a job that tokenizes a corpus."""
     memory = site.memory_mb or 4 * PROCESS_MB
-    return {**_common(site), "nodes": 1, "mem_mb": memory, "runtime": site.corpus_minutes or 60}
+    return {**_common(site), "nodes": 1, "mpi": "", "mem_mb": memory, "runtime": site.corpus_minutes or 60}
 
 
 def job_prologue(site: Site) -> str:
