@@ -30,6 +30,12 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument(
         "--verbose", action="store_true", help="show lm-eval's own messages and progress bars"
     )
+    evaluate.add_argument(
+        "--processes",
+        type=_positive,
+        default=1,
+        help="processes that share the work, each with a GPU of its own where there are GPUs (default: 1)",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     export = subparsers.add_parser(
@@ -77,7 +83,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number of samples, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, at least 1")
     return int(text)
 
 
@@ -85,8 +91,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tst_titan.evaluate.environment import prepare_environment
 
     prepare_environment(network=args.network, verbose=args.verbose)
+    from tst_titan.evaluate.ranks import join_ranks, run_on, under_torchrun
     from tst_titan.evaluate.run import Evaluation, evaluate
 
+    if args.processes > 1 and not under_torchrun():
+        return run_on(args.processes, _words(args))
     paths = evaluate(
         Evaluation(
             results=args.results,
@@ -99,9 +108,27 @@ def _evaluate(args: argparse.Namespace) -> int:
             user_tasks=args.task_definitions,
         )
     )
-    for path in paths:
-        print(path)
+    if join_ranks().first:
+        for path in paths:
+            print(path)
     return 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The command line of an evaluation, for each of its processes."""
+    words = [
+        "evaluate",
+        args.segment,
+        "--tasks",
+        *args.tasks,
+        "--task-definitions",
+        str(args.task_definitions),
+    ]
+    words += ["--results", str(args.results), "--device", args.device, "--dtype", args.dtype]
+    words += ["--limit", str(args.limit)] if args.limit else []
+    for name in ("through_export", "network", "verbose"):
+        words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
+    return words
 
 
 def _export(args: argparse.Namespace) -> int:
