@@ -24,7 +24,7 @@ from tst_titan.plan import load_plan
 from tst_titan.plan.settings import Segment
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
-from tst_titan.train.launch import MALLOC_KEEPS_BUFFERS
+from tst_titan.train.node import MALLOC_KEEPS_BUFFERS
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.models import model_spec
 from tst_titan.train.titan.trainer import SegmentTrainer

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # As the launcher sets it for training processes; glibc reads it when a process starts.
-from tst_titan.train.launch import MALLOC_KEEPS_BUFFERS
+from tst_titan.train.node import MALLOC_KEEPS_BUFFERS
 
 if not MALLOC_KEEPS_BUFFERS.keys() <= os.environ.keys():
     os.execve(

@@ -1,5 +1,6 @@
 """A dataset hub on loopback that speaks the part of the hub's protocol that listing and streaming need."""
 
+import hashlib
 import json
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +12,10 @@ COMMIT = "c0ffee" + "0" * 34
 class HubServer(ThreadingHTTPServer):
     """Serves `files` (path -> bytes) as the dataset "org/name"; fails as `faults` say.
 
-    `faults` maps a file's path to a list of what its next GETs answer instead: a status, or "cut" for a body that
-    ends in the middle. `requests` counts what was asked.
+    `faults` maps a file's path, or "api" for all that is not a file, to a list of what its next GETs answer instead: a
+    status, "cut" for a body that ends in the middle, or "changed" for other bytes of the same length. `requests` counts
+    the GETs of each file and, as "listed", the queries of sizes; `bytes_sent` the bytes of each file. Files of more than 5,000 bytes are kept in
+    large file storage, as the hub does with large ones: their hash is the SHA-256 of the content, the others' git's.
     """
 
     daemon_threads = True
@@ -22,6 +25,7 @@ class HubServer(ThreadingHTTPServer):
         self.files = files
         self.faults = faults
         self.requests: Counter[str] = Counter()
+        self.bytes_sent: Counter[str] = Counter()
 
     @property
     def url(self) -> str:
@@ -45,10 +49,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def entry(self, path: str) -> dict:
-        return {"type": "file", "path": path, "size": len(self.server.files[path]), "oid": "0" * 40}
+        body = self.server.files[path]
+        entry = {"type": "file", "path": path, "size": len(body), "oid": "0" * 40}
+        if len(body) > 5000:
+            return entry | {
+                "lfs": {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
+            }
+        return entry | {"oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.requests["listed"] += 1
         wanted = json.loads(sent)["paths"] if sent.startswith("{") else parse_qs(sent)["paths"]
         wanted = [wanted] if isinstance(wanted, str) else wanted
         self.answer(
@@ -60,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        if path.startswith("/api/") and self.server.faults.get("api"):
+            return self.answer(int(self.server.faults["api"].pop(0)), b"{}", Retry_After="0")
         if path.startswith("/api/datasets/org/name/tree/"):
             return self.answer(200, json.dumps([self.entry(path) for path in self.server.files]).encode())
         if path.startswith("/api/datasets/org/name/revision/") and not path.endswith(("main", COMMIT)):
@@ -91,14 +104,19 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content_Range"] = f"bytes {first}-{int(first) + len(body) - 1}/{whole}"
         fault = self.server.faults[name].pop(0) if self.server.faults.get(name) else None
         if isinstance(fault, int):
-            return self.answer(fault, b"{}", Retry_After="0")
+            gone = {"X_Error_Code": "EntryNotFound"} if fault == 404 else {}
+            return self.answer(fault, b"{}", Retry_After="0", **gone)
+        if fault == "changed":
+            body = body[:-1] + b" "
         if fault == "cut":
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
+            self.server.bytes_sent[name] += len(body) // 2
             self.wfile.flush()
             self.close_connection = True
             self.connection.close()
             return None
+        self.server.bytes_sent[name] += len(body)
         return self.answer(status, body, **headers)

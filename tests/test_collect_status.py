@@ -94,7 +94,5 @@ def test_view_and_totals(study):
         assert segment in shown
     # Two finished segments of 1200 steps together, 20 of TST's 1200; 120 s on two ranks.
     line = totals(plan, segment_statuses(plan, results, now=NOW))
-    assert line.startswith(
-        "5 segments: 2 finished, 1 running, 2 waiting. 1220 of 2400 steps (51%). 0.0667 device-hours"
-    )
+    assert line.startswith("5 segments: 2 finished, 1 running, 2 waiting. 1220 of 2400 steps (51%). Used: ")
     assert line[:40] in shown

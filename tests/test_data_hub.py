@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -40,68 +41,123 @@ def test_a_dataset_on_disk_is_streamed_by_its_parts(tmp_path):
     assert manifest["sources"][0]["num_documents"] == sum(
         document_hash(text) >= 2**64 // ONE_IN for text in documents
     )
-    assert manifest["sources"][0]["origin"]["num_parts"] == 3
+    assert manifest["sources"][0]["origin"]["num_files"] == 3
 
     with pytest.raises(
-        UserError, match=r"row 0: no text column 'text' \(there: body, n\); set `text_column`"
+        UserError, match=r"0000\d-of-00003\.parquet: no column 'text' \(there: body, n\); set `text_column`"
     ):
         build_corpus(settings("", source=source | {"text_column": "text"}), tmp_path / "other", num_workers=1)
 
 
-def test_a_damaged_part_is_named(tmp_path):
+def test_a_damaged_file_is_named(tmp_path):
     pq.write_table(pa.table({"text": texts(50)}), tmp_path / "train.parquet")
     data = bytearray((tmp_path / "train.parquet").read_bytes())
     data[10:300] = bytes(290)
     (tmp_path / "train.parquet").write_bytes(data)
     source = SourceSettings(**HUB, path=str(tmp_path))
-    with pytest.raises(UserError, match=r"part 0 of 1 cannot be read|cannot be opened"):
+    with pytest.raises(UserError, match=r"train\.parquet: damaged Parquet file"):
         [list(read_documents(source, entry, Counter())) for entry in list_source(source).groups[0]]
 
 
+def test_files_of_a_kind_that_is_not_read_are_refused_with_a_way_out(tmp_path):
+    (tmp_path / "train.csv").write_text("text\nx\n")
+    with pytest.raises(UserError, match=r"train\.csv is of a kind that is not read .*refs/convert/parquet"):
+        list_source(SourceSettings(**HUB, path=str(tmp_path)))
+    with pytest.raises(UserError, match=r"no split 'test' of files \(there: train\)"):
+        list_source(SourceSettings(**HUB, path=str(tmp_path), split="test"))
+
+
+# In a process of its own: the hub's client reads its endpoint and cache from the environment once.
 PROGRAM = """
 import json, sys
 from collections import Counter
 sys.path.insert(0, sys.argv[1])
+from tst_titan.data import hub
 from tst_titan.data.corpora import list_source, read_documents
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
+from huggingface_hub import constants
+hub._FIRST_PAUSE_S, hub._ATTEMPTS = 0.01, 4
+constants.DOWNLOAD_CHUNK_SIZE = 1000  # 10 MB by default: what a broken connection loses
 for settings in json.loads(sys.argv[2]):
     source = SourceSettings(**settings)
     try:
         listing = list_source(source)
-        found = [d.text for group in listing.groups for entry in group for d in read_documents(source, entry, Counter())]
-        print(json.dumps({"origin": listing.origin, "texts": found}))
+        entries = [entry for group in listing.groups for entry in group]
+        found = {entry.name: [d.text for d in read_documents(source, entry, Counter())] for entry in entries}
+        print(json.dumps({"origin": listing.origin, "texts": found, "sizes": {e.name: e.size for e in entries}}))
     except UserError as error:
         print(json.dumps({"error": str(error)}))
 """
 
 
-def test_a_remote_dataset_survives_faults_is_pinned_to_a_commit_and_its_absence_is_said(tmp_path):
-    documents = texts(200)
-    files = {
-        f"data/train-0000{part}.jsonl": "".join(
-            json.dumps({"text": text}) + "\n" for text in documents[part::2]
-        ).encode()
-        for part in range(2)
-    }
-    server = HubServer(files, {"data/train-00000.jsonl": ["cut", 429], "data/train-00001.jsonl": [503]})
+def read_remotely(server, tmp_path, *asked):
+    """What a process that knows this hub alone finds for each of the sources."""
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    asked = [
-        HUB | {"path": "org/name"},
-        HUB | {"path": "org/absent"},
-        HUB | {"path": "org/name", "revision": "v9"},
-        HUB | {"path": "org/name", "text_column": "body"},
-    ]
-    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    environment = os.environ | {
+        "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path / "tmp"),
+    }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, Path(__file__).parent.parent, json.dumps(asked)],
+        [sys.executable, "-c", PROGRAM, Path(__file__).parent.parent, json.dumps([HUB | one for one in asked])],
         env=environment, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     server.shutdown()
-    whole, absent, revision, column = map(json.loads, done.stdout.splitlines())
-    assert sorted(whole["texts"]) == sorted(documents)
-    assert whole["origin"] == {"dataset": "org/name", "revision": COMMIT, "num_parts": 2}
+    assert not list((tmp_path / "tmp").glob("tst-titan-*"))  # what was downloaded is gone
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rows(documents):
+    return "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
+
+
+def test_a_remote_dataset_survives_faults_and_is_pinned_to_a_commit(tmp_path):
+    parts = {f"data/train-0000{part}.jsonl": texts(100 if part else 10, seed=part) for part in range(3)}
+    faults = {
+        "api": [503, 429],
+        "data/train-00000.jsonl": ["changed", 503, 500],
+        "data/train-00001.jsonl": ["cut", 429],
+        "data/train-00002.jsonl": ["changed", "cut"],
+    }
+    server = HubServer({name: rows(documents) for name, documents in parts.items()}, faults)
+    (whole,) = read_remotely(server, tmp_path, {"path": "org/name"})
+    assert whole["texts"] == parts
+    assert whole["sizes"] == {name: len(server.files[name]) for name in parts}
+    assert whole["origin"]["revision"] == COMMIT
     assert not any(server.faults.values())
-    assert "dataset org/absent" in absent["error"]
+    # A connection that broke off is taken up where it stood.
+    name = "data/train-00001.jsonl"
+    assert len(server.files[name]) <= server.bytes_sent[name] < len(server.files[name]) + 1000
+
+
+def test_what_a_remote_dataset_lacks_is_said(tmp_path):
+    name = "data/train-00000.jsonl"
+    server = HubServer({name: rows(texts(20))}, {})
+    absent, revision, column, pattern = read_remotely(
+        server,
+        tmp_path,
+        {"path": "org/absent"},
+        {"path": "org/name", "revision": "v9"},
+        {"path": "org/name", "text_column": "body"},
+        {"path": "org/name", "file_pattern": "none/*.jsonl"},
+    )
+    assert "there is no dataset 'org/absent'" in absent["error"]
     assert "no revision 'v9'" in revision["error"]
-    assert "no text column 'body' (there: text)" in column["error"]
+    assert f"org/name@{COMMIT}/{name}, line 1: no column 'body' (there: text)" in column["error"]
+    assert "'none/*.jsonl'" in pattern["error"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("changed", "its content is not what was listed"),
+        (500, r"cannot be downloaded \(tried 4 times\)"),
+        (404, "is gone: the revision was removed after it was listed"),
+    ],
+)
+def test_a_file_that_stays_wrong_is_one_error_that_names_it(tmp_path, fault, message):
+    server = HubServer({"train.jsonl": rows(texts(20))}, {"train.jsonl": [fault] * 40})
+    (refused,) = read_remotely(server, tmp_path, {"path": "org/name"})
+    assert "train.jsonl" in refused["error"]
+    assert re.search(message, refused["error"])

@@ -14,6 +14,7 @@ COMMANDS = (
     "tst_titan.train.command",
     "tst_titan.evaluate.command",
     "tst_titan.collect.command",
+    "tst_titan.cluster.command",
 )
 
 

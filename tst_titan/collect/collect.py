@@ -12,7 +12,7 @@ from tst_titan.collect.downstream import downstream_table
 from tst_titan.collect.equal_loss import equal_loss
 from tst_titan.collect.report import Findings, study_report
 from tst_titan.collect.sections import figure_sections
-from tst_titan.collect.study_results import StudyResults, gather
+from tst_titan.collect.study_results import StudyResults, gather, segments_table
 from tst_titan.collect.tables import curves_writer, task_names, write_csv, write_evaluations, write_runs
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
@@ -30,6 +30,7 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
         found = replace(found, table=table, evaluations=evaluations_with_published(found.evaluations, table))
     write_runs(found.table, out)
     write_evaluations(found.evaluations, out)
+    write_csv(segments_table(found.costs), out / "segments.csv")
     tasks = task_names(found.table)
     if tasks:
         write_csv(downstream_table(found.table, tasks), out / "downstream.csv")

@@ -73,15 +73,17 @@ def _row(kind: str, item: Difference | ReadOff, findings: Findings, colors: Mapp
 def hours_chart(
     costs: Sequence[SegmentCost], published: Mapping[str, float], colors: Mapping[str, int]
 ) -> list[RowChart]:
-    """Device-hours that finished segments took, by arm; a shared segment counts once, with the first arm that uses it.
+    """Device-hours that segments took so far, by arm; a shared segment counts once, with the first arm that uses it.
 
     `published`: B200-hours that the paper prints, by arm.
     """
     hours: dict[str, float] = {}
     devices: set[str] = set()
+    kinds: set[str] = set()
     for cost in costs:
-        if cost.device_hours is not None:
-            hours[cost.arm] = hours.get(cost.arm, 0.0) + cost.device_hours
+        if cost.usage is not None:
+            hours[cost.arm] = hours.get(cost.arm, 0.0) + cost.usage.hours
+            kinds.add(cost.usage.kind)
             devices.add(cost.device)
     if not hours:
         return []
@@ -101,10 +103,10 @@ def hours_chart(
     return [
         RowChart(
             title="Device-hours by arm",
-            x_label="device-hours (wall-clock hours times ranks)",
+            x_label=f"device-hours (hours times {' or '.join(sorted(kinds))}s)",
             rows=rows,
             bars=True,
-            caption=f"Finished segments, all attempts, on {on}; a segment that several arms share counts with the first.{rings}",
+            caption=f"All attempts so far, on {on}; a segment that several arms share counts with the first.{rings}",
         )
     ]
 

@@ -23,6 +23,7 @@ from tst_titan.collect.formats import MISSING, is_missing, number, scientific, s
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.study_results import SegmentCost, StudyResults
 from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable, task_names
+from tst_titan.collect.usage import total
 from tst_titan.collect.wording import (
     COMPARISON_HEADER,
     column_name,
@@ -317,10 +318,11 @@ def _cost_rows(costs: Sequence[SegmentCost]) -> list[list[str]]:
 
 def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
     finished = [cost for cost in members if cost.finished]
-    hours = [cost.device_hours for cost in finished if cost.device_hours is not None]
+    hours = [cost.usage.hours for cost in finished if cost.usage is not None]
     flops = [float(cost.flops) for cost in finished if cost.flops is not None]
     complete = len(hours) == len(flops) == len(finished) > 0
     rate = sum(flops) / (sum(hours) * 3600) if complete and sum(hours) > 0 else None
+    used = total(cost.usage for cost in members if cost.usage is not None)
     return [
         name,
         f"{len(finished)} of {len(members)}",
@@ -328,7 +330,8 @@ def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
         scientific(sum(cost.planned_flops for cost in members)),
         scientific(sum(flops)) if flops else MISSING,
         f"{sum(cost.planned_gpu_hours for cost in members):.3g}",
-        f"{sum(hours):.3g}" if hours else MISSING,
+        f"{used.hours:.3g} ({used.kind}, {used.source})" if used else MISSING,
+        f"{used.failed_hours:.3g} in {used.failed} of {used.attempts}" if used else MISSING,
         scientific(rate),
         ", ".join(sorted({cost.device for cost in finished if cost.device})),
     ]
@@ -337,8 +340,9 @@ def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
 def _cost_note(costs: Sequence[SegmentCost]) -> str:
     planned = Accelerator()
     hours = (
-        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak; actual "
-        "device-hours are wall-clock hours times ranks on the device named, over all attempts."
+        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak. Hours used are "
+        "hours times devices over all attempts at all segments, unfinished ones included; in brackets what a device is, and "
+        "whose clock it was: sacct (Slurm's accounts, from the allocation on) or launcher (ours, from the trainer's start on)."
     )
     shared = sum(cost.num_runs > 1 for cost in costs)
     if not shared:

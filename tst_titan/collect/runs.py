@@ -142,7 +142,6 @@ def _row(
         notices.append(Notice("unfinished", run.run, _progress(run, training)))
     done = last.done or {}
     wall_clock = [None if record.done is None else record.done.get("wall_clock_s") for record in records]
-    hours = [record.device_hours for record in records]
     row = {
         "run": run.run,
         "arm": run.arm,
@@ -164,7 +163,6 @@ def _row(
         "final_train_loss_rows": num_rows,
         "validation_loss": validation_loss,
         "wall_clock_s": _sum_or_none(wall_clock),
-        "device_hours": _sum_or_none(hours),
         "segment": last.segment.id,
         "corpus": last.segment.recipe.corpus.id,
         "commit": _commit(last.provenance),

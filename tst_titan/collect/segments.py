@@ -38,17 +38,6 @@ class SegmentRecord:
     provenance: dict[str, Any]
     notices: tuple[Notice, ...]
 
-    @property
-    def device_hours(self) -> float | None:
-        """Hours times devices (ranks) over all attempts, None while it is not finished."""
-        if self.done is None or self.done.get("wall_clock_s") is None:
-            return None
-        attempts = self.done.get("attempts") or []
-        try:
-            return sum((try_["end"] - try_["start"]) * try_["world_size"] for try_ in attempts) / 3600
-        except (KeyError, TypeError):
-            return None
-
 
 def segment_folder(results: Path, segment_id: str) -> Path:
     """`results/segments/SEGMENT_ID`."""
@@ -134,7 +123,11 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
     if (folder / "failure.json").exists():
         return "failed"
     if attempt.get("end") is not None:
-        return "failed" if attempt.get("step") is None else "stopped"
+        # Attempts of earlier versions name no outcome; those that failed have no step.
+        failed = (
+            attempt.get("outcome", "stopped" if attempt.get("step") is not None else "failed") == "failed"
+        )
+        return "failed" if failed else "stopped"
     age = (time.time() if now is None else now) - max(times)
     return "running" if age < SILENT_AFTER_S else "stopped"
 

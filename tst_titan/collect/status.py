@@ -18,7 +18,8 @@ from rich.text import Text
 
 from tst_titan.collect.formats import duration, scientific, short
 from tst_titan.collect.segments import State, failure, read_done, segment_folder, segment_state, tail_lines
-from tst_titan.plan import Plan, load_plan
+from tst_titan.collect.usage import Usage, study_usage, total
+from tst_titan.plan import Accelerator, Plan, load_plan
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "stopped": "yellow"}
 # Of many segments that only wait or are done, a count says more than a list.
@@ -37,13 +38,15 @@ class SegmentStatus:
     loss: float | None = None
     tokens_per_s: float | None = None
     left_s: float | None = None
-    wall_clock_s: float | None = None
-    device_hours: float | None = None
+    usage: Usage | None = None
     message: str = ""
 
 
-def segment_statuses(plan: Plan, results: Path, now: float | None = None) -> list[SegmentStatus]:
-    """The status of every segment of a plan, in the plan's order."""
+def segment_statuses(
+    plan: Plan, results: Path, now: float | None = None, *, ask_slurm: bool = False
+) -> list[SegmentStatus]:
+    """The status of every segment of a plan, in the plan's order; `ask_slurm`: what was used also from Slurm's accounts."""
+    usages = study_usage(plan, results, ask_slurm=ask_slurm)
     finished: set[str] = set()
     statuses = []
     for segment in plan.segments.values():
@@ -66,8 +69,7 @@ def segment_statuses(plan: Plan, results: Path, now: float | None = None) -> lis
                 loss=row.get("loss"),
                 tokens_per_s=row.get("tokens_per_s") if state == "running" else None,
                 left_s=_left(row, step, segment.end_step) if state == "running" else None,
-                wall_clock_s=None if done is None else done.get("wall_clock_s"),
-                device_hours=_device_hours(done),
+                usage=usages.get(segment.id),
                 message=message,
             )
         )
@@ -87,16 +89,6 @@ def _last_row(path: Path) -> dict[str, Any]:
 
 def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:
     return (end_step - step) * row["step_time_s"] if row.get("step_time_s") is not None else None
-
-
-def _device_hours(done: dict[str, Any] | None) -> float | None:
-    try:
-        return (
-            sum((item["end"] - item["start"]) * item["world_size"] for item in (done or {})["attempts"])
-            / 3600
-        )
-    except (KeyError, TypeError):
-        return None
 
 
 def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
@@ -128,26 +120,44 @@ def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
 
 
 def totals(plan: Plan, statuses: list[SegmentStatus]) -> str:
-    """Segments by state, steps done and the device-hours so far, in one line."""
+    """Segments by state, steps done, and the hours used so far beside the plan's, in one line."""
     states = Counter(status.state for status in statuses)
     done = sum(status.step - status.start_step for status in statuses)
     steps = sum(status.end_step - status.start_step for status in statuses)
-    hours = sum(status.device_hours for status in statuses if status.device_hours is not None)
+    used = total(status.usage for status in statuses if status.usage is not None)
     counted = ", ".join(f"{count} {state}" for state, count in states.items())
     return (
         f"{len(statuses)} segments: {counted}. {done} of {steps} steps ({done / max(1, steps):.0%}). "
-        f"{hours:.3g} device-hours in finished segments; planned: {scientific(plan.flops_with_sharing)} FLOPs."
+        f"Used: {used_words(used) if used else 'nothing'}. Planned: {planned_words(plan)}."
     )
+
+
+def used_words(used: Usage) -> str:
+    """``1.25 GPU-hours (sacct), 0.5 of them in 2 attempts that failed or were killed``"""
+    failed = (
+        f", {used.failed_hours:.3g} of them in {used.failed} attempts that failed or were killed"
+        if used.failed
+        else ""
+    )
+    return f"{used.hours:.3g} {used.kind}-hours ({used.source}){failed}"
+
+
+def planned_words(plan: Plan) -> str:
+    """``9.7e+14 FLOPs, 0.3 B200-hours at 40% of peak``: each segment once."""
+    accelerator = Accelerator()
+    hours = accelerator.hours(plan.flops_with_sharing)
+    device = f"{accelerator.name.upper()}-hours at {accelerator.utilization:.0%} of peak"
+    return f"{scientific(plan.flops_with_sharing)} FLOPs, {hours:.3g} {device}"
 
 
 def show_status(study_file: Path, results: Path, console: Console | None = None) -> None:
     """Print the state of a study once."""
     plan = load_plan(study_file, results)
-    (console or Console()).print(status_view(plan, segment_statuses(plan, results)))
+    (console or Console()).print(status_view(plan, segment_statuses(plan, results, ask_slurm=True)))
 
 
 def watch_status(study_file: Path, results: Path, seconds: float) -> None:
-    """Show the state of a study anew every `seconds`, until interrupted."""
+    """Show the state of a study anew every `seconds`, until interrupted; Slurm is never asked, only files are read."""
     plan = load_plan(study_file, results)
     with Live(status_view(plan, segment_statuses(plan, results)), auto_refresh=False) as live:
         while True:

@@ -1,7 +1,7 @@
 """Everything that the report and the plots show of one study, gathered from its files in one pass."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tst_titan.collect.notices import Notice
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
 from tst_titan.collect.tables import runs_table
+from tst_titan.collect.usage import Usage, run_columns, study_usage
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan import Plan
@@ -53,7 +54,7 @@ class SegmentCost:
     planned_flops: float
     flops: float | None
     planned_gpu_hours: float
-    device_hours: float | None
+    usage: Usage | None
     device: str
 
 
@@ -80,15 +81,17 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     costs: dict[str, SegmentCost] = {}
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
     labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
+    usages = study_usage(plan, results)
+    cost_columns = run_columns(plan, usages)
     for record in read_runs(plan, results):
         if keep:
             keep(record)
-        rows.append(record.row)
+        rows.append(record.row | cost_columns[record.run.run])
         curves.append(_thin(record, labels[record.run.run], most))
         evaluations += record.evaluations
         notices += record.notices
         for segment in record.segments:
-            _count_cost(costs, segment, record)
+            _count_cost(costs, segment, record, usages.get(segment.segment.id))
     table = runs_table(rows)
     corpora, problems = _read_corpora(plan, results)
     notices += problems
@@ -142,7 +145,9 @@ def thinned(training: Columns, switch_step: int | None, most: int) -> tuple[np.n
     return step[ends], np.add.reduceat(loss, starts) / counts, size
 
 
-def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord) -> None:
+def _count_cost(
+    costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord, usage: Usage | None
+) -> None:
     segment = record.segment
     known = costs.get(segment.id)
     steps = segment.end_step - segment.start_step
@@ -158,9 +163,26 @@ def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRe
         planned_flops=run.run.flops * share,
         flops=None if flops is None else float(flops) * steps / segment.end_step,
         planned_gpu_hours=run.run.gpu_hours * share,
-        device_hours=record.device_hours,
+        usage=usage,
         device=str(record.provenance.get("device") or ""),
     )
+
+
+def segments_table(costs: Sequence[SegmentCost]) -> pd.DataFrame:
+    """One row a segment: what it was planned to cost and what it used (`Usage`); shared ones once."""
+    rows = []
+    for cost in costs:
+        row = vars(cost) | (vars(cost.usage) if cost.usage else {})
+        rows.append(row | {"slurm_jobs": " ".join(row.get("slurm_jobs", ()))})
+    columns = {"segment": "string", "num_runs": "Int64", "finished": "boolean", "steps": "Int64", "planned_flops": "Float64",
+               "flops": "Float64", "planned_gpu_hours": "Float64", "hours": "Float64", "kind": "string", "source": "string",
+               "attempts": "Int64", "failed": "Int64", "failed_hours": "Float64", "slurm_jobs": "string", "device": "string"}  # fmt: skip
+    table = pd.DataFrame(
+        {name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}
+    )
+    names = {"hours": "device_hours", "kind": "device_kind", "source": "device_hours_source", "failed_hours": "failed_device_hours",
+             "failed": "failed_attempts", "planned_gpu_hours": "gpu_hours_planned"}  # fmt: skip
+    return table.rename(columns=names)
 
 
 def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]], list[Notice]]:

@@ -1,6 +1,6 @@
 """What a source holds: its inputs, listed once, and the documents of one input.
 
-A source is listed into inputs (files, or the parts of a hub dataset) and the inputs into groups, the unit of
+A source is listed into inputs (files, here or on the hub) and the inputs into groups, the unit of
 parallel work. An input's group depends on its name alone as long as the number of groups stays, so that mending,
 adding or removing a file touches one group. The order of groups is a fixed pseudo-random order of the inputs.
 """
@@ -62,12 +62,9 @@ def read_documents(source: SourceSettings, entry: Input, tally: Counter[str]) ->
 def _grouped(inputs: list[Input], num_bytes: int) -> tuple[tuple[Input, ...], ...]:
     """Spread inputs over a power of two of groups by the hash of their names; empty groups are dropped.
 
-    About 64 groups, larger or fewer ones where a group would leave the bounds above. Inputs of unknown size
-    (hub) are a group each.
+    About 64 groups, larger or fewer ones where a group would leave the bounds above.
     """
     ordered = sorted(inputs, key=lambda entry: (_name_hash(entry.name), entry.name))
-    if num_bytes == 0:
-        return tuple((entry,) for entry in ordered)
     target = min(_LARGEST_GROUP, max(_SMALLEST_GROUP, num_bytes // 64))
     num_groups = 1 << max(0, -(-num_bytes // target) - 1).bit_length()
     groups: list[list[Input]] = [[] for _ in range(num_groups)]

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -40,6 +41,7 @@ class GroupJob:
     tokenizer_folder: Path
     tokenizer_digest: str
     held_out: HeldOutRule
+    keeps_held_out: bool
 
     @property
     def key(self) -> str:
@@ -48,7 +50,7 @@ class GroupJob:
                 "source": asdict(self.source),
                 "inputs": [asdict(entry) for entry in self.inputs],
                 "tokenizer": self.tokenizer_digest,
-                "held_out": [self.held_out.below, self.held_out.keep_below],
+                "held_out": [self.held_out.below, self.keeps_held_out],
                 "limits": [self.settings.max_document_tokens, self.settings.max_tokens],
                 "corpus": self.settings.id,
             },
@@ -98,7 +100,7 @@ def tokenize_group(job: GroupJob) -> GroupResult:
     if earlier is not None:
         return earlier
     use_threads(False)
-    tokenizer = load_tokenizer(job.tokenizer_folder)
+    tokenizer = _loaded_once(job.tokenizer_folder, job.tokenizer_digest)
     max_tokens = job.settings.max_tokens
     tally: Counter[str] = Counter()
     held_out_bytes: Counter[str] = Counter()
@@ -113,7 +115,7 @@ def tokenize_group(job: GroupJob) -> GroupResult:
                 for batch in _batches(_training_documents(job, tally, held_out_file, held_out_bytes)):
                     if not max_tokens or writer.num_tokens < max_tokens:
                         writer.add(batch)
-                    elif held_out_bytes.total() >= wanted_bytes(job.settings):
+                    elif not job.keeps_held_out or held_out_bytes.total() >= wanted_bytes(job.settings):
                         break
             except _Unreadable as error:
                 return GroupResult(number=job.number, num_tokens=0, error=str(error))
@@ -132,6 +134,15 @@ def tokenize_group(job: GroupJob) -> GroupResult:
     record: dict[str, Any] = asdict(result) | {"key": job.key, "inputs": [entry.name for entry in job.inputs]}
     write_json(job.file(".json"), record)
     return result
+
+
+@lru_cache(maxsize=1)
+def _loaded_once(folder: Path, digest: str) -> CorpusTokenizer:
+    """A worker's tokenizer: loading one of 128,000 ids takes as long as tokenizing a megabyte."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.digest != digest:
+        raise UserError(f"{folder}: the tokenizer was changed while the corpus was built; run again")
+    return tokenizer
 
 
 def pieces(ids: np.ndarray, eos_id: int, longest: int) -> list[np.ndarray]:
@@ -158,7 +169,7 @@ def _training_documents(
             tally["exact duplicates dropped"] += 1
         elif not held_out:
             yield identity, document
-        elif identity < job.held_out.keep_below:
+        elif job.keeps_held_out:
             line = {"hash": identity, "id": f"{job.source.name}/{document.id}", "text": document.text}
             held_out_file.write(json.dumps(line, ensure_ascii=False) + "\n")
             held_out_bytes[job.source.name] += len(document.text.encode())

@@ -28,6 +28,7 @@ _FORMATS = {
     ".parquet": "parquet",
 }
 _COMPRESSED = {".gz", ".zst"}
+KINDS = f"{' '.join(_FORMATS)}, plain, .gz or .zst"
 _ROWS_AT_ONCE = 1024
 
 
@@ -42,7 +43,7 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
             for p in sorted(path.glob(source.file_pattern or "**/*"))
             if p.is_file() and not p.name.startswith(".")
         ]
-        files = found if source.file_pattern else [p for p in found if _format(p)]
+        files = found if source.file_pattern else [p for p in found if format_of(p)]
         skipped = len(found) - len(files)
     elif path.is_file():
         root, files = path.parent, [path]
@@ -54,7 +55,7 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
         raise UserError(
             f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file "
-            f"(known: {' '.join(_FORMATS)}, plain, .gz or .zst); correct `path` in the study"
+            f"(known: {KINDS}); correct `path` in the study"
         )
     inputs = []
     for file in files:
@@ -72,7 +73,7 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
 def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
     """Iterate (id, text) of one file."""
     path = Path(entry.path)
-    kind = _format(path)
+    kind = format_of(path)
     reader = {"jsonl": _read_jsonl, "parquet": _read_parquet}.get(kind, _read_text)
     try:
         yield from reader(source, entry, path, tally)
@@ -80,15 +81,16 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
         raise UserError(
             f"{path}: damaged compressed file ({error}); replace or remove it and run again"
         ) from error
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
-        ) from error
-    except OSError as error:
+    except (pa.ArrowException, OSError) as error:
+        # Arrow reports damaged pages as an OSError, too, one without a number of the system's.
+        if isinstance(error, pa.ArrowException) or error.errno is None:
+            raise UserError(
+                f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
+            ) from error
         raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
     """ "text", "jsonl", "parquet", or "" for an unknown suffix."""
     suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
     return _FORMATS.get(suffix.lower(), "")

@@ -1,6 +1,7 @@
 """`tst-titan evaluate`, `tst-titan export` and `tst-titan fetch-eval-data`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +89,33 @@ def _positive(text: str) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from tst_titan.cluster.devices import gpus_for_job
     from tst_titan.evaluate.environment import prepare_environment
 
     prepare_environment(network=args.network, verbose=args.verbose)
     from tst_titan.evaluate.ranks import join_ranks, run_on, under_torchrun
-    from tst_titan.evaluate.run import Evaluation, evaluate
 
-    if args.processes > 1 and not under_torchrun():
-        return run_on(args.processes, _words(args))
-    paths = evaluate(
-        Evaluation(
-            results=args.results,
-            segment=args.segment,
-            groups=args.tasks,
-            limit=args.limit,
-            device=args.device,
-            dtype=args.dtype,
-            backend="export" if args.through_export else "checkpoint",
-            user_tasks=args.task_definitions,
+    # Before torch looks for a GPU: those that no training job on this machine holds. The processes of an evaluation use what the
+    # one that starts them holds.
+    wanted = args.processes if args.device == "auto" and not under_torchrun() else 0
+    with gpus_for_job(wanted) as held:
+        os.environ |= held.environment
+        if args.processes > 1 and not under_torchrun():
+            return run_on(args.processes, _words(args))
+        from tst_titan.evaluate.run import Evaluation, evaluate
+
+        paths = evaluate(
+            Evaluation(
+                results=args.results,
+                segment=args.segment,
+                groups=args.tasks,
+                limit=args.limit,
+                device=args.device,
+                dtype=args.dtype,
+                backend="export" if args.through_export else "checkpoint",
+                user_tasks=args.task_definitions,
+            )
         )
-    )
     if join_ranks().first:
         for path in paths:
             print(path)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from tst_titan.errors import UserError
@@ -84,10 +83,6 @@ def run_on(processes: int, arguments: Sequence[str]) -> int:
 
     Each rank has a GPU of its own, where there are GPUs; else they share the cores.
     """
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        raise UserError(
-            f"--processes {processes}: this machine has {torch.cuda.device_count()} GPUs; give each process its own, or use --device cpu"
-        )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}", "--standalone",
         "-m", "tst_titan.cli", *arguments,

@@ -1,69 +1,110 @@
-"""Run one segment: hold its lock, start torchrun, show progress, pass stop signals on, record how it ended.
+"""Run one segment: hold its lock, start its training processes, show progress, record how it ended.
 
 This process imports no torch. The workers' output goes to `train.log`; numbers come from `metrics.jsonl`.
 """
 
-import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
+from tst_titan.cluster.devices import HeldGpus, gpus_for_job, visible_gpus
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
+from tst_titan.train import node, slurm
+from tst_titan.train.attempts import (
+    STANDSTILL,
+    Attempt,
+    end_attempt,
+    stands_still,
+    start_attempt,
+    usage_record,
+)
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
+from tst_titan.train.lock import HeldByJob, SegmentLock, segment_lock
 
 PROGRESS_SECONDS = 10.0
 # Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
 # finds shards that were cut short, and checked whole by `tst-titan data inspect --verify`.
 VERIFY_TOKENS = 200_000_000
-# glibc returns each freed buffer of some megabytes to the system and faults it in anew every step. Kept, a CPU
-# superposition step of the quickstart's model costs 1.04 instead of 1.21 recovery steps (benchmarks/cpu_overhead.py).
-MALLOC_KEEPS_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def run_segment(job: Job) -> int:
     """Train `job.segment` to its end unless it is finished already.
 
-    Returns 0 when `done.json` is written, `EXIT_CONTINUE` when the job was told to stop and has saved. Raises
-    `UserError` with one message for failures that are the user's to mend.
+    Returns 0 when `done.json` is written, `EXIT_CONTINUE` when the job was told to stop and has saved, lost a node, or
+    met another job at work on the segment; a job of Slurm is then back in Slurm's queue. Raises `UserError` with one
+    message for failures that are the user's to mend.
     """
     if (job.folder / "done.json").exists():
         return 0
     _check_inputs(job)
-    with segment_lock(job.folder) as lock:
-        if (job.folder / "done.json").exists():
-            return 0
-        write_job(job)
-        for stale in ("outcome.json", "failure.json"):
-            (job.folder / stale).unlink(missing_ok=True)
-        attempt = _start_attempt(job)
-        returncode = _run_workers(job, lock)
-        outcome_file = job.folder / "outcome.json"
-        outcome = read_json(outcome_file) if outcome_file.exists() else None
-        attempts = _end_attempt(job, attempt, outcome)
-        if outcome is None:
-            raise UserError(_failure(job, returncode))
-        if outcome["stopped"]:
-            print(
-                f"{job.segment.id}: stopped and saved at step {outcome['step']}; run again to go on",
-                file=sys.stderr,
-            )
-            return EXIT_CONTINUE
-        _finish(job, attempts)
+    try:
+        with segment_lock(job.folder) as lock:
+            if (job.folder / "done.json").exists():
+                return 0
+            status = _attempt(job, lock)
+    except HeldByJob as held:
+        print(f"{job.segment.id}: Slurm job {held.job} trains it; this job goes behind that", file=sys.stderr)
+        slurm.run_again(after=held.job)
+        return EXIT_CONTINUE
+    # With the lock given back: the next start may come at once, on another node.
+    if status == EXIT_CONTINUE and slurm.launches():
+        slurm.run_again()
+    return status
+
+
+def _attempt(job: Job, lock: SegmentLock) -> int:
+    write_job(job)
+    for stale in ("outcome.json", "failure.json"):
+        (job.folder / stale).unlink(missing_ok=True)
+    shutil.rmtree(job.folder / "nodes", ignore_errors=True)
+    with _gpus(job) as held:
+        start_attempt(job, len(held.gpus))
+        returncode = _train(job, lock, held)
+    outcome_file = job.folder / "outcome.json"
+    outcome = read_json(outcome_file) if outcome_file.exists() else None
+    if outcome is not None and not outcome["stopped"]:
+        _finish(job, end_attempt(job, "finished"))
         return 0
+    if outcome is not None:
+        why, attempts = f"stopped and saved at step {outcome['step']}", end_attempt(job, "stopped")
+    else:
+        failure = read_json(job.folder / "failure.json") if (job.folder / "failure.json").exists() else None
+        why = _not_its_fault(job, failure)
+        attempts = end_attempt(job, "killed" if why else "failed")
+        if not why:
+            raise UserError(_failure(job, failure, returncode))
+    if stands_still(attempts):
+        raise UserError(
+            f"{job.segment.id}: {why}, and so it went {STANDSTILL} times without getting any further; give jobs more time "
+            f"between start and stop (runtime, time limit of the partition) or look at {job.folder / 'train.log'}"
+        )
+    print(f"{job.segment.id}: {why}; run again to go on", file=sys.stderr)
+    return EXIT_CONTINUE
+
+
+def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
+    """The GPUs of this machine that the job may use: what Slurm gave it, or what it holds."""
+    return nullcontext(HeldGpus(visible_gpus())) if slurm.launches() else gpus_for_job(job.hardware.processes)
+
+
+def _not_its_fault(job: Job, failure: dict[str, Any] | None) -> str:
+    """Why processes ended without an outcome, where that is no fault of the job's; else ""."""
+    if slurm.launches() and not (failure and failure["known"]):
+        if slurm.job_state(str(slurm.job_id())) != "RUNNING":
+            return "ended by Slurm"
+        lost = node.silent_nodes(job)
+        if lost:
+            return f"node {', '.join(map(str, lost))} of {job.hardware.nodes} ended without a word (counted from 0)"
+    return ""
 
 
 def _check_inputs(job: Job) -> None:
@@ -93,98 +134,33 @@ def _check_inputs(job: Job) -> None:
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
-@contextmanager
-def segment_lock(folder: Path) -> Iterator[IO[str]]:
-    """Hold `folder/lock`: two jobs never write one segment.
-
-    The lock is the kernel's, held by this process and the workers that inherit it, so it ends with the last of
-    them however they die. A second job waits for the first and then finds the segment finished, or goes on with it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            print(
-                f"{folder}: being trained by {lock.read().strip() or 'another job'}; waiting for it",
-                file=sys.stderr,
-            )
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.seek(0)
-        lock.truncate()
-        slurm = f", Slurm job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}{slurm}\n")
-        lock.flush()
-        yield lock
-
-
-def _run_workers(job: Job, lock: IO[str]) -> int:
-    """Run torchrun to its end; a stop signal to this process reaches every worker once."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run",
-        "--nnodes=1", f"--nproc-per-node={job.hardware.processes}", "--standalone", "--log-dir", str(job.folder / "torchrun"),
-        "-m", "tst_titan.train.titan.worker", str(job.folder / "job.json"),
-    ]  # fmt: skip
-    threads = str(job.hardware.threads)
-    environment = (
-        MALLOC_KEEPS_BUFFERS
-        | os.environ
-        | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
+    """Run the training processes on every node to their end; a stop signal to this process reaches them all."""
+    progress = Progress(job)
+    stop_at = (
+        time.monotonic() + slurm.seconds_left() - job.hardware.stop_seconds if slurm.launches() else None
     )
-    told_to_stop = False
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+    def each_round() -> bool:
+        lock.beat()
+        progress.show()
+        return stop_at is not None and time.monotonic() > stop_at
 
-    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        with (job.folder / "train.log").open("a", encoding="utf-8") as log:
-            # A session of its own: Ctrl-C on the terminal reaches the workers through us alone, once.
-            torchrun = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
-                pass_fds=[lock.fileno()],
-            )  # fmt: skip
-            progress = Progress(job)
-            passed_on = False
-            while True:
-                try:
-                    return torchrun.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    pass
-                if told_to_stop and not passed_on:
-                    print(f"{job.segment.id}: saving before it stops", file=sys.stderr, flush=True)
-                    passed_on = _signal_workers(torchrun.pid)
-                progress.show()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _signal_workers(torchrun: int) -> bool:
-    """Send SIGUSR1 to torchrun's workers; False while there are none yet.
-
-    Not to torchrun itself, which would kill them 30 seconds later, whether they have saved or not.
-    """
-    sent = False
-    for pid in _children(torchrun):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"tst_titan.train.titan.worker" in command:
-            os.kill(pid, signal.SIGUSR1)
-            sent = True
-    return sent
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    with (job.folder / "train.log").open("a", encoding="utf-8") as log:
+        if slurm.launches():
+            command, pass_on = node.srun_command(job), node.signal_srun
+        elif job.hardware.nodes > 1:
+            raise UserError(
+                f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
+            )
+        else:
+            command, pass_on = node.torchrun_command(job), node.signal_workers
+        # A session of its own: Ctrl-C on the terminal reaches the workers through us alone.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=node.environment(job) | held.environment, start_new_session=True,
+            pass_fds=[lock.fileno(), *held.locks],
+        )  # fmt: skip
+        return node.supervise(process, pass_on, each_round, said=f"{job.segment.id}: saving before it stops")
 
 
 class Progress:
@@ -233,40 +209,10 @@ def last_training_row(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _start_attempt(job: Job) -> dict[str, Any]:
-    """Note the start of this attempt; one before that was killed ended when it last wrote."""
-    path = job.folder / "attempts.json"
-    attempts = read_json(path) if path.exists() else []
-    for attempt in attempts:
-        if attempt["end"] is None:
-            written = [
-                file.stat().st_mtime
-                for name in ("metrics.jsonl", "train.log")
-                if (file := job.folder / name).exists()
-            ]
-            attempt["end"] = max([attempt["start"], *written])
-    attempt = {
-        "start": time.time(), "end": None, "step": None, "host": socket.gethostname(),
-        "world_size": job.hardware.world_size, "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-    }  # fmt: skip
-    write_json(path, [*attempts, attempt])
-    return attempt
-
-
-def _end_attempt(job: Job, attempt: dict[str, Any], outcome: dict[str, Any] | None) -> list[dict[str, Any]]:
-    path = job.folder / "attempts.json"
-    attempts = read_json(path)
-    attempts[-1] = attempt | {"end": time.time(), "step": outcome["step"] if outcome else None}
-    write_json(path, attempts)
-    return attempts
-
-
-def _failure(job: Job, returncode: int) -> str:
-    path = job.folder / "failure.json"
-    if path.exists():
-        failure = read_json(path)
-        if failure["known"]:
-            return failure["message"]
+def _failure(job: Job, failure: dict[str, Any] | None, returncode: int) -> str:
+    if failure and failure["known"]:
+        return failure["message"]
+    if failure:
         return f"{job.segment.id}: training failed: {failure['message']}; see {job.folder / 'train.log'}"
     return (
         f"{job.segment.id}: the training processes ended with status {returncode} without a word (killed, or out of "
@@ -274,8 +220,8 @@ def _failure(job: Job, returncode: int) -> str:
     )
 
 
-def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
-    """Write `done.json`, then drop the checkpoints before the last."""
+def _finish(job: Job, attempts: list[Attempt]) -> None:
+    """Write what it used into `provenance.json`, then `done.json`; drop the checkpoints before the last."""
     segment = job.segment
     rows = [
         json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -283,6 +229,8 @@ def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"
+    provenance = read_json(job.folder / "provenance.json")
+    write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
     write_json(
         job.folder / "done.json",
         {
@@ -297,7 +245,7 @@ def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
             "attempts": attempts,
             "train_loss": training[-1]["loss"],
             "validation_loss": validation[-1]["validation_loss"],
-            "corpus_digest": read_json(job.folder / "provenance.json")["corpus_digest"],
+            "corpus_digest": provenance["corpus_digest"],
         },
     )
     for path in job.checkpoints.glob("step-*"):
@@ -305,4 +253,5 @@ def _finish(job: Job, attempts: list[dict[str, Any]]) -> None:
             shutil.rmtree(path)
     for name in ("outcome.json", "attempts.json"):
         (job.folder / name).unlink()
-    shutil.rmtree(job.folder / "torchrun", ignore_errors=True)
+    for name in ("torchrun", "nodes"):
+        shutil.rmtree(job.folder / name, ignore_errors=True)

@@ -8,8 +8,21 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 from tst_titan.published import published_files
+from tst_titan.train.command import parse_hardware
+from tst_titan.train.resources import (
+    check_hardware,
+    checkpoint_memory_mb,
+    checkpoint_resources,
+    corpus_resources,
+    job_prologue,
+    parse_site,
+    training_memory_mb,
+    training_minutes,
+    training_resources,
+)
 
 STUDIES = Path(config["studies"])
 RESULTS = Path(config["results"])
@@ -17,6 +30,7 @@ TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
 MAX_SEGMENT_STEPS = config["max_segment_steps"]
 PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
+EVALUATION = config["evaluation"]
 # Task definitions of the user's own, in lm-eval's format.
 USER_TASKS = shlex.quote(str(STUDIES / "tasks"))
 # The published study has no definition: its numbers are data of the package (rule published).
@@ -24,7 +38,17 @@ PUBLISHED = "published"
 HARDWARE = config["hardware"]
 # Part of a command and never of `params`: another machine is no reason to train again.
 HARDWARE_SETTINGS = " ".join(shlex.quote(f"{key}={value}") for key, value in HARDWARE.items())
+try:
+    LAYOUT = parse_hardware([f"{key}={value}" for key, value in HARDWARE.items()])
+    SITE = parse_site(config["site"])
+    check_hardware(LAYOUT, SITE)
+except UserError as error:
+    sys.exit(f"error: {error}")
 SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
+
+
+# Before each job's command, wherever it runs.
+shell.prefix(job_prologue(SITE).replace("{", "{{").replace("}", "}}"))
 
 
 wildcard_constraints:
@@ -32,6 +56,9 @@ wildcard_constraints:
     corpus=r"[^/]+",
     segment=r"[^/]+/[^/]+",
     group=r"[^/]+",
+    part=r"\d+",
+    parts=r"\d+",
+    tokens=r"\d+",
 
 
 def unusable_study(name):
@@ -52,7 +79,22 @@ if PUBLISHED in {*PLANS, *BROKEN}:
     sys.exit(f"error: {STUDIES / PUBLISHED}.yaml: the target {STUDIES / PUBLISHED} is the paper's own numbers; rename the file")
 
 
+onstart:
+    # With the jobs and their resources known, and none submitted: what Slurm would refuse, or let wait for ever.
+    if workflow.executor_plugin.name == "slurm":
+        from tst_titan.cluster.preflight import check_cluster, request_of
+
+        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+        try:
+            requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
+            for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
+                print(f"warning: {warning}", file=sys.stderr)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+
 def segment_of(name):
     if name not in SEGMENTS:
         raise WorkflowError(f"{name}: no study in {STUDIES} has this segment; `tst-titan plan STUDY` lists them")
     return SEGMENTS[name]
+

@@ -6,7 +6,7 @@ def training_inputs(wildcards):
     if (RESULTS / "segments" / wildcards.segment / "done.json").exists():
         return {}
     segment = segment_of(wildcards.segment)
-    inputs = {"corpus": RESULTS / "data" / segment.recipe.corpus.id / "corpus.json"}
+    inputs = {"corpus": corpus_of(segment)}
     if segment.parent:
         inputs["parent"] = RESULTS / "segments" / segment.parent / "done.json"
     return inputs
@@ -16,8 +16,13 @@ rule train:
     input:
         unpack(training_inputs),
     output:
-        RESULTS / "segments/{segment}/done.json",
-    threads: int(HARDWARE["processes"]) * int(HARDWARE["threads"])
+        # Snakemake deletes outputs before a job: not what another job has finished meanwhile.
+        update(RESULTS / "segments/{segment}/done.json"),
+    threads: LAYOUT.processes * LAYOUT.threads
+    resources:
+        mem_mb=lambda wildcards: training_memory_mb(segment_of(wildcards.segment), LAYOUT, SITE),
+        runtime=lambda wildcards: training_minutes(segment_of(wildcards.segment), LAYOUT, SITE),
+        **training_resources(LAYOUT, SITE),
     message:
         "Train {wildcards.segment}"
     shell:
@@ -32,6 +37,9 @@ rule export:
         directory(RESULTS / "exports/{segment}"),
     log:
         "logs/exports/{segment}.log",
+    resources:
+        mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        **checkpoint_resources(SITE, gpus=0, minutes=60),
     message:
         "Export {wildcards.segment}"
     shell:

@@ -1,0 +1,234 @@
+"""A real Slurm on this machine for tests: one slurmctld, several slurmd, munge; no systemd, nothing outside one folder.
+
+Needs root and Debian's packages (slurmctld, slurmd, slurm-client, munge); installs them where apt-get can. Every daemon is
+started in the foreground as a child and stopped by its process, so that nothing outlives the tests. `SLURM_CONF` leads the
+client commands and jobs here: a Slurm that the machine has of its own is not touched.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
+
+# What a cluster's own would be, but for: linuxproc (no cgroups needed), short waits (cred_expire is how long Slurm makes a
+# requeued job wait), and more CPUs and memory than the machine has, as jobs of these tests are tiny.
+SLURM_CONF = """\
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.socket,cred_expire=5
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool-%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1,sched_min_interval=100000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+SlurmdTimeout={slurmd_timeout}
+SlurmctldTimeout=10
+KillWait=30
+MinJobAge=3600
+GresTypes=gpu
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs=16 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=spare Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE
+"""
+
+
+class SlurmUnavailable(Exception):
+    """Why this machine cannot run a Slurm of its own."""
+
+
+@dataclass
+class SlurmCluster:
+    """A running cluster: `environment` is what a process needs to be its user."""
+
+    root: Path
+    nodes: int
+    daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"SLURM_CONF": str(self.root / "slurm.conf")}
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Output of a Slurm command."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
+        return done.stdout.strip()
+
+    def jobs(self, states: str = "all") -> list[dict[str, str]]:
+        """Every job that Slurm remembers, oldest first: id, state, restarts, comment, nodes, reason."""
+        fields = {"id": "JobID", "state": "State", "restarts": "RestartCnt", "comment": "Comment", "nodes": "NodeList",
+                  "reason": "Reason", "name": "Name", "partition": "Partition"}  # fmt: skip
+        wanted = ",".join(f"{name}:200" for name in fields.values())
+        lines = self.run(
+            "squeue", "--noheader", f"--states={states}", "--sort=i", f"--Format={wanted}"
+        ).splitlines()
+        cut = [[line[i : i + 200].strip() for i in range(0, len(fields) * 200, 200)] for line in lines]
+        return [dict(zip(fields, values, strict=True)) for values in cut]
+
+    def start(self, name: str) -> None:
+        """Start `slurmctld` or a node's `slurmd` (by the node's name)."""
+        command = ["slurmctld", "-D"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
+        self._daemon(name, command)
+
+    def kill(self, name: str) -> None:
+        """End a daemon as a crash does."""
+        self._end(name, signal.SIGKILL)
+
+    def wait_until_idle(self, seconds: float = 60) -> None:
+        """Wait until every node is up and no job is left."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split()
+            if states == ["idle"] * self.nodes and not self.run("squeue", "-h", check=False):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(
+            f"the cluster is not idle: {self.run('sinfo', '-N', '-l', check=False)}\n{self.logs()}"
+        )
+
+    def logs(self) -> str:
+        """The last lines of every daemon."""
+        return "\n".join(
+            f"--- {log.name}\n" + "".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:])
+            for log in sorted(self.root.glob("*.log"))
+        )
+
+    def _daemon(self, name: str, command: list[str]) -> None:
+        with (self.root / f"{name}.log").open("ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _end(self, name: str, number: int) -> None:
+        daemon = self.daemons.pop(name)
+        daemon.send_signal(number)
+        try:
+            daemon.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def stop(self) -> None:
+        """End all jobs, then all daemons, controller first."""
+        if "slurmctld" in self.daemons:
+            self.run("scancel", "--state=RUNNING,PENDING,SUSPENDED", "--user=root", check=False)
+            deadline = time.monotonic() + 40
+            while time.monotonic() < deadline and self.run("squeue", "-h", check=False):
+                time.sleep(0.2)
+        for name in sorted(self.daemons, key=lambda name: (name == "munged", name != "slurmctld")):
+            self._end(name, signal.SIGTERM)
+
+
+def require_slurm() -> None:
+    """Raise `SlurmUnavailable` unless the daemons are here or can be installed."""
+    if os.geteuid() != 0:
+        raise SlurmUnavailable("Slurm's daemons need root")
+    missing = sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise SlurmUnavailable(f"not installed: {', '.join(missing)} (and this is no Debian)")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SlurmUnavailable(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}")
+
+
+@contextmanager
+def slurm_cluster(
+    root: Path, *, nodes: int = 3, gpus: int = 8, slurmd_timeout: int = 10
+) -> Iterator[SlurmCluster]:
+    """Bring a cluster up under `root`, and down again."""
+    require_slurm()
+    first_port = _free_ports(nodes + 1)
+    root.chmod(0o755)
+    (root / "state").mkdir()
+    for node in range(1, nodes + 1):
+        (root / f"spool-n{node}").mkdir()
+    # Fake GPUs are clones of /dev/null; a bare Count= would register none.
+    for index in range(gpus):
+        os.mknod(root / f"gpu{index}", 0o666 | 0o020000, os.makedev(1, 3))
+    (root / "gres.conf").write_text(f"NodeName=n[1-{nodes}] Name=gpu File={root}/gpu[0-{gpus - 1}]\n")
+    (root / "slurm.conf").write_text(
+        SLURM_CONF.format(
+            root=root, host=socket.gethostname().split(".")[0], port=first_port + nodes, nodes=nodes, gpus=gpus,
+            first_port=first_port, last_port=first_port + nodes - 1, slurmd_timeout=slurmd_timeout,
+        )
+    )  # fmt: skip
+    key = root / "munge.key"
+    key.touch(mode=0o400)
+    key.write_bytes(os.urandom(1024))
+    cluster = SlurmCluster(root, nodes)
+    files = [
+        f"--{name}={root}/munge.{end}"
+        for name, end in (("socket", "socket"), ("key-file", "key"), ("seed-file", "seed"))
+    ]
+    try:
+        # --force: the folder may belong to another user than munge would have it.
+        cluster._daemon(
+            "munged", ["munged", "--foreground", "--force", f"--pid-file={root}/munged.pid", *files]
+        )
+        _wait_for((root / "munge.socket").exists, cluster)
+        cluster.start("slurmctld")
+        for node in range(1, nodes + 1):
+            cluster.start(f"n{node}")
+        cluster.wait_until_idle()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _wait_for(condition, cluster: SlurmCluster, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a daemon did not start:\n{cluster.logs()}")
+        time.sleep(0.05)
+
+
+def _free_ports(number: int) -> int:
+    """The first of `number` ports in a row that nobody listens on."""
+    for first in range(21000 + os.getpid() % 500 * 20, 32000, number):
+        try:
+            for port in range(first, first + number):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+    raise SlurmUnavailable("no free ports")

@@ -1,0 +1,135 @@
+"""What a real Slurm says to requests that it cannot serve, and nodes to what they cannot see."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+
+from tst_titan.cluster.accounting import job_usage
+from tst_titan.cluster.preflight import Request, check_cluster
+from tst_titan.cluster.probe import probe_nodes
+from tst_titan.errors import UserError
+
+REPOSITORY = Path(__file__).parent.parent
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    try:
+        with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=2) as running:
+            yield running
+    except SlurmUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(autouse=True)
+def its_user(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+
+
+def test_what_the_cluster_can_run_passes(cluster: SlurmCluster, tmp_path: Path) -> None:
+    request = Request("train", partition="main", nodes=2, gpus=8, cpus=16, memory_mb=64000, minutes=600)
+    assert check_cluster([request, Request("evaluate")], [tmp_path]) == []
+    assert cluster.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (
+            Request("train", partition="man"),
+            "partition 'man': the cluster has none of that name; did you mean main?",
+        ),
+        (Request("train", nodes=3), "2 of its nodes have that"),
+        (Request("train", gpus=9), "9 GPUs, 0 MB of memory; 0 of its nodes have that"),
+        (Request("train", gpus=8, gpu_type="h100"), "has no GPUs of type 'h100'; there are: no named types"),
+        (
+            Request("train", memory_mb=64001),
+            "0 of its nodes have that (its nodes: 16 CPUs, 8 GPUs, 64000 MB)",
+        ),
+        (Request("train", constraint="ib"), "Slurm says: Invalid feature specification"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_before_the_queue(
+    cluster: SlurmCluster, tmp_path: Path, request_: Request, message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        check_cluster([request_], [tmp_path])
+    assert message in str(refused.value)
+    assert cluster.jobs() == []
+
+
+def test_snakemake_says_it_in_one_message_and_submits_nothing(cluster: SlurmCluster, tmp_path: Path) -> None:
+    for name in ("Snakefile", "workflow", "slurm"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / "studies").mkdir()
+    shutil.copy(REPOSITORY / "studies" / "quickstart.yaml", tmp_path / "studies")
+    (tmp_path / "site.yaml").write_text("site: {partition: man, account: nobody}\n")
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "studies/quickstart"]
+    environment = cluster.environment | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode != 0
+    said = run.stdout + run.stderr
+    assert (
+        "error: partition 'man': the cluster has none of that name; did you mean main? there are: main, spare"
+        in said
+    )
+    assert said.count("none of that name") == 1
+    assert "Traceback" not in said
+    assert cluster.jobs() == []
+    assert not (tmp_path / "results").exists()
+    # A dry run asks nothing of the cluster.
+    dry = subprocess.run(
+        [*command, "-n"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert dry.returncode == 0, dry.stderr
+
+
+def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
+    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    options = ["--partition=main", "--nodes=2", "--time=5"]
+    assert probe_nodes(options, [tmp_path]) == (["n1", "n2"], [])
+    assert list(tmp_path.iterdir()) == []
+    # The second node with something else mounted where the folder is.
+    cluster.kill("n2")
+    command = f"mount -t tmpfs none {tmp_path} && exec slurmd -D -N n2"
+    cluster._daemon("n2", ["unshare", "--mount", "sh", "-c", command])
+    cluster.wait_until_idle()
+    nodes, problems = probe_nodes(options, [tmp_path], python="/no/venv/bin/python")
+    assert nodes == ["n1", "n2"]
+    assert problems == [
+        "n1: has no /no/venv/bin/python: put the virtual environment on the shared file system",
+        f"n2: does not see {tmp_path} (or not what this machine writes there)",
+        "n2: has no /no/venv/bin/python: put the virtual environment on the shared file system",
+    ]
+    with pytest.raises(UserError, match="invalid partition specified: man"):
+        probe_nodes(["--partition=man"], [tmp_path])
+
+
+def test_a_cluster_without_accounting_is_no_error(cluster: SlurmCluster) -> None:
+    job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=true")
+    assert job_usage([job], since=time.time()) == {}
+
+
+def test_a_controller_that_is_gone_is_one_message(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """The last test: the controller stays away."""
+    cluster.kill("slurmctld")
+    with pytest.raises(UserError, match=r"Slurm does not answer: .*Unable to contact slurm controller"):
+        check_cluster([Request("train")], [tmp_path])

@@ -1,0 +1,40 @@
+"""`tst-titan nodes`: asks a cluster's nodes, by one small job, whether they see what jobs need."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "nodes",
+        help="ask Slurm's nodes whether they see the shared folders and this Python",
+        epilog="Example: tst-titan nodes --folder /scratch/me/results -- --partition=gpu --account=me --nodes=2 --time=5",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folder",
+        action="append",
+        type=Path,
+        default=[],
+        help="a folder besides the working directory; may be repeated",
+    )
+    parser.add_argument(
+        "srun",
+        nargs=argparse.REMAINDER,
+        help="options of srun after --, such as -- --partition=gpu --nodes=2",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a node; status 1 where a node lacks something."""
+    from tst_titan.cluster.probe import probe_nodes
+
+    nodes, problems = probe_nodes([word for word in args.srun if word != "--"], [Path.cwd(), *args.folder])
+    for problem in problems:
+        print(problem)
+    wrong = {problem.split(": ")[0] for problem in problems}
+    for node in nodes:
+        if node not in wrong:
+            print(f"{node}: ready")
+    return 1 if problems else 0

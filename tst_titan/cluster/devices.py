@@ -1,0 +1,126 @@
+"""Which GPUs a training job on this machine may use: each is held by one job at a time.
+
+A held GPU is a locked file. The lock is the kernel's and workers inherit it, so it ends with the last of them however they
+die, and a GPU is never given away under a worker that outlived its launcher.
+"""
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tst_titan.errors import UserError
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class HeldGpus:
+    """GPUs by the names that `CUDA_VISIBLE_DEVICES` takes, and the open files whose locks workers must inherit."""
+
+    gpus: tuple[str, ...]
+    locks: tuple[int, ...] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells workers to use these alone; nothing where nothing is held."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.locks else {}
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The GPUs that a process started with `environment` sees, as `CUDA_VISIBLE_DEVICES` names them; () without any."""
+    listed = environment.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        # CUDA takes the names up to the first that is no device, such as -1.
+        names = [name.strip() for name in listed.split(",")]
+        end = next((i for i, name in enumerate(names) if not name or name.startswith("-")), len(names))
+        return tuple(dict.fromkeys(names[:end]))
+    try:
+        shown = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(re.findall(r"^GPU (\d+):", shown.stdout, re.MULTILINE)) if shown.returncode == 0 else ()
+
+
+@contextmanager
+def gpus_for_job(count: int) -> Iterator[HeldGpus]:
+    """The GPUs of one training job on this machine: `count` of the visible ones, held; none on a machine without any.
+
+    Waits, with one line on stderr, while other jobs hold too many. `UserError` where fewer than `count` are visible.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        yield HeldGpus(())
+        return
+    with hold_gpus(count, gpus, lock_folder()) as held:
+        yield held
+
+
+@contextmanager
+def hold_gpus(count: int, gpus: tuple[str, ...], folder: Path) -> Iterator[HeldGpus]:
+    """Hold `count` of `gpus` until the block ends and every process that inherited the locks is gone."""
+    if count > len(gpus):
+        raise UserError(
+            f"hardware: {count} processes need {count} GPUs, this machine shows {len(gpus)} ({', '.join(gpus)}); use fewer "
+            "processes, or more GPUs in CUDA_VISIBLE_DEVICES"
+        )
+    with ExitStack() as held:
+        # One job at a time chooses, and waits while it does: two never hold half each of what both need, and one that
+        # needs many is not overtaken for ever by those that need few.
+        with (folder / "choosing").open("a") as choosing:
+            fcntl.flock(choosing, fcntl.LOCK_EX)
+            locks = _try_to_hold(count, gpus, folder)
+            if locks is None:
+                print(
+                    f"waiting for {count} of the GPUs {', '.join(gpus)}: other jobs hold them",
+                    file=sys.stderr,
+                )
+            while locks is None:
+                time.sleep(POLL_SECONDS)
+                locks = _try_to_hold(count, gpus, folder)
+        for lock in locks.values():
+            held.enter_context(lock)
+        yield HeldGpus(tuple(locks), tuple(lock.fileno() for lock in locks.values()))
+
+
+def _try_to_hold(count: int, gpus: tuple[str, ...], folder: Path) -> dict[str, IO[str]] | None:
+    locks: dict[str, IO[str]] = {}
+    for gpu in gpus:
+        if len(locks) == count:
+            break
+        lock: IO[str] = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks[gpu] = lock
+        except BlockingIOError:
+            lock.close()
+    if len(locks) == count:
+        return locks
+    for lock in locks.values():
+        lock.close()
+    return None
+
+
+def lock_folder() -> Path:
+    """Where this user's GPU locks lie: on this machine alone, the same for every checkout.
+
+    A Slurm job has a folder of its own: Slurm gives no GPU to two jobs, and both may call theirs "0".
+    """
+    slurm = f"-slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    folder = Path(f"/tmp/tst-titan-gpus-{os.getuid()}{slurm}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made, to hold GPUs by: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UserError(f"{folder}: is not a folder of yours; GPUs are held by files in it; remove it")
+    return folder

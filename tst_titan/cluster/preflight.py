@@ -1,0 +1,268 @@
+"""What would make every job of a submission fail or wait for ever, found before the first one is queued.
+
+Only what can be known on the machine that submits: `tst_titan.cluster.probe` asks the nodes themselves.
+"""
+
+import getpass
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tst_titan.cluster.partitions import SINFO, NodeGroup, Partition, read_partitions
+from tst_titan.cluster.slurm import ask
+from tst_titan.errors import UserError
+
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+# Options that the workflow passes, and the command that must know them.
+OPTIONS = {"sbatch": ("--signal", "--requeue"), "srun": ("--overlap",)}
+OLDEST = "20.11"
+# In memory, or a container's own: no other node ever sees what lies there.
+LOCAL_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What jobs of one kind ask Slurm for, a node at a time; `rule` and `count` say which and how many jobs."""
+
+    rule: str
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    nodes: int = 1
+    gpus: int = 0
+    gpu_type: str = ""
+    cpus: int = 1
+    memory_mb: int = 0
+    minutes: float = 0.0
+    count: int = 1
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus} {self.gpu_type + ' ' if self.gpu_type else ''}GPUs" if self.gpus else ""
+        return (
+            f"rule {self.rule} ({self.count} jobs) asks for {self.nodes} nodes, on each {self.cpus} CPUs{gpus}, "
+            f"{self.memory_mb} MB of memory"
+        )
+
+
+def request_of(rule: str, resources: Mapping[str, Any], threads: int) -> Request:
+    """The request that Snakemake's Slurm executor makes of a job's resources.
+
+    `gpu` is a number for the whole job, `gres` ("gpu:h100:8") for each node, `mem_mb` for each node.
+    """
+
+    def number(name: str, default: int) -> int:
+        # What is only known once a job's inputs are there is not a number yet.
+        value = resources.get(name)
+        return value if isinstance(value, int) and value > 0 else default
+
+    nodes = number("nodes", 1)
+    cpus = number("cpus_per_task", threads) * -(-number("tasks", 1) // nodes)
+    gpu_type, gpus = str(resources.get("gpu_model") or ""), -(-number("gpu", 0) // nodes)
+    kind, *rest = str(resources.get("gres") or "").split(":")
+    if kind == "gpu" and rest:
+        gpu_type, gpus = ":".join(rest[:-1]), int(rest[-1])
+    return Request(
+        rule=rule,
+        partition=str(resources.get("slurm_partition") or ""),
+        account=str(resources.get("slurm_account") or ""),
+        qos=str(resources.get("qos") or ""),
+        constraint=str(resources.get("constraint") or ""),
+        nodes=nodes,
+        gpus=gpus,
+        gpu_type=gpu_type,
+        cpus=cpus,
+        memory_mb=number("mem_mb_per_cpu", 0) * cpus or number("mem_mb", 0),
+        minutes=number("runtime", 0),
+    )
+
+
+def distinct(requests: Iterable[Request]) -> list[Request]:
+    """Equal requests as one, with the number of their jobs."""
+    counts: dict[Request, int] = {}
+    for request in requests:
+        counts[request] = counts.get(request, 0) + request.count
+    return [replace(request, count=count) for request, count in counts.items()]
+
+
+def check_cluster(requests: Sequence[Request], folders: Sequence[Path]) -> list[str]:
+    """Raise one `UserError` that names everything that no job can pass; returns warnings.
+
+    `folders`: what the nodes must see besides this Python: the working directory and the results.
+    """
+    check_commands()
+    answer = ask(SINFO)
+    if not answer.ok:
+        raise UserError(f"Slurm does not answer: {answer.error}; is the controller up (scontrol ping)?")
+    partitions = read_partitions(answer.text)
+    accounts = _associations()
+    problems: list[str] = []
+    warnings: list[str] = []
+    for request in distinct(requests):
+        found = check_request(request, partitions) or check_account(request, accounts)
+        if found is None and (refused := _refused(request)):
+            found = f"{request}: Slurm says: {refused}"
+        if found is None:
+            warnings += waiting(request, partitions)
+        elif found not in problems:
+            problems.append(found)
+    if not nodes_are_here():
+        problems += check_folders(
+            [*folders, Path(sys.prefix)], mounts=Path("/proc/mounts").read_text(encoding="utf-8")
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+    return warnings
+
+
+def check_commands() -> None:
+    """Slurm's commands are on PATH, and new enough for the options that the workflow uses."""
+    missing = [command for command in COMMANDS if shutil.which(command) is None]
+    if missing:
+        raise UserError(
+            f"--profile slurm: {', '.join(missing)} not found on PATH; run this on a login node of the cluster (module load "
+            "slurm?), or on one machine with --profile local"
+        )
+    for command, options in OPTIONS.items():
+        known = ask([command, "--help"]).text
+        lacking = [option for option in options if option not in known]
+        if lacking:
+            version = ask([command, "--version"]).text.strip() or "this Slurm"
+            raise UserError(
+                f"{version}: {command} has no {', '.join(lacking)}; Slurm {OLDEST} or later is needed"
+            )
+
+
+def check_request(request: Request, partitions: Mapping[str, Partition]) -> str | None:
+    """Why no node of the request's partition can ever run it; None where some can."""
+    partition = partitions.get(request.partition) or (
+        None if request.partition else next((each for each in partitions.values() if each.default), None)
+    )
+    names = ", ".join(sorted(partitions))
+    if partition is None and not request.partition:
+        return f"rule {request.rule}: no partition is given and the cluster has no default; set one in site.yaml: {names}"
+    if partition is None:
+        near = get_close_matches(request.partition, partitions, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"partition {request.partition!r}: the cluster has none of that name; {hint}there are: {names}"
+    where = f"partition {partition.name}"
+    if request.minutes > partition.max_minutes:
+        return (
+            f"{where}: rule {request.rule} asks for {request.minutes:.0f} minutes, its time limit is "
+            f"{partition.max_minutes:.0f}; lower the job's runtime (training goes on in the next job) or take another partition"
+        )
+    if request.nodes > partition.max_nodes:
+        return f"{where}: rule {request.rule} asks for {request.nodes} nodes, a job there may have {partition.max_nodes:.0f}"
+    if request.gpus and request.gpu_type:
+        types = sorted({gpus.type for group in partition.groups for gpus in group.gpus if gpus.type})
+        if request.gpu_type not in types:
+            return f"{where}: has no GPUs of type {request.gpu_type!r}; there are: {', '.join(types) or 'no named types'}"
+    able = sum(group.count for group in partition.groups if _fits(request, group))
+    if able < request.nodes:
+        kinds = sorted({_words(group) for group in partition.groups})
+        return f"{where}: {request}; {able} of its nodes have that (its nodes: {'; '.join(kinds)})"
+    return None
+
+
+def _fits(request: Request, group: NodeGroup) -> bool:
+    return (
+        group.cpus >= request.cpus
+        and group.memory_mb >= request.memory_mb
+        and group.num_gpus(request.gpu_type) >= request.gpus
+    )
+
+
+def _words(group: NodeGroup) -> str:
+    gpus = " + ".join(f"{gpus.count} {gpus.type} GPUs".replace("  ", " ") for gpus in group.gpus) or "no GPU"
+    return f"{group.cpus} CPUs, {gpus}, {group.memory_mb} MB"
+
+
+def waiting(request: Request, partitions: Mapping[str, Partition]) -> list[str]:
+    """Why the request would wait, although it could run: a closed partition, nodes that are away."""
+    partition = partitions.get(request.partition) or next(
+        each for each in partitions.values() if each.default
+    )
+    if not partition.up:
+        return [f"partition {partition.name} is not up: jobs of rule {request.rule} wait until it is"]
+    able = sum(group.count for group in partition.groups if _fits(request, group) and not group.away)
+    if able < request.nodes:
+        return [
+            f"partition {partition.name}: only {able} of the {request.nodes} nodes that rule {request.rule} needs are up now"
+        ]
+    return []
+
+
+def _associations() -> dict[str, set[str]] | None:
+    """The user's accounts with the QOS that each may use; None where the cluster keeps no accounts."""
+    if shutil.which("sacctmgr") is None:
+        return None
+    answer = ask(["sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}", "format=Account,QOS"])
+    accounts: dict[str, set[str]] = {}
+    for row in answer.rows():
+        if answer.ok and len(row) == 2:
+            accounts.setdefault(row[0], set()).update(row[1].split(","))
+    return accounts or None
+
+
+def check_account(request: Request, accounts: Mapping[str, set[str]] | None) -> str | None:
+    """Why the user cannot charge the request's account or use its QOS; None where Slurm does not say."""
+    if accounts is None:
+        return None
+    if request.account and request.account.lower() not in accounts:
+        return f"account {request.account!r}: not yours on this cluster; yours are: {', '.join(sorted(accounts))}"
+    allowed = accounts[request.account.lower()] if request.account else set().union(*accounts.values())
+    if request.qos and request.qos not in allowed:
+        return (
+            f"qos {request.qos!r}: not allowed for you; allowed: {', '.join(sorted(filter(None, allowed)))}"
+        )
+    return None
+
+
+def _refused(request: Request) -> str:
+    """What Slurm itself has against the request, in its words; "" where it would take it."""
+    options = {
+        "partition": request.partition, "account": request.account, "qos": request.qos, "constraint": request.constraint,
+        "nodes": request.nodes, "ntasks-per-node": 1, "cpus-per-task": request.cpus, "mem": request.memory_mb,
+        "time": int(request.minutes),
+        "gres": ":".join(["gpu", *filter(None, [request.gpu_type]), str(request.gpus)]) if request.gpus else "",
+    }  # fmt: skip
+    command = [
+        "sbatch",
+        "--test-only",
+        *(f"--{name}={value}" for name, value in options.items() if value),
+        "--wrap=true",
+    ]
+    answer = ask(command)
+    return (
+        "" if answer.ok else answer.error.removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
+    )
+
+
+def nodes_are_here() -> bool:
+    """Whether every node of the cluster is this very machine."""
+    hosts = set(ask(["sinfo", "-N", "-h", "-o", "%n"]).text.split())
+    return bool(hosts) and hosts <= {socket.gethostname(), socket.gethostname().split(".")[0]}
+
+
+def check_folders(folders: Iterable[Path], mounts: str) -> list[str]:
+    """Folders that no other node can see, by the kind of file system that they are on (`mounts`: /proc/mounts)."""
+    kinds = {
+        Path(line.split()[1].replace("\\040", " ")): line.split()[2]
+        for line in mounts.splitlines()
+        if line.strip()
+    }
+    problems = []
+    for folder in dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders):
+        mount = next(parent for parent in (folder, *folder.parents) if parent in kinds or parent == Path("/"))
+        if kinds.get(mount) in LOCAL_FILE_SYSTEMS:
+            problems.append(
+                f"{folder}: is on {kinds[mount]} (mounted at {mount}), which compute nodes do not see; use a folder on the "
+                "cluster's shared file system"
+            )
+    return problems

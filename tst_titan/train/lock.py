@@ -1,0 +1,188 @@
+"""One writer a segment: the lock beside its checkpoints, on one machine and across a cluster.
+
+`lock` names its holder: node, process, Slurm job, a token that is new each time, and a count that the holder raises every
+few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives, exactly: the
+training processes inherit it, so it ends with the last of them however they die. File systems that nodes share do not
+carry such locks reliably, so from another node the holder is gone when Slurm no longer runs its job (or it was no job of
+Slurm) *and* its count has stood still. A holder that finds another's token in the file has lost the lock and must end.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from tst_titan.errors import UserError
+from tst_titan.train import slurm
+
+BEAT_SECONDS = 5.0
+# How long a count must stand still: longer than Slurm takes to end the processes of a job (KillWait, 30 s), and than a shared
+# file system needs to show a change.
+QUIET_SECONDS = 60.0
+# Between writing a token and believing it: two nodes that take one free lock at once both see the later token.
+SETTLE_SECONDS = 1.0
+POLL_SECONDS = 1.0
+LOCK_BYTES = 512
+
+
+class LockLost(UserError):
+    """Another job took the segment over."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a segment. `node` is Slurm's name of the machine where there is one."""
+
+    node: str
+    process: int
+    slurm_job: str | None
+    token: str
+    count: int = 0
+
+    def __str__(self) -> str:
+        job = f", Slurm job {self.slurm_job}" if self.slurm_job else ""
+        return f"process {self.process} on {self.node}{job}"
+
+
+def myself() -> Holder:
+    """This process as a holder, with a token of its own."""
+    return Holder(
+        node=slurm.node_name() or socket.gethostname(),
+        process=os.getpid(),
+        slurm_job=slurm.job_id(),
+        token=secrets.token_hex(8),
+    )
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who is written into a lock file; None where nobody is."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+class HeldByJob(Exception):
+    """A segment is held by another running Slurm job (its id)."""
+
+    def __init__(self, job: str):
+        self.job = job
+
+
+class SegmentLock:
+    """A held lock. `beat` must be called at least every few seconds, `fileno` is for children to inherit."""
+
+    def __init__(self, path: Path, file: IO[str], holder: Holder):
+        self.path, self.file, self.holder = path, file, holder
+        self._next_beat = 0.0
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def write(self) -> None:
+        _write(self.path, json.dumps(asdict(self.holder)))
+
+    def beat(self) -> None:
+        """Raise the count if it is time; `LockLost` if the file names another holder."""
+        if time.monotonic() < self._next_beat:
+            return
+        found = read_holder(self.path)
+        if found is not None and found.token != self.holder.token:
+            raise LockLost(f"{self.path}: {found} took this segment over")
+        self.holder = replace(self.holder, count=self.holder.count + 1)
+        self.write()
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+
+
+@contextmanager
+def segment_lock(folder: Path) -> Iterator[SegmentLock]:
+    """Hold `folder/lock`, waiting for another holder's end.
+
+    Raises `HeldByJob` at once where both are jobs of Slurm and the other runs: waiting is better done in its queue.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+    with file:
+        lock = SegmentLock(folder / "lock", file, myself())
+        _acquire(lock)
+        try:
+            yield lock
+        finally:
+            found = read_holder(lock.path)
+            if found is None or found.token == lock.holder.token:
+                _write(lock.path, "")
+
+
+def _acquire(lock: SegmentLock) -> None:
+    waiting_for: str | None = None
+    last, since = None, time.monotonic()
+    while True:
+        free = _kernel_lock(lock.file)
+        other = read_holder(lock.path)
+        if free and (
+            other is None or other.node == lock.holder.node or _gone(other, last, since, lock.holder)
+        ):
+            lock.write()
+            # On one machine the kernel's lock has decided already.
+            if slurm.job_id() is None:
+                return
+            time.sleep(SETTLE_SECONDS)
+            found = read_holder(lock.path)
+            if found is not None and found.token == lock.holder.token:
+                return
+            continue
+        if other is not None and other.slurm_job and _runs_elsewhere(other, lock.holder):
+            raise HeldByJob(other.slurm_job)
+        if other is not None and other != last:
+            last, since = other, time.monotonic()
+        if waiting_for != str(other):
+            waiting_for = str(other)
+            print(
+                f"{lock.path.parent}: being trained by {other or 'another job'}; waiting for it",
+                file=sys.stderr,
+            )
+        if free:  # not while waiting: whoever comes to this node later decides by the same rules
+            fcntl.flock(lock.file, fcntl.LOCK_UN)
+        time.sleep(POLL_SECONDS)
+
+
+def _kernel_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _runs_elsewhere(other: Holder, me: Holder) -> bool:
+    return me.slurm_job not in (None, other.slurm_job) and slurm.job_runs(str(other.slurm_job))
+
+
+def _gone(other: Holder, last: Holder | None, since: float, me: Holder) -> bool:
+    """Whether a holder on another node has ended, having been `last` seen with the same count from `since` on."""
+    if other != last or time.monotonic() - since < QUIET_SECONDS:
+        return False
+    # The same job, started again by Slurm: its earlier start has ended.
+    return other.slurm_job in (None, me.slurm_job) or not slurm.job_runs(str(other.slurm_job))
+
+
+def _write(path: Path, text: str) -> None:
+    # In place, as the kernel's lock is on this very file, and in one call over what was there: who reads meanwhile never
+    # finds it empty. A handle of its own, closed at once, shows it to other nodes.
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(handle, text.encode().ljust(LOCK_BYTES), 0)
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""What training asks of Slurm: where it runs, one task a node, the state of a job, and to be run again.
+
+Everything here is Slurm's own commands. Nothing is asked unless the profile says that jobs are Slurm's:
+`TST_TITAN_LAUNCHER=srun` in the job's environment (slurm/config.yaml).
+"""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+
+from tst_titan.errors import UserError
+
+COMMAND_SECONDS = 60
+# States in which a job has processes, or is about to.
+RUNNING_STATES = {
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "RESIZING",
+}
+
+
+def launches() -> bool:
+    """Whether training processes are to be started by srun."""
+    return os.environ.get("TST_TITAN_LAUNCHER") == "srun" and job_id() is not None
+
+
+def environment() -> dict[str, str]:
+    """The environment in which Slurm's commands find their cluster."""
+    configuration = os.environ.get("TST_TITAN_SLURM_CONF")
+    return os.environ | ({"SLURM_CONF": configuration} if configuration else {})
+
+
+def job_id() -> str | None:
+    """Id of the Slurm job that this process belongs to."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def node_name() -> str | None:
+    """Slurm's name of the node that this process is on."""
+    return os.environ.get("SLURMD_NODENAME")
+
+
+def job_state(job: str) -> str | None:
+    """Slurm's word for a job's state; None where it knows no such job any more."""
+    lines = _run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").split()
+    return lines[0] if lines else None
+
+
+def job_runs(job: str) -> bool:
+    """Whether a job may still have processes. A Slurm that does not answer is taken for yes: never two writers."""
+    try:
+        return job_state(job) in RUNNING_STATES
+    except UserError:
+        return True
+
+
+def seconds_left() -> float:
+    """Until this job's time limit; infinite where there is none."""
+    left = _run("squeue", "--noheader", f"--jobs={job_id()}", "--format=%L").strip()
+    return parse_duration(left)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of Slurm's `days-hours:minutes:seconds`, of which the front may be missing; infinite for words."""
+    days, _, clock = text.rpartition("-")
+    if not re.fullmatch(r"(\d+)?", days) or not re.fullmatch(r"\d+(:\d+){0,2}", clock):
+        return float("inf")
+    numbers = [int(number) for number in clock.split(":")]
+    seconds = sum(number * unit for number, unit in zip(reversed(numbers), (1, 60, 3600), strict=False))
+    return 86400 * int(days or 0) + seconds
+
+
+def run_again(*, after: str | None = None) -> bool:
+    """Put this job back into the queue, behind the end of job `after`; False where Slurm has ended it already.
+
+    Slurm ends the processes of a job that it requeues (SIGTERM, KillWait, SIGKILL): call this when nothing is left to
+    do but exit. A job that was cancelled, preempted or lost a node is in Slurm's hands, and left there.
+    """
+    job = job_id()
+    if job is None or job_state(job) != "RUNNING":
+        return False
+    _run("scontrol", "requeue", job)
+    if after is not None:
+        _run("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{after}")
+    return True
+
+
+def describe(comment: str) -> None:
+    """Show `comment` in squeue (`--format=%k`) for this job; no reason to fail where a site forbids it."""
+    with contextlib.suppress(UserError):
+        _run("scontrol", "update", f"JobId={job_id()}", f"Comment={comment}")
+
+
+def first_node() -> str:
+    """The address, as Slurm knows it, of the node that this process is on: the first of its job."""
+    name = node_name()
+    if name is None:
+        return socket.gethostname()
+    address = re.search(r"NodeAddr=(\S+)", _run("scontrol", "show", "node", name))
+    return address.group(1) if address else name
+
+
+def srun(nodes: int, cpus: int) -> list[str]:
+    """The command that starts one task on each of the job's nodes with all that the job has there.
+
+    --overlap: the step shares the nodes with the one that this process may be in. --mem=0: all of the job's memory.
+    When one node's processes end, those of the others have a minute to end by themselves and to say why.
+    """
+    return [
+        "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
+        "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=60", "--unbuffered", "--job-name=train",
+    ]  # fmt: skip
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: not found; is Slurm on PATH on the compute nodes?") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{' '.join(command)}: no answer in {COMMAND_SECONDS} s") from None
+    if done.returncode:
+        if "Invalid job id" in done.stderr:
+            return ""
+        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}")
+    return done.stdout
