@@ -27,6 +27,10 @@ elif "TST_TITAN_SITE" in os.environ:
     sys.exit(f"error: {SITE_FILE}: no such file (named by TST_TITAN_SITE)")
 
 
+# The head of `snakemake --report`; each rule says what of its output is shown there.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

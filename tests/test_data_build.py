@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from data_fixtures import jsonl, settings, texts
+from data_fixtures import jsonl, numbered_corpus, settings, texts
 
-from tst_titan.data import build, corpora
+from tst_titan.data import build, corpora, order
 from tst_titan.data import documents as documents_module
 from tst_titan.data.build import build_corpus, tokenize_part
 from tst_titan.data.corpora import list_source, read_documents
@@ -21,9 +21,12 @@ from tst_titan.data.documents import document_hash
 from tst_titan.data.groups import finished
 from tst_titan.data.held_out import ONE_IN, held_out_rule
 from tst_titan.data.manifest import open_corpus, verify_corpus
+from tst_titan.data.needed import tokens_needed
 from tst_titan.data.shards import open_shard
+from tst_titan.data.stream import TokenStream
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe
 from tst_titan.errors import UserError
+from tst_titan.plan import load_plan
 from tst_titan.plan.settings import SourceSettings, TokenizerSettings
 
 
@@ -164,6 +167,105 @@ def test_max_tokens_takes_whole_documents_from_the_front_and_reads_no_more_files
         name for row in pq.read_table(tmp_path / "some/shards.parquet").to_pylist() for name in row["inputs"]
     }
     assert 0 < len(used) < 12
+
+
+def grown(folder: Path, chosen, needed: int | None) -> dict:
+    return build_corpus(chosen, folder, num_workers=1, needed=None if needed is None else {"local": needed})
+
+
+def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_is_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(order, "_FIRST_STRETCH", 2000)
+    chosen = settings(many_files(tmp_path / "in", texts(600) + texts(60), count=30))
+    everything = grown(tmp_path / "all", chosen, None)
+    total = everything["sources"][0]["num_tokens"]
+    folder = tmp_path / "corpus"
+    some = grown(folder, chosen, total // 4)
+    assert total // 4 <= some["sources"][0]["num_tokens"] < total // 2
+    assert not some["sources"][0]["complete"]
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (folder / "train").rglob("*.arrow")}
+    validation = (folder / "validation.jsonl").read_bytes()
+    stream = TokenStream(folder, seed=3, num_lanes=4, block_tokens=32)
+    read = stream.windows(0, total // 20)
+    with pytest.raises(
+        UserError,
+        match="source local is not tokenized that far; tokenize more of it with `tst-titan data build",
+    ):
+        stream.windows(0, total)
+    with pytest.raises(
+        UserError, match="needs 100,000 data tokens, and source local is not tokenized that far"
+    ):
+        stream.check_enough(100_000, 33)
+    assert grown(folder, chosen, total // 5) == some
+
+    more = grown(folder, chosen, total // 2)
+    assert more["sources"][0]["shards"][: len(before)] == some["sources"][0]["shards"]
+    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in before} == before
+    assert contents(folder / "train") == {
+        name: data
+        for name, data in contents(tmp_path / "all/train").items()
+        if (folder / "train" / name).exists()
+    }
+    assert np.array_equal(
+        TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read
+    )
+    assert (folder / "validation.jsonl").read_bytes() == validation
+
+    assert grown(folder, chosen, 10 * total) == everything
+    assert contents(folder) == contents(tmp_path / "all")
+    assert np.array_equal(
+        TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read
+    )
+
+
+def test_a_corpus_whose_files_changed_does_not_grow(tmp_path):
+    chosen = settings(
+        many_files(tmp_path / "in", texts(400)),
+        tokenizer=TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t")),
+    )
+    train_bpe(tmp_path / "t", texts(100), 300)
+    grown(tmp_path / "corpus", chosen, 3000)
+    manifest = (tmp_path / "corpus/corpus.json").read_bytes()
+    many_files(tmp_path / "in", texts(400, seed=1))
+    with pytest.raises(UserError, match=r"00000\.arrow: the files that it was made of have changed"):
+        grown(tmp_path / "corpus", chosen, 20_000)
+    assert (tmp_path / "corpus/corpus.json").read_bytes() == manifest
+    verify_corpus(tmp_path / "corpus")
+
+
+def test_tokens_dropped_as_duplicates_are_made_up_for(tmp_path):
+    # Most of what is read first is a repetition.
+    documents = texts(40) * 8 + texts(400, seed=1)
+    chosen = settings(many_files(tmp_path / "in", documents, count=24))
+    manifest = grown(tmp_path / "corpus", chosen, 12_000)
+    assert manifest["sources"][0]["num_tokens"] >= 12_000
+    assert not manifest["sources"][0]["complete"]
+
+
+@pytest.mark.parametrize("block_tokens", [512, 2048])
+def test_what_a_plan_needs_is_what_its_longest_run_reads(tmp_path, monkeypatch, block_tokens):
+    monkeypatch.setattr(order, "_FIRST_STRETCH", 10_000)
+    study = tmp_path / "two.yaml"
+    study.write_text(
+        "corpus: {mix: {a: 0.7, b: 0.3}, sources: {a: {kind: files, path: x}, b: {kind: files, path: y}}, tokenizer: bpe-512,"
+        " validation_tokens: 100}\n"
+        "models: {m: {shape: {dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}, learning_rate: 1e-2}}\n"
+        "steps: [40, 200]\narms: {baseline: {}, tst: {bag_size: 5, step_ratio: 0.5}}\n"
+        f"training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: {block_tokens}}}\n"
+    )
+    plan = load_plan(study, tmp_path)
+    ((_, needed),) = tokens_needed([plan]).items()
+    longest = max(plan.segments.values(), key=lambda segment: segment.data_tokens)
+    folder = numbered_corpus(tmp_path / "corpus", needed, {"a": 0.7, "b": 0.3}, shard_tokens=20_000)
+    manifest = json.loads((folder / "corpus.json").read_text())
+    for source in manifest["sources"]:
+        source["complete"] = False
+    (folder / "corpus.json").write_text(json.dumps(manifest))
+    stream = TokenStream(folder, seed=0, num_lanes=8, block_tokens=block_tokens)
+    assert stream.check_enough(longest.data_tokens, 64 + 1) == []
+    assert stream.windows(longest.data_tokens - 8 * 64, 64 + 1).shape == (8, 65)
+    assert sum(needed.values()) < 1.6 * longest.data_tokens + 60 * block_tokens
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):

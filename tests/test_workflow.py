@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from data_hub_server import HubServer
 
 from tst_titan.plan import load_plan
 
@@ -54,8 +56,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, profile: str = "local") -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+def snakemake(
+    folder: Path, *arguments: str, profile: str = "local", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", profile, *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False,
@@ -212,14 +216,16 @@ def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> N
 def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nothing of Slurm on PATH, wherever this runs.
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "sh", "env", "git", "which", "uname"):
+        if found := shutil.which(tool):
+            (tools / tool).symlink_to(found)
+    monkeypatch.setenv("PATH", str(tools))
+    assert shutil.which("sbatch") is None
     for name in ("Snakefile", "workflow", "slurm", "studies"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    # What this machine has, but for Slurm.
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("bash", "sh", "env", "git", "which"):
-        (programs / name).symlink_to(str(shutil.which(name)))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{programs}")
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     said = run.stdout + run.stderr
@@ -274,3 +280,83 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
         assert steps == sorted(steps)
     finally:
         new.unlink()
+
+
+HOSTED = """\
+task: hosted
+dataset_path: org/name
+test_split: test
+output_type: multiple_choice
+doc_to_text: q
+doc_to_choice: options
+doc_to_target: gold
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+
+
+def test_fetched_data_serve_evaluation_jobs_that_have_no_network(checkout: Path, tmp_path: Path) -> None:
+    """The hub is on loopback, and gone before the study is evaluated."""
+    rows = [{"q": "two and two is", "options": [" four", " six"], "gold": 0}] * 3
+    server = HubServer({"test.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, {})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    studies = checkout / "studies"
+    (studies / "tasks").mkdir()
+    (studies / "tasks" / "hosted.yaml").write_text(HOSTED)
+    text = (studies / "tiny.yaml").read_text().replace("tasks: offline", "tasks: [offline, hosted]")
+    (studies / "hosted.yaml").write_text(text)
+    cache = str(tmp_path / "cache")
+    try:
+        try:
+            fetched = snakemake(checkout, "fetch_eval_data", HF_HOME=cache, HF_ENDPOINT=server.url)
+        finally:
+            server.shutdown()
+            server.server_close()
+        assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+        assert "hosted: 3 samples from org/name" in fetched.stdout + fetched.stderr
+        built = snakemake(checkout, "studies/hosted", HF_HOME=cache, HF_HUB_OFFLINE="1")
+        assert built.returncode == 0, built.stdout + built.stderr
+        table = list(csv.DictReader((studies / "hosted" / "table.csv").open()))
+        assert {row["hosted"] for row in table} <= {"0.0", "1.0"}
+    finally:
+        (studies / "hosted.yaml").unlink()
+        shutil.rmtree(studies / "tasks")
+        shutil.rmtree(studies / "hosted", ignore_errors=True)
+
+
+def test_the_published_study_is_a_target_built_once(checkout: Path) -> None:
+    built = snakemake(checkout, "studies/published")
+    assert built.returncode == 0, built.stdout + built.stderr
+    out = checkout / "studies" / "published"
+    assert {"table.csv", "grids.csv", "comparisons.csv", "grids.svg", "comparisons.svg", "report.html"} <= {
+        file.name for file in out.iterdir()
+    }
+    assert "speedup of 1.81x" in built.stdout + built.stderr
+    again = snakemake(checkout, "studies/published")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    mine = checkout / "studies" / "published.yaml"
+    shutil.copy(checkout / "studies" / "tiny.yaml", mine)
+    try:
+        taken = snakemake(checkout, "-n", "studies/tiny")
+        assert taken.returncode != 0
+        assert (
+            "studies/published.yaml: the target studies/published is the paper's own numbers"
+            in taken.stdout + taken.stderr
+        )
+    finally:
+        mine.unlink()
+
+
+def test_snakemakes_own_report_shows_every_result_with_its_caption(checkout: Path) -> None:
+    page = checkout / "snakemake-report.html"
+    made = snakemake(checkout, "studies/tiny", "--report", page.name)
+    assert made.returncode == 0, made.stdout + made.stderr
+    text = page.read_text()
+    page.unlink()
+    shown, _ = json.JSONDecoder().raw_decode(text.split("var results = ")[-1])
+    names = {Path(name).name: entry for name, entry in shown.items()}
+    assert {"report.html", "table.csv", "comparisons.csv", "curves.svg", "hours.svg"} <= names.keys()
+    assert "the switch marked" in names["curves.svg"]["caption"]
+    assert "One row a run" in names["table.csv"]["caption"]
+    assert not [name for name, entry in names.items() if "A result of this study" in entry["caption"]]
+    assert "Each study" in text

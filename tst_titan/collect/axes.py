@@ -65,10 +65,10 @@ def tick_text(value: float, neighbours: Sequence[float]) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def squeeze(text: str, width: float) -> str:
-    """Attributes of a `<text>` that keep it inside of `width`; empty where it fits."""
+def squeeze(text: str, width: float, letter: float = 5.8) -> str:
+    """Attributes of a `<text>` that keep it inside of `width`, letters being `letter` wide; empty where it fits."""
     return (
         f' textLength="{width - 3:.1f}" lengthAdjust="spacingAndGlyphs"'
-        if 5.8 * len(text) > width - 3
+        if letter * len(text) > width - 3
         else ""
     )

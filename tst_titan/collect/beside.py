@@ -15,6 +15,7 @@ from tst_titan.collect.comparisons import VARIANT, Difference, equal_data, equal
 from tst_titan.collect.downstream import AVERAGE, AVERAGED
 from tst_titan.collect.equal_loss import ReadOff, equal_loss
 from tst_titan.plan import Run
+from tst_titan.plan.implied import DENSE_POSITIONS_PER_STEP, POSITIONS_PER_STEP
 from tst_titan.published import published_grids, published_table1
 from tst_titan.study.catalogue import MODELS, PAPER_TASKS
 
@@ -22,9 +23,6 @@ LOSS = "final_train_loss"
 PREFIX = "published_"
 PUBLISHED_LOSS = PREFIX + LOSS
 PUBLISHED_HOURS = PREFIX + "device_hours"
-# Equivalent tokens of a published step: dense models and the MoE.
-_STEP_TOKENS = {"10B-A1B": 4096 * 2048}
-_DENSE_STEP_TOKENS = 1024 * 2048
 _SAME_TOKENS = 0.05
 
 _Key = tuple[str, int, int, int, str, bool]
@@ -39,7 +37,7 @@ def published_of(run: Run) -> dict[str, float]:
     model = MODELS.get(run.model)
     if model is None or run.learning_rate != model["learning_rate"]:
         return {}
-    step_tokens = _STEP_TOKENS.get(run.model, _DENSE_STEP_TOKENS)
+    step_tokens = POSITIONS_PER_STEP.get(run.model, DENSE_POSITIONS_PER_STEP)
     if abs(run.equivalent_tokens / run.steps / step_tokens - 1) > _SAME_TOKENS:
         return {}
     if run.superposition_steps and run.superpose != "both":

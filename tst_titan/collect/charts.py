@@ -122,7 +122,7 @@ def chart_svg(chart: Chart, *, x: int | None = None, y: int | None = None) -> st
         body, data = row_chart_body(chart) if isinstance(chart, RowChart) else _heat_map(chart), ""
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}"{place}{data}>'
-        f'<text class="title" x="{LEFT}" y="18">{escape(chart.title)}</text>{body}</svg>'
+        f'<text class="title" x="{8 if isinstance(chart, RowChart) else LEFT}" y="18">{escape(chart.title)}</text>{body}</svg>'
     )
 
 

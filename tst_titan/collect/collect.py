@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from tst_titan.collect.beside import PublishedComparisons, evaluations_with_published, with_published
 from tst_titan.collect.charts import figure_svg
 from tst_titan.collect.comparisons import equal_data, equal_flops
@@ -43,13 +45,9 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
 
 
 def compare(found: StudyResults, wanted: tuple[str, ...]) -> Findings:
-    """The comparisons that a study asks for, on validation loss where every finished run has one.
-
-    Beside published values it is the final training loss: the one that the paper prints.
-    """
+    """The comparisons that a study asks for."""
     finished = found.table[found.table["status"] == "finished"]
-    validated = finished["validation_loss"].notna().all() and "published" not in wanted
-    column = "validation_loss" if validated else "final_train_loss"
+    column = compared_column(finished, wanted)
     return Findings(
         column=column,
         flops=tuple(equal_flops(finished, column)) if "equal_flops" in wanted else (),
@@ -57,3 +55,12 @@ def compare(found: StudyResults, wanted: tuple[str, ...]) -> Findings:
         data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
         published=PublishedComparisons(found.table) if "published" in wanted else None,
     )
+
+
+def compared_column(finished: pd.DataFrame, wanted: tuple[str, ...]) -> str:
+    """Which loss of the finished runs is compared: the validation loss where each has one.
+
+    Beside published values it is the final training loss, the one that the paper prints.
+    """
+    validated = finished["validation_loss"].notna().all() and "published" not in wanted
+    return "validation_loss" if validated else "final_train_loss"

@@ -1,4 +1,4 @@
-"""`tst-titan collect`, `tst-titan status` and `tst-titan published`."""
+"""`tst-titan collect`, `tst-titan status`, `tst-titan recommend` and `tst-titan published`."""
 
 import argparse
 from pathlib import Path
@@ -22,6 +22,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--watch", type=float, metavar="SECONDS", help="show it anew every SECONDS, until Ctrl-C"
     )
     status.set_defaults(run=run_status)
+    recommend = subparsers.add_parser(
+        "recommend", help="bag size and step ratio for a size that a study did not run"
+    )
+    recommend.add_argument("study_file", type=Path, help="the study's definition, studies/NAME.yaml")
+    recommend.add_argument("model", help="a model of the catalogue, or a number of parameters such as 1.2B")
+    recommend.add_argument(
+        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
+    )
+    recommend.set_defaults(run=run_recommend)
     published = subparsers.add_parser(
         "published", help="rebuild the published study's tables, grids and read-offs"
     )
@@ -52,6 +61,37 @@ def run_status(args: argparse.Namespace) -> None:
         watch_status(study_file, args.results, args.watch)
     else:
         show_status(study_file, args.results)
+
+
+def run_recommend(args: argparse.Namespace) -> None:
+    """Print the setting that a study's grids predict for a size, or why they cannot."""
+    from tst_titan.collect.collect import compared_column
+    from tst_titan.collect.recommend import setting_trend
+    from tst_titan.collect.recommend_report import known_sizes, recommendation_words
+    from tst_titan.collect.scaling_fit import CannotFitError
+    from tst_titan.collect.scaling_report import model_sizes
+    from tst_titan.collect.study_results import gather
+    from tst_titan.errors import UserError
+    from tst_titan.plan import load_plan
+    from tst_titan.study.fields import parse_tokens
+
+    plan = load_plan(args.study_file, args.results)
+    sizes = {**known_sizes(), **model_sizes(plan)}
+    params = sizes.get(args.model)
+    if params is None:
+        try:
+            params = parse_tokens(args.model)
+        except ValueError:
+            raise UserError(
+                f"{args.model}: no such model; write one of {', '.join(sizes)}, or a number of parameters such as 1.2B"
+            ) from None
+    found = gather(plan, args.results)
+    finished = found.table[found.table["status"] == "finished"]
+    try:
+        trend = setting_trend(finished, compared_column(finished, plan.compare), sizes)
+    except CannotFitError as error:
+        raise UserError(f"{args.study_file}: nothing can be recommended: {error}") from error
+    print(recommendation_words(args.model, trend.at(float(params)), trend))
 
 
 def run_published(args: argparse.Namespace) -> None:

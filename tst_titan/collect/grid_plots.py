@@ -70,7 +70,7 @@ def bag_size_curves(grid: Grid, published: Grid | None = None) -> Panel:
             if value in grid.step_ratios
         )
     return Panel(
-        title=f"{what.capitalize()} by bag size: {grid.name}",
+        title=grid.name,
         x_label="bag size s",
         y_label=what,
         lines=tuple(

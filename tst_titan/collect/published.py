@@ -14,6 +14,7 @@ from tst_titan.collect.equal_loss import ReadOff, equal_loss
 from tst_titan.collect.formats import short
 from tst_titan.collect.grid_plots import budget_panels, grid_charts
 from tst_titan.collect.grids import Grid, find_grids
+from tst_titan.collect.recommend_report import known_sizes, recommendation_section
 from tst_titan.collect.report import FigureSection, Findings, plain_report
 from tst_titan.collect.tables import runs_table, task_names, write_csv, write_runs
 from tst_titan.files import write_text
@@ -110,6 +111,8 @@ def collect_published(out: Path) -> PublishedResults:
     )
     colors = {"baseline": 0, "tst": 1, "tst_reinit_embeddings": 4}
     budgets = budget_panels(found.table, LOSS, colors)
+    uniform = found.grid_runs[found.grid_runs["bag_weighting"] == "uniform"]
+    trends, sentences = recommendation_section(uniform, LOSS, known_sizes())
     hours = hours_rows(
         [
             (f"{row['arm']}, {row['model']}, {short(row['steps'])}", row["arm"], row["device_hours"])
@@ -128,10 +131,12 @@ def collect_published(out: Path) -> PublishedResults:
         ),
         FigureSection("budgets", "Budgets", budgets, f"From Table 1 of {SOURCE}; table.csv."),
         FigureSection("grids", "Bag size by step ratio", charts, f"From the grids of {SOURCE}; grids.csv."),
+        FigureSection("scaling", "Scaling", trends, f"From the grids of {SOURCE}; grids.csv.", sentences),
         FigureSection("hours", "B200-hours", hours, f"From Table 1 of {SOURCE}; table.csv."),
     ]
     for section in sections:
-        write_text(out / f"{section.id}.svg", figure_svg(section.charts))
+        if section.charts:
+            write_text(out / f"{section.id}.svg", figure_svg(section.charts))
     write_csv(findings.table(), out / "comparisons.csv")
     write_csv(downstream_table(found.table, task_names(found.table)), out / "downstream.csv")
     write_text(out / "report.html", plain_report("published", SOURCE, found.table, findings, sections))

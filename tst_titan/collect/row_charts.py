@@ -10,7 +10,6 @@ import numpy as np
 from tst_titan.collect.axes import (
     BOTTOM,
     HEIGHT,
-    LEFT,
     RIGHT,
     TOP,
     WIDTH,
@@ -22,7 +21,8 @@ from tst_titan.collect.axes import (
 )
 
 MOST_ROWS = 14
-_NAMES, _VALUES = 150, 62
+# Units beside the axis for names and for values in words.
+_NAMES, _VALUES = 176, 58
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RowChart:
 
 def row_chart_body(chart: RowChart) -> str:
     """The marks and labels of a chart, without its title: what `charts.chart_svg` puts into its `<svg>`."""
-    left, right, bottom = LEFT + _NAMES - 54, WIDTH - RIGHT - _VALUES, HEIGHT - BOTTOM
+    left, right, bottom = _NAMES, WIDTH - RIGHT - _VALUES, HEIGHT - BOTTOM
     low, high = _range(chart)
     to_x = scale(low, high, left, right, False)
     parts = []
@@ -73,7 +73,7 @@ def row_chart_body(chart: RowChart) -> str:
         parts.append(
             f'<text x="{x:.1f}" y="{TOP - 3}" text-anchor="middle">{escape(chart.reference[1])}</text>'
         )
-    height = min(34.0, (bottom - TOP) / max(1, len(chart.rows)))
+    height = min(54.0, (bottom - TOP) / max(1, len(chart.rows)))
     for index, row in enumerate(chart.rows):
         parts.append(_row(row, chart.bars, to_x, (low, high), TOP + (index + 0.5) * height, height, left))
     parts.append(
@@ -106,10 +106,11 @@ def _row(
     at = {name: float(to_x(np.array(value))) for name, value in (("value", row.value), ("zero", limits[0]))}
     hint = f"<title>{escape(row.name)}: {escape(row.text)}</title>"
     parts = [
-        f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end"{squeeze(row.name, left - 10)}>{escape(row.name)}</text>'
+        f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end"{squeeze(row.name, left - 10, 6.8)}>{escape(row.name)}</text>'
     ]
     if bars:
-        box = f'x="{at["zero"]:.1f}" y="{y - 0.32 * height:.1f}" width="{max(0.0, at["value"] - at["zero"]):.1f}" height="{0.64 * height:.1f}"'
+        thick = min(24.0, 0.64 * height)
+        box = f'x="{at["zero"]:.1f}" y="{y - 0.5 * thick:.1f}" width="{max(0.0, at["value"] - at["zero"]):.1f}" height="{thick:.1f}"'
         parts.append(f'<rect class="bar f{row.color}" {box}>{hint}</rect>')
     else:
         if row.low is not None and row.high is not None:

@@ -10,6 +10,7 @@ from tst_titan.collect.downstream import AVERAGE
 from tst_titan.collect.grid_plots import budget_panels, grid_charts, learning_rate_panels
 from tst_titan.collect.grids import Grid, find_grids
 from tst_titan.collect.plots import colors_of, curve_panels, largest_budgets
+from tst_titan.collect.recommend_report import recommendation_section
 from tst_titan.collect.report import FigureSection, Findings
 from tst_titan.collect.scaling_report import model_sizes, scaling_charts
 from tst_titan.collect.study_results import StudyResults
@@ -72,7 +73,10 @@ def _settings(found: StudyResults, findings: Findings, colors: dict[str, int]) -
     sizes = model_sizes(found.plan)
     if len(sizes) > 1:
         charts, notes = scaling_charts(finished, column, findings, sizes)
-        sections.append(FigureSection("scaling", "Scaling", charts, _FINAL, notes))
+        settings, sentences = recommendation_section(finished, column, sizes)
+        sections.append(
+            FigureSection("scaling", "Scaling", [*charts, *settings], _FINAL, [*notes, *sentences])
+        )
     return sections
 
 

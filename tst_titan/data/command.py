@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -18,7 +19,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     build.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
-    build.add_argument(
+    steps = build.add_mutually_exclusive_group()
+    steps.add_argument(
+        "--list",
+        action="store_true",
+        help="only list the sources and make the tokenizer, for shares that run side by side",
+    )
+    steps.add_argument(
         "--part",
         type=_part,
         metavar="K/N",
@@ -67,26 +74,40 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from tst_titan.data.build import build_corpus, tokenize_part
+    from tst_titan.data.build import build_corpus, prepare, tokenize_part
+    from tst_titan.data.needed import tokens_needed
     from tst_titan.errors import UserError
     from tst_titan.plan import load_plan, load_plans
 
     if args.study.is_dir():
-        plans = load_plans(args.study, args.results)[0].values()
-        corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
+        plans = list(load_plans(args.study, args.results)[0].values())
     else:
-        corpora = load_plan(args.study, args.results).corpora
+        plans = [load_plan(args.study, args.results)]
+    corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
+    needed = tokens_needed(plans)
     if args.corpus and args.corpus not in corpora:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
     for identity in [args.corpus] if args.corpus else corpora:
         folder = args.results / "data" / identity
-        if args.part:
-            tokenize_part(corpora[identity], folder, args.part, num_workers=args.workers)
+        about: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
+        if args.list:
+            prepared = prepare(corpora[identity], folder, num_workers=args.workers)
+            for part in prepared:
+                num_inputs = sum(len(job.inputs) for job in part.jobs)
+                print(f"{folder}: {part.source.name}: {num_inputs:,} files in {len(part.jobs):,} groups")
             continue
-        manifest = build_corpus(corpora[identity], folder, num_workers=args.workers)
+        if args.part:
+            tokenize_part(corpora[identity], folder, args.part, **about)
+            continue
+        manifest = build_corpus(corpora[identity], folder, **about)
         num_tokens = sum(source["num_tokens"] for source in manifest["sources"])
         held_out = manifest["validation"]["num_tokens"]
-        print(f"{folder}: {num_tokens:,} training tokens, {held_out:,} held out")
+        more = (
+            ""
+            if all(source.get("complete", True) for source in manifest["sources"])
+            else ", enough for the plans"
+        )
+        print(f"{folder}: {num_tokens:,} training tokens{more}, {held_out:,} held out")
 
 
 def _inspect(args: argparse.Namespace) -> None:

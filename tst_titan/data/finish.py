@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tst_titan.data.build import SourceJobs
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
+from tst_titan.data.held_out import wanted_bytes
+from tst_titan.data.run_groups import SourceJobs
 from tst_titan.data.shards import (
     Columns,
     Shard,
@@ -46,39 +48,45 @@ def finish(
     out_dir: Path,
     prepared: Sequence[SourceJobs],
     results: Sequence[Sequence[GroupResult]],
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Put the corpus together and write corpus.json last. Returns the manifest."""
+    """Put the corpus together and write corpus.json last. Returns the manifest.
+
+    `earlier` is the manifest of a corpus that grows: its shards stay as they are, what is new comes after them.
+    """
     use_threads(True)
     tokenizer = load_tokenizer(prepared[0].jobs[0].tokenizer_folder)
     groups = [
         [_opened(part.jobs[result.number], result) for result in of_source]
         for part, of_source in zip(prepared, results, strict=True)
     ]
-    for split in ("train", "validation"):
-        shutil.rmtree(out_dir / split, ignore_errors=True)
-    repeated = _repeated([group for of_source in groups for group in of_source])
+    if earlier is None:
+        for split in ("train", "validation"):
+            shutil.rmtree(out_dir / split, ignore_errors=True)
     counts = np.zeros(tokenizer.num_ids, dtype=np.int64)
     rule = prepared[0].jobs[0].held_out.text
     index: list[dict[str, Any]] = []
-    sources, notes, at = [], [], 0
-    for part, of_source in zip(prepared, groups, strict=True):
-        drop = repeated[at : at + len(of_source)]
-        at += len(of_source)
-        shards, num_dropped = _training_split(settings, out_dir, of_source, drop, counts, index)
+    sources, notes = [], []
+    for number, (part, of_source) in enumerate(zip(prepared, groups, strict=True)):
+        there = earlier["sources"][number]["shards"] if earlier else []
+        shards, num_dropped = _training_split(settings, out_dir, of_source, there, counts, index)
+        enough = (
+            settings.max_tokens and sum(group.result.num_tokens for group in of_source) >= settings.max_tokens
+        )
         sources.append(
             {
                 "name": part.source.name,
                 "weight": part.source.weight,
                 **_totals(shards),
+                "complete": bool(enough) or len(of_source) == len(part.jobs),
                 "origin": part.listing.origin,
             }
         )
         notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
         if not sources[-1]["num_tokens"]:
             raise UserError(f"corpus source {part.source.name}: no document to train on; {rule}")
-    validation = _validation_split(
-        settings, out_dir, [g for of_source in groups for g in of_source], tokenizer
-    )
+    held_out = [group for of_source in groups for group in _enough_held_out(settings, of_source)]
+    validation = _validation_split(settings, out_dir, held_out, tokenizer)
     num_tokens = sum(source["num_tokens"] for source in sources)
     manifest = {
         "corpus_id": settings.id,
@@ -108,7 +116,7 @@ def _opened(job: GroupJob, result: GroupResult) -> _Group:
 
 
 def _repeated(groups: Sequence[_Group]) -> list[np.ndarray]:
-    """For each group the hashes of its documents that an earlier group holds already."""
+    """For each group of a source the hashes of its documents that an earlier group holds already."""
     own = [
         np.unique(np.concatenate([shard.document_hashes for shard in group.shards]))
         if group.shards
@@ -128,15 +136,18 @@ def _training_split(
     settings: CorpusSettings,
     out_dir: Path,
     groups: Sequence[_Group],
-    repeated: Sequence[np.ndarray],
+    there: Sequence[dict[str, Any]],
     counts: np.ndarray,
     index: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], int]:
-    """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`, `index`."""
+    """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`, `index`.
+
+    `there`: shards that the corpus has already.
+    """
     left = settings.max_tokens or np.iinfo(np.int64).max
     placed: list[dict[str, Any]] = []
     num_dropped = 0
-    for group, drop in zip(groups, repeated, strict=True):
+    for group, drop in zip(groups, _repeated(groups), strict=True):
         num_dropped += len(drop)
         with group.job.file(".counts.npy").open("rb") as file:
             counts += np.load(file, allow_pickle=False)
@@ -149,16 +160,29 @@ def _training_split(
                 counts -= np.bincount(shard.ids[np.repeat(~keep, lengths)], minlength=len(counts))
             if keep.any():
                 name = f"train/{group.job.source.name}/{len(placed):05d}.arrow"
-                header = _place(group.job, shard, keep, out_dir / name)
-                placed.append(_entry(name, header))
+                if len(placed) < len(there):
+                    placed.append(_same(out_dir, there[len(placed)], shard, keep))
+                else:
+                    placed.append(_entry(name, _place(group.job, shard, keep, out_dir / name)))
                 index.append(
                     {
-                        "source": header.source,
+                        "source": group.job.source.name,
                         **placed[-1],
                         "inputs": [entry.name for entry in group.job.inputs],
                     }
                 )
     return placed, num_dropped
+
+
+def _same(out_dir: Path, there: dict[str, Any], shard: Shard, keep: np.ndarray) -> dict[str, Any]:
+    """The shard that the corpus has in this one's place. Raises `UserError` where it was made of something else."""
+    kept = int(np.diff(shard.document_offsets)[keep].sum())
+    if kept != there["num_tokens"] or (keep.all() and shard.header.checksum != there["checksum"]):
+        raise UserError(
+            f"{out_dir / there['file']}: the files that it was made of have changed, so that this corpus cannot grow; "
+            "bring them back, or delete the corpus folder and build it again (runs on it then start anew)"
+        )
+    return there
 
 
 def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHeader:
@@ -176,6 +200,12 @@ def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHe
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return shard.header
+
+
+def _enough_held_out(settings: CorpusSettings, groups: Sequence[_Group]) -> list[_Group]:
+    """A source's first groups that hold out enough for the whole validation split: the same ones when it grows."""
+    ends = list(accumulate(group.result.held_out_bytes for group in groups))
+    return [*groups[: 1 + sum(end < wanted_bytes(settings) for end in ends)]]
 
 
 def _validation_split(

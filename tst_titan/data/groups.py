@@ -40,6 +40,7 @@ class GroupJob:
     tokenizer_folder: Path
     tokenizer_digest: str
     held_out: HeldOutRule
+    keeps_held_out: bool
 
     @property
     def key(self) -> str:
@@ -48,7 +49,7 @@ class GroupJob:
                 "source": asdict(self.source),
                 "inputs": [asdict(entry) for entry in self.inputs],
                 "tokenizer": self.tokenizer_digest,
-                "held_out": [self.held_out.below, self.held_out.keep_below],
+                "held_out": [self.held_out.below, self.keeps_held_out],
                 "limits": [self.settings.max_document_tokens, self.settings.max_tokens],
                 "corpus": self.settings.id,
             },
@@ -113,7 +114,7 @@ def tokenize_group(job: GroupJob) -> GroupResult:
                 for batch in _batches(_training_documents(job, tally, held_out_file, held_out_bytes)):
                     if not max_tokens or writer.num_tokens < max_tokens:
                         writer.add(batch)
-                    elif held_out_bytes.total() >= wanted_bytes(job.settings):
+                    elif not job.keeps_held_out or held_out_bytes.total() >= wanted_bytes(job.settings):
                         break
             except _Unreadable as error:
                 return GroupResult(number=job.number, num_tokens=0, error=str(error))
@@ -158,7 +159,7 @@ def _training_documents(
             tally["exact duplicates dropped"] += 1
         elif not held_out:
             yield identity, document
-        elif identity < job.held_out.keep_below:
+        elif job.keeps_held_out:
             line = {"hash": identity, "id": f"{job.source.name}/{document.id}", "text": document.text}
             held_out_file.write(json.dumps(line, ensure_ascii=False) + "\n")
             held_out_bytes[job.source.name] += len(document.text.encode())

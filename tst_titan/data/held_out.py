@@ -2,12 +2,14 @@
 
 A document is held out where its hash lies below a threshold. For corpora that can grow the threshold is fixed, so that
 growth never moves a held-out document into training; for the embedded corpus, which cannot grow, it is as high as
-`validation_tokens` needs.
+`validation_tokens` needs. The validation split comes from the first groups of each source that hold out enough, so that it
+stays what it is when more groups are tokenized.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tst_titan.data.corpora import Listing, read_documents
 from tst_titan.data.documents import document_hash
@@ -16,14 +18,16 @@ from tst_titan.plan.settings import CorpusSettings
 ONE_IN = 20
 # More bytes than a token of ordinary text has with the usual tokenizers (3.6 at 4096 ids on Python sources).
 _BYTES_PER_TOKEN = 6
+# Groups that begin within so many bytes of input keep their held-out text: sixteen times what should be enough.
+_LEAST_KEPT = 2**30
+_KEPT_TIMES = 16 * ONE_IN
 
 
 @dataclass(frozen=True)
 class HeldOutRule:
-    """Documents of a hash below `below` are held out; those below `keep_below` may enter the validation split."""
+    """Documents of a hash below `below` are held out; `text` says so for the manifest."""
 
     below: int
-    keep_below: int
     text: str
 
 
@@ -34,13 +38,11 @@ def held_out_rule(settings: CorpusSettings, listings: Sequence[Listing]) -> Held
         below = _embedded_threshold(settings, listings)
         return HeldOutRule(
             below,
-            below,
             f"the documents of the smallest hashes, {below / 2**64:.1%} of all, are held out of training; {order}",
         )
     below = 2**64 // ONE_IN
     return HeldOutRule(
         below,
-        min(below, _enough(settings, listings)),
         f"one document in {ONE_IN}, by its hash, is held out of training; {order}",
     )
 
@@ -66,15 +68,8 @@ def _embedded_threshold(settings: CorpusSettings, listings: Sequence[Listing]) -
     return 2**64 // 2
 
 
-def _enough(settings: CorpusSettings, listings: Sequence[Listing]) -> int:
-    """Far more than enough held-out documents have a smaller hash than this; matters for terabytes only.
-
-    Room for 128 times `validation_tokens` and more, at a byte of (compressed) input a token. A power of two, so
-    that a file more or less rarely changes it.
-    """
-    sizes = [listing.num_bytes for listing in listings]
-    if settings.max_tokens:
-        sizes = [min(size, 16 * settings.max_tokens) if size else 16 * settings.max_tokens for size in sizes]
-    if not all(sizes):
-        return 2**64
-    return 1 << (2**64 * 256 * settings.validation_tokens // sum(sizes)).bit_length()
+def groups_that_keep_text(settings: CorpusSettings, listing: Listing) -> int:
+    """How many of a source's groups keep the text of their held-out documents; matters for terabytes only."""
+    kept = max(_LEAST_KEPT, _KEPT_TIMES * wanted_bytes(settings))
+    sizes = accumulate((sum(entry.size for entry in group) for group in listing.groups), initial=0)
+    return sum(before < kept for before in sizes)

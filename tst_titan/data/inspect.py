@@ -42,6 +42,7 @@ def describe_corpus(folder: Path, *, num_samples: int) -> str:
     )
     for part in [*manifest["sources"], manifest["validation"]]:
         weight = f", weight {part['weight']:g}" if "weight" in part else ""
+        weight += "" if part.get("complete", True) else ", as far as it was needed"
         lines.append(
             f"  {part['name']}: {part['num_tokens']:,} tokens, {part['num_documents']:,} documents, "
             f"{part['num_bytes']:,} bytes of text, {len(part['shards']):,} shards{weight}"

@@ -52,7 +52,10 @@ class Corpus:
     @cached_property
     def training_runs(self) -> list["TokenRun"]:
         """One run of tokens a source."""
-        return [TokenRun(self, source["name"], source["shards"]) for source in self.manifest["sources"]]
+        return [
+            TokenRun(self, source["name"], source["shards"], complete=source.get("complete", True))
+            for source in self.manifest["sources"]
+        ]
 
     @cached_property
     def validation_run(self) -> "TokenRun":
@@ -102,10 +105,16 @@ def verify_corpus(folder: Path, *, largest: int | None = None) -> int:
 
 
 class TokenRun:
-    """The shards of one source or split as one flat run of token ids."""
+    """The shards of one source or split as one flat run of token ids.
 
-    def __init__(self, corpus: Corpus, name: str, shards: Sequence[dict[str, Any]]) -> None:
+    `complete`: nothing can be added to it. Otherwise a later build may append what a longer run needs.
+    """
+
+    def __init__(
+        self, corpus: Corpus, name: str, shards: Sequence[dict[str, Any]], *, complete: bool = True
+    ) -> None:
         self.name = name
+        self.complete = complete
         self._corpus = corpus
         self._files = [shard["file"] for shard in shards]
         self._checksums = [shard["checksum"] for shard in shards]

@@ -1,4 +1,4 @@
-"""The order of blocks: a seeded permutation of any size in constant memory, and an exact interleaving of sources."""
+"""The order of blocks: seeded permutations of any size in constant memory, and an exact interleaving of sources."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,20 @@ from tst_titan.errors import UserError
 
 _ROUNDS = 4
 LONGEST_PERIOD = 4096
+_FIRST_STRETCH = 2**25
+_LARGEST_STRETCH = 2**33
+
+
+def stretch_ends(num_tokens: int) -> list[int]:
+    """Where the stretches of a source end, in tokens: all ends up to the first that is at least `num_tokens`.
+
+    Blocks are shuffled within a stretch, so that tokens appended to a source move none of those in whole stretches
+    before. The first is 2^25 tokens long, each later one a quarter of all before it and at most 2^33.
+    """
+    ends = [_FIRST_STRETCH]
+    while ends[-1] < num_tokens:
+        ends.append(ends[-1] + min(_LARGEST_STRETCH, ends[-1] // 4))
+    return ends
 
 
 def permuted(index: np.ndarray, epoch: np.ndarray, size: int, seed: int) -> np.ndarray:

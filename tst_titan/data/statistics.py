@@ -32,7 +32,7 @@ def mutual_information(corpus_dir: Path, distances: Sequence[int], max_tokens: i
     """
     block = min(_BLOCK, max_tokens)
     stream = TokenStream(corpus_dir, seed=0, num_lanes=1, block_tokens=block)
-    available = min(max_tokens, sum(run.num_tokens // block * block for run in stream.corpus.training_runs))
+    available = min(max_tokens, stream.num_blocks * block)
     ids = stream.window(0, 0, available)
     num_ids = int(ids.max()) + 1
     information = []

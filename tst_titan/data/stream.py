@@ -17,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_titan.data.manifest import open_corpus
-from tst_titan.data.order import interleaved, permuted, quotas
+from tst_titan.data.manifest import TokenRun, open_corpus
+from tst_titan.data.order import interleaved, permuted, quotas, stretch_ends
 from tst_titan.errors import UserError
 
 # Block places computed at once: their cost a block then no longer counts.
 _BLOCKS_AHEAD = 4096
+
+
+_GROW = "tokenize more of it with `tst-titan data build STUDY`"
 
 
 class TokenStream:
@@ -42,16 +45,22 @@ class TokenStream:
         self.block_tokens = block_tokens
         self._seed = seed
         self._runs = self.corpus.training_runs
-        self._num_blocks = [run.num_tokens // block_tokens for run in self._runs]
+        self._stretches = [_stretches(run, block_tokens) for run in self._runs]
+        self._num_blocks = [int(ends[-1]) for ends in self._stretches]
         self._quota = quotas([source["weight"] for source in self.corpus.manifest["sources"]])
         self._slot_source, self._slot_rank = interleaved(self._quota)
         for run, blocks, quota in zip(self._runs, self._num_blocks, self._quota, strict=True):
             if quota and not blocks:
                 raise UserError(
                     f"{corpus_dir}: source {run.name} holds {run.num_tokens:,} training tokens, fewer than one block of "
-                    f"{block_tokens:,}; add documents or lower block_tokens"
+                    f"{block_tokens:,}; {'add documents or lower block_tokens' if run.complete else _GROW}"
                 )
         self._ahead: tuple[tuple[int, ...], int, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all sources that one epoch of each reads."""
+        return sum(self._num_blocks)
 
     def window(self, lane: int, offset: int, length: int) -> np.ndarray:
         """`length` tokens (int64) of one lane from its token `offset` on."""
@@ -66,6 +75,9 @@ class TokenStream:
         tokens_BT = np.empty((len(numbers), length), dtype=np.int64)
         first, last = offset // self.block_tokens, -(-(offset + length) // self.block_tokens)
         source_KB, start_KB = self._places(numbers, first, last)
+        if (start_KB < 0).any():
+            name = self._runs[int(source_KB[start_KB < 0][0])].name
+            raise UserError(f"{self.corpus.folder}: source {name} is not tokenized that far; {_GROW}")
         skipped = offset - first * self.block_tokens
         for row in range(len(numbers)):
             at = -skipped
@@ -76,7 +88,10 @@ class TokenStream:
         return tokens_BT
 
     def block_places(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source and first token within it of each global block number (int64 arrays of the same shape)."""
+        """Source and first token within it of each global block number (int64 arrays of the same shape).
+
+        The first token is -1 where a source, of which more can be tokenized, does not reach so far yet.
+        """
         flat = blocks.reshape(-1)
         period, slot = np.divmod(flat, len(self._slot_source))
         source = self._slot_source[slot]
@@ -88,7 +103,10 @@ class TokenStream:
                 epoch, within = np.divmod(number[chosen], num_blocks)
                 # Sources of one study must not share their permutations.
                 seed = self._seed * 1_000_003 + index
-                start[chosen] = permuted(within, epoch, num_blocks, seed) * self.block_tokens
+                shuffled = _shuffled(within, epoch, self._stretches[index], seed)
+                start[chosen] = shuffled * self.block_tokens
+                if not self._runs[index].complete:
+                    start[chosen[epoch > 0]] = -1
         return source.reshape(blocks.shape), start.reshape(blocks.shape)
 
     def num_epochs_at(self, position: int) -> dict[str, float]:
@@ -116,6 +134,12 @@ class TokenStream:
                     f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or block_tokens"
                 )
         position = -(-data_tokens // self.num_lanes) * self.num_lanes
+        for name, epochs in self.num_epochs_at(position + self.num_lanes * window_tokens).items():
+            if epochs > 1 and not next(run for run in self._runs if run.name == name).complete:
+                raise UserError(
+                    f"{self.corpus.folder}: the run needs {data_tokens:,} data tokens, and source {name} is not tokenized "
+                    f"that far; {_GROW}"
+                )
         return [
             f"source {name} is read {epochs:.1f} times: the run needs {data_tokens:,} data tokens, the corpus has "
             f"{self.corpus.num_train_tokens:,}"
@@ -144,3 +168,26 @@ class TokenStream:
             self._ahead = (key, first, *self.block_places(blocks_KB))
         _, start, source_KB, start_KB = self._ahead
         return source_KB[first - start : last - start], start_KB[first - start : last - start]
+
+
+def _stretches(run: TokenRun, block_tokens: int) -> np.ndarray:
+    """Ends of a source's stretches in blocks; the last one is cut where a complete source ends."""
+    num_blocks = run.num_tokens // block_tokens
+    ends = [end // block_tokens for end in stretch_ends(run.num_tokens)]
+    whole = [end for end in ends if end <= num_blocks]
+    if run.complete and (not whole or whole[-1] < num_blocks):
+        whole.append(num_blocks)
+    return np.array(whole or [0])
+
+
+def _shuffled(within: np.ndarray, epoch: np.ndarray, ends: np.ndarray, seed: int) -> np.ndarray:
+    """The block that comes at each place `within` an epoch: each stretch is permuted on its own."""
+    stretch = ends.searchsorted(within, side="right")
+    shuffled = np.empty_like(within)
+    for number in np.unique(stretch).tolist():
+        inside = np.flatnonzero(stretch == number)
+        first = int(ends[number - 1]) if number else 0
+        key = epoch[inside] + (number << 40)
+        size = int(ends[number]) - first
+        shuffled[inside] = first + permuted(within[inside] - first, key, size, seed)
+    return shuffled

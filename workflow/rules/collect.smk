@@ -13,11 +13,22 @@ def study_inputs(wildcards):
     }
 
 
+def shown_in_report(folder, category):
+    """A study's folder, of which `snakemake --report` shows figures, tables and the page, each with its caption."""
+    return report(
+        directory(folder),
+        patterns=["{result}.svg", "{result}.html", "{result}.csv"],
+        caption="../report/results.rst",
+        category=category,
+        labels={"result": "{result}"},
+    )
+
+
 rule study:
     input:
         unpack(study_inputs),
     output:
-        directory(STUDIES / "{study}"),
+        shown_in_report(STUDIES / "{study}", "{study}"),
     params:
         # Another definition gives another report; comments in it do not.
         definition=lambda wildcards: PLANS[wildcards.study].definition.model_dump_json(),
@@ -32,7 +43,7 @@ rule published:
     input:
         [str(path) for path in published_files()],
     output:
-        directory(STUDIES / PUBLISHED),
+        shown_in_report(STUDIES / PUBLISHED, PUBLISHED),
     localrule: True
     message:
         "Rebuild the published study from its printed numbers"

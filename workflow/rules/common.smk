@@ -30,6 +30,8 @@ TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
 MAX_SEGMENT_STEPS = config["max_segment_steps"]
 PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
+# Task definitions of the user's own, in lm-eval's format.
+USER_TASKS = shlex.quote(str(STUDIES / "tasks"))
 # The published study has no definition: its numbers are data of the package (rule published).
 PUBLISHED = "published"
 HARDWARE = config["hardware"]
@@ -53,6 +55,9 @@ wildcard_constraints:
     corpus=r"[^/]+",
     segment=r"[^/]+/[^/]+",
     group=r"[^/]+",
+    part=r"\d+",
+    parts=r"\d+",
+    tokens=r"\d+",
 
 
 def unusable_study(name):

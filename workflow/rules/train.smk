@@ -6,7 +6,7 @@ def training_inputs(wildcards):
     if (RESULTS / "segments" / wildcards.segment / "done.json").exists():
         return {}
     segment = segment_of(wildcards.segment)
-    inputs = {"corpus": RESULTS / "data" / segment.recipe.corpus.id / "corpus.json"}
+    inputs = {"corpus": corpus_of(segment)}
     if segment.parent:
         inputs["parent"] = RESULTS / "segments" / segment.parent / "done.json"
     return inputs

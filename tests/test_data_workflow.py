@@ -1,0 +1,107 @@
+"""A corpus of many files through the workflow: shares as jobs, each bad file dealt with by its rule, the rest complete."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_fixtures import texts
+from synthetic_corpus import BAD, write_corpus
+
+from tst_titan.data.manifest import verify_corpus
+from tst_titan.data.tokenizers import train_bpe
+from tst_titan.plan import load_plan
+
+REPOSITORY = Path(__file__).parent.parent
+
+STUDY = """\
+corpus:
+  source: made-up
+  sources: {{made-up: {{kind: files, path: {files}}}}}
+  tokenizer: {{kind: file, vocab_size: 4096, name: {tokenizer}}}
+  validation_tokens: 20k
+models: {{tiny: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}}, learning_rate: 1e-2}}}}
+steps: {steps}
+arms: {{baseline: {{}}}}
+training: {{seq_len: 2048, sequences_per_step: 8, warmup_steps: 3, precision: float32}}
+"""
+
+
+def snakemake(folder: Path, *arguments: str, profile: str = "local") -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", profile, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def planned(folder: Path, target: str) -> set[str]:
+    """The rules of the data stage that a dry run would run."""
+    dry = snakemake(folder, "-n", target)
+    assert dry.returncode == 0, dry.stderr
+    return {line.split()[0] for line in dry.stdout.splitlines() if line.startswith("corpus")}
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "num_files", "num_jobs"),
+    [
+        (4_000_000, 20, 2),
+        pytest.param(1_000_000_000, 200, 12, marks=[pytest.mark.long, pytest.mark.timeout(0)]),
+    ],
+)
+def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes, num_files, num_jobs):
+    for name in ("Snakefile", "workflow", "local", "slurm"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    num_documents = write_corpus(tmp_path / "in", num_bytes, num_files)
+    train_bpe(tmp_path / "tokenizer", texts(2000), 4096)
+    (tmp_path / "studies").mkdir()
+    # Enough steps to read all of it: a token a byte at most.
+    study = STUDY.format(
+        files=tmp_path / "in", tokenizer=tmp_path / "tokenizer", steps=num_bytes // (8 * 2048) + 100
+    )
+    (tmp_path / "studies/big.yaml").write_text(study)
+    plan = load_plan(tmp_path / "studies/big.yaml", tmp_path / "results")
+    (identity,) = plan.corpora
+    tokens_per_job = max(plan.data_tokens[identity], 2**25) // num_jobs + 1
+    target = f"results/data/{identity}/corpus.json"
+    config = ("--config", f"data={json.dumps({'tokens_per_job': tokens_per_job, 'most_jobs': 100})}")
+
+    first = snakemake(tmp_path, target, *config)
+    said = first.stdout + first.stderr
+    folder = tmp_path / "results/data" / identity
+    assert first.returncode != 0
+    assert f"{BAD['corrupt']}: damaged compressed file" in said
+    assert "replace or remove it and run again" in said
+    assert not (folder / "corpus.json").exists()
+    # One share failed; every file outside the corrupt one's group is tokenized.
+    shares = len(list((folder / ".work").glob("part-*"))) + 1
+    assert num_jobs <= shares <= 1.3 * num_jobs + 1
+    done = {record: record.stat().st_mtime_ns for record in (folder / ".work/made-up").glob("[0-9]*.json")}
+    tokenized = {name for record in done for name in json.loads(record.read_text())["inputs"]}
+    assert BAD["corrupt"] not in tokenized
+    assert len(tokenized) >= num_files - 1 - 2 * num_files // 8
+
+    (tmp_path / "in" / BAD["corrupt"]).unlink()
+    again = snakemake(tmp_path, target, *config)
+    assert again.returncode == 0, again.stdout + again.stderr
+    manifest = json.loads((folder / "corpus.json").read_text())
+    (source,) = manifest["sources"]
+    assert source["complete"]
+    assert verify_corpus(folder) == source["num_tokens"] + manifest["validation"]["num_tokens"]
+    notes = manifest["notes"]
+    assert "made-up: 1 documents with invalid UTF-8, replaced by U+FFFD" in notes
+    assert "made-up: 1 documents longer than 4194304 characters, cut at line ends" in notes
+    held_out = sum(1 for _ in (folder / "validation.jsonl").open())
+    # One document in twenty is held out; the enormous one is two.
+    assert 0.93 * num_documents < source["num_documents"] < 0.97 * num_documents + 2
+    assert 0 < held_out < 0.07 * num_documents
+    assert not (folder / ".work").exists()
+
+    # A whole corpus has nothing to wait for; one that is too small for a run to come grows before it trains.
+    final = f"results/segments/{plan.final_segments[0]}/done.json"
+    assert planned(tmp_path, final) == set()
+    manifest["sources"][0]["complete"] = False
+    (folder / "corpus.json").write_text(json.dumps(manifest))
+    assert planned(tmp_path, final) == {"corpus_growth"}

@@ -1,0 +1,198 @@
+"""Bag size and step ratio for a size that was not run, from the grids of sizes that were.
+
+Estimator. For every model size with a grid at one budget: loss = quadratic in (log s, r), least squares over the better half of
+the cells (more where that is too few; far from its bottom a grid is no parabola); its minimum is that size's best setting. Its error is a parametric bootstrap
+with the larger of two spreads: between seeds, and of the cells around the surface. Over sizes, log s and r of these minima are
+straight lines in log N (least squares, weights by their errors' squares). A prediction's 90% interval is t-distributed with
+sizes - 2 degrees of freedom and has both parts: the line's own error and that of one more minimum around it.
+
+Nothing is recommended where this cannot be told: fewer than three sizes with a grid at the same number of steps, a grid without a
+minimum inside of it. Predictions assume that budget and that recipe.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tst_titan.collect.comparisons import LEVEL, Interval
+from tst_titan.collect.grids import Grid, find_grids
+from tst_titan.collect.scaling_fit import CannotFitError
+
+FEWEST_SIZES, FEWEST_CELLS, FEWEST_VALUES = 3, 8, 3
+# Shares of the cells, from the best, that the surface is fitted to: the first that holds enough of them.
+SHARES = (0.5, 0.75, 1.0)
+DRAWS = 400
+# A draw whose surface has no bottom says that the minimum is not known; more of them than this and it is not.
+MOST_LOST = 0.2
+MOST_RATIO = 0.9
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The bottom of one grid: [log s, r], the covariance of its errors, and the range of bag sizes and ratios that were run."""
+
+    model: str
+    params: float
+    setting: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def bag_size(self) -> float:
+        return float(np.exp(self.setting[0]))
+
+    @property
+    def step_ratio(self) -> float:
+        return float(self.setting[1])
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Setting predicted for a size, with 90% intervals; `outside` says where it leaves what was run."""
+
+    params: float
+    bag_size: float
+    bag_size_interval: Interval
+    step_ratio: float
+    step_ratio_interval: Interval
+    outside: str
+
+
+@dataclass(frozen=True)
+class SettingTrend:
+    """How the best setting moves with size at one budget."""
+
+    steps: int
+    optima: tuple[Optimum, ...]
+    bag_sizes: tuple[int, int]
+    step_ratios: tuple[float, float]
+
+    def at(self, params: float) -> Recommendation:
+        """The setting for a model of `params` parameters (active, without embeddings)."""
+        predicted, half = zip(*(self._line(axis, params) for axis in (0, 1)), strict=True)
+        size, sizes = np.exp(predicted[0]), np.exp([predicted[0] - half[0], predicted[0] + half[0]])
+        ratio = float(np.clip(predicted[1], 0, MOST_RATIO))
+        ratios = np.clip([predicted[1] - half[1], predicted[1] + half[1]], 0, MOST_RATIO)
+        outside = []
+        if not self.bag_sizes[0] <= size <= self.bag_sizes[1]:
+            outside.append(f"bag sizes were run from {self.bag_sizes[0]} to {self.bag_sizes[1]}")
+        if not self.step_ratios[0] <= predicted[1] <= self.step_ratios[1]:
+            outside.append(f"step ratios were run from {self.step_ratios[0]:g} to {self.step_ratios[1]:g}")
+        return Recommendation(
+            params,
+            max(1.0, float(size)),
+            Interval(max(1.0, float(sizes[0])), float(sizes[1])),
+            ratio,
+            Interval(float(ratios[0]), float(ratios[1])),
+            "; ".join(outside),
+        )
+
+    def _line(self, axis: int, params: float) -> tuple[float, float]:
+        """Prediction of one coordinate and half of its 90% interval."""
+        x = np.log([optimum.params for optimum in self.optima])
+        y = np.array([optimum.setting[axis] for optimum in self.optima])
+        errors = np.sqrt([optimum.covariance[axis, axis] for optimum in self.optima])
+        errors = np.maximum(errors, 1e-9)
+        weights = 1 / errors**2
+        design = np.stack([np.ones_like(x), x - np.average(x, weights=weights)], axis=1)
+        normal = np.linalg.inv(design.T @ (weights[:, None] * design))
+        line = normal @ design.T @ (weights * y)
+        degrees = len(x) - 2
+        # Errors that explain less than the scatter around the line are widened to it, never narrowed.
+        scatter = float((weights * (y - design @ line) ** 2).sum() / degrees)
+        widen = max(1.0, scatter)
+        at = np.array([1.0, np.log(params) - np.average(x, weights=weights)])
+        variance = widen * (at @ normal @ at + float(np.median(errors)) ** 2)
+        return float(at @ line), float(stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance))
+
+
+def setting_trend(table: pd.DataFrame, column: str, sizes: dict[str, float]) -> SettingTrend:
+    """The trend of the best setting over the sizes of a table of finished runs.
+
+    `sizes`: parameters by model. Of several budgets the one with grids at most sizes counts, the longest of equals. Raises
+    `CannotFitError` with the reason where the grids cannot tell.
+    """
+    grids: dict[int, dict[str, Grid]] = {}
+    for grid in find_grids(table, column):
+        model, steps = grid.setting[0], int(grid.setting[1])
+        # Of several weightings or learning rates the one that ends best stands for the size.
+        known = grids.setdefault(steps, {}).get(model)
+        if known is None or grid.best_value < known.best_value:
+            grids[steps][model] = grid
+    if not grids:
+        raise CannotFitError("no grid of bag sizes and step ratios was run")
+    steps = max(grids, key=lambda steps: (len(grids[steps]), steps))
+    if len(grids[steps]) < FEWEST_SIZES:
+        raise CannotFitError(
+            f"grids at {len(grids[steps])} sizes for the same number of steps ({steps}): at least {FEWEST_SIZES} are needed"
+        )
+    optima = [optimum(grid, model, sizes[model]) for model, grid in grids[steps].items()]
+    return SettingTrend(
+        steps,
+        tuple(sorted(optima, key=lambda item: item.params)),
+        _range(grid.bag_sizes for grid in grids[steps].values()),
+        _range(grid.step_ratios for grid in grids[steps].values()),
+    )
+
+
+def _range(values: Iterable[tuple]) -> tuple:
+    joined = [value for group in values for value in group]
+    return min(joined), max(joined)
+
+
+def optimum(grid: Grid, model: str, params: float) -> Optimum:
+    """The bottom of a grid's surface with its errors; `CannotFitError` where it has none inside of the grid."""
+    rows, columns = np.nonzero(np.isfinite(grid.losses))
+    size, ratio = np.log(np.array(grid.bag_sizes, dtype=float))[columns], np.array(grid.step_ratios)[rows]
+    losses, counts = grid.losses[rows, columns], grid.counts[rows, columns]
+    for share in SHARES:
+        near = losses <= np.quantile(losses, share)
+        counted = (len(np.unique(size[near])), len(np.unique(ratio[near])), int(near.sum()))
+        if counted[0] >= FEWEST_VALUES and counted[1] >= FEWEST_VALUES and counted[2] >= FEWEST_CELLS:
+            break
+    size, ratio, losses, counts = size[near], ratio[near], losses[near], counts[near]
+    where = f"the grid of {grid.name}"
+    for found, name, fewest in zip(
+        counted,
+        ("bag sizes", "step ratios", "cells"),
+        (FEWEST_VALUES, FEWEST_VALUES, FEWEST_CELLS),
+        strict=True,
+    ):
+        if found < fewest:
+            raise CannotFitError(f"{where} has {found} {name}: at least {fewest} are needed")
+    # Centered and scaled, so that the six terms are told apart as well as the cells allow.
+    center, scale = np.array([size.mean(), ratio.mean()]), np.array([size.std(), ratio.std()])
+    x, y = (size - center[0]) / scale[0], (ratio - center[1]) / scale[1]
+    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise CannotFitError(
+            f"{where} has too few cells off its rows and columns to tell bag size from step ratio"
+        )
+    solve = np.linalg.pinv(design)
+    weights = solve @ losses
+    bottom = _bottom(weights)
+    if bottom is None or abs(bottom[0]) > np.abs(x).max() or abs(bottom[1]) > np.abs(y).max():
+        raise CannotFitError(f"{where} has no minimum inside: its best cell is at the border of what was run")
+    degrees = len(losses) - design.shape[1]
+    misfit = float(np.sqrt(((losses - design @ weights) ** 2).sum() / max(1, degrees)))
+    spread = np.maximum(misfit, (grid.spread or 0.0) / np.sqrt(counts))
+    random = np.random.default_rng(0)
+    draws = [_bottom(weights + solve @ (spread * random.standard_normal(len(losses)))) for _ in range(DRAWS)]
+    bottoms = np.array([draw for draw in draws if draw is not None])
+    if len(bottoms) < (1 - MOST_LOST) * DRAWS:
+        raise CannotFitError(f"{where} is too flat for its noise: many redrawn surfaces have no minimum")
+    # Far draws of a flat surface would make the variance a matter of chance: the middle 90% measure it.
+    low, high = np.quantile(bottoms, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    errors = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2)) * scale
+    return Optimum(model, params, center + scale * bottom, np.diag(errors**2))
+
+
+def _bottom(weights: np.ndarray) -> np.ndarray | None:
+    """The minimum of a quadratic surface; None where it opens downwards in some direction."""
+    _, a, b, aa, ab, bb = weights
+    hessian = np.array([[2 * aa, ab], [ab, 2 * bb]])
+    if np.linalg.eigvalsh(hessian)[0] <= 0:
+        return None
+    return np.linalg.solve(hessian, [-a, -b])

@@ -1,0 +1,50 @@
+"""How much of each source the plans read: what has to be tokenized, in whole stretches (`order.stretch_ends`)."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tst_titan.data.order import quotas, stretch_ends
+from tst_titan.plan import Plan, Segment
+
+
+def tokens_needed(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:
+    """By corpus id and source: training tokens that hold the stream of the longest run, its lookahead included."""
+    needed: dict[str, dict[str, int]] = {}
+    shares: dict[str, tuple[int, dict[str, int]]] = {}
+    for segment in (segment for plan in plans for segment in plan.segments.values()):
+        corpus = segment.recipe.corpus
+        if corpus.id not in shares:
+            quota = quotas([source.weight for source in corpus.sources]).tolist()
+            names = [source.name for source in corpus.sources]
+            shares[corpus.id] = sum(quota), dict(zip(names, quota, strict=True))
+        period, by_source = shares[corpus.id]
+        num_periods = -(-_blocks(segment) // period)
+        for name, count in by_source.items():
+            num_blocks = num_periods * count
+            of_corpus = needed.setdefault(corpus.id, {})
+            if num_blocks * segment.recipe.block_tokens > of_corpus.get(name, -1):
+                of_corpus[name] = _whole_stretches(num_blocks, segment.recipe.block_tokens)
+    return needed
+
+
+def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool:
+    """Whether a corpus has the tokens `needed` of each source (None: all that there are)."""
+    return all(
+        source.get("complete", True)
+        or (needed is not None and source["num_tokens"] >= needed[source["name"]])
+        for source in manifest["sources"]
+    )
+
+
+def _blocks(segment: Segment) -> int:
+    """Blocks of all lanes that a segment's last window touches or has behind it."""
+    recipe, stage = segment.recipe, segment.stage
+    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
+    lane_tokens = -(-segment.data_tokens // recipe.sequences_per_step) + window
+    return recipe.sequences_per_step * -(-lane_tokens // recipe.block_tokens)
+
+
+def _whole_stretches(num_blocks: int, block_tokens: int) -> int:
+    """The first end of a stretch before which so many blocks lie."""
+    ends = stretch_ends((num_blocks + 1) * block_tokens)
+    return next(end for end in ends if end // block_tokens >= num_blocks)
