@@ -107,7 +107,11 @@ def _read_run(
         folder = results / "evaluations" / segment_id
         if done is not None and segment_id in run.evaluations:
             notices += [
-                Notice("unfinished", str(folder / f"{group}.json"), f"missing: {segment_id} is not evaluated on {group}")
+                Notice(
+                    "unfinished",
+                    str(folder / f"{group}.json"),
+                    f"missing: {segment_id} is not evaluated on {group}",
+                )
                 for group in groups
                 if not (folder / f"{group}.json").exists()
             ]
