@@ -2,6 +2,9 @@
 
 import json
 import time
+from collections import Counter
+from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from data_fixtures import numbered_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tst_titan.data import order as block_order
 from tst_titan.data.order import interleaved, permuted, quotas
 from tst_titan.data.shards import Columns, write_shard
 from tst_titan.data.stream import TokenStream
@@ -105,6 +109,30 @@ def test_an_epoch_reads_every_block_exactly_once(one_source, lanes, block):
     assert np.array_equal(np.sort(starts[:num_blocks]), np.arange(num_blocks))
     # The next epoch begins at once, in another order.
     assert not np.array_equal(starts[num_blocks:], starts[: len(starts) - num_blocks])
+
+
+@pytest.mark.parametrize(("first", "lanes", "block"), [(700, 4, 64), (64, 3, 64), (2048, 16, 100)])
+def test_an_epoch_of_many_stretches_has_the_hashes_of_all_blocks_once_and_stays_in_order_of_stretches(
+    one_source, monkeypatch, first, lanes, block
+):
+    monkeypatch.setattr(block_order, "_FIRST_STRETCH", first)
+    stream = TokenStream(one_source, seed=3, num_lanes=lanes, block_tokens=block)
+    num_blocks = 10_007 // block
+    rounds = -(-num_blocks // lanes)
+    read = (
+        stream.windows(0, rounds * block).reshape(lanes, rounds, block).transpose(1, 0, 2).reshape(-1, block)
+    )
+    flat = np.arange(num_blocks * block).reshape(-1, block)
+
+    def hashes(blocks):
+        return Counter(blake2b(one.tobytes(), digest_size=16).digest() for one in blocks)
+
+    assert hashes(read[:num_blocks]) == hashes(flat)
+    assert max(hashes(flat).values()) == 1
+    ends = [end // block for end in block_order.stretch_ends(10_007)]
+    assert len(ends) > 3
+    for start, end in pairwise([0, *ends[:-1]]):
+        assert set(read[start:end, 0] // block) == set(range(start, end))
 
 
 def test_a_mixture_reads_each_sources_blocks_exactly_once_an_epoch(mixed):
