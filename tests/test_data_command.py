@@ -8,6 +8,7 @@ from data_fixtures import jsonl, settings, texts
 from tst_titan.data import command
 from tst_titan.data.build import build_corpus
 from tst_titan.errors import UserError
+from tst_titan.superposition.weights import bag_weights
 
 
 def run(*arguments):
@@ -71,7 +72,11 @@ def test_bench_measures_and_compares_with_what_training_consumed(corpus, tmp_pat
 
 def test_stats_prints_the_fit(corpus, capsys):
     run("stats", corpus, "--distance", 6, "--tokens", 8000)
-    assert "fit: " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fit: " in shown
+    line = shown.splitlines()[-1]
+    if "-" not in shown.split("fit: ")[1].split(" * ")[0]:
+        assert bag_weights(line.split("bag_weighting: ")[1], 6).shape == (6,)
 
 
 @pytest.mark.parametrize("part", ["3/3", "x/2", "1", "-1/2"])

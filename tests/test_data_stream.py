@@ -228,12 +228,13 @@ def test_first_batch_of_a_trillion_tokens_in_ten_thousand_shards_within_a_second
     manifest["sources"] = [{"name": "big", "weight": 1.0, "num_tokens": 10_000 * size, "shards": entries}]
     (folder / "corpus.json").write_text(json.dumps(manifest))
 
-    start = time.perf_counter()
+    # Of this process's own time: other work on the machine must not decide. Nothing here waits for a disk.
+    start = time.process_time()
     stream = TokenStream(folder, seed=0, num_lanes=64, block_tokens=2048)
     batch = stream.windows(0, 2049)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert stream.corpus.num_train_tokens == 10**12
     assert batch.shape == (64, 2049)
-    start = time.perf_counter()
+    start = time.process_time()
     stream.windows(64 * 2048 * 4_000_000, 2049)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

@@ -360,7 +360,8 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     before = {job["id"] for job in cluster.jobs()}
     run_snakemake(there, "slurm", cluster, "studies/tiny")
     jobs = [job for job in cluster.jobs() if job["id"] not in before]
-    trained = [job for job in jobs if job["comment"].startswith("rule_train_wildcards_tiny-baseline_")]
+    # What a person sees in squeue: study, model, arm, stage and steps.
+    trained = [job for job in jobs if job["comment"].startswith("tiny tiny-baseline/")]
     assert len(trained) == 2  # the constant-rate segment, then its decay
     assert all(job["nodes"] == "n[1-2]" and job["state"] == "COMPLETED" for job in trained)
     assert all(job["name"].startswith("tst-titan") for job in jobs)
@@ -378,7 +379,9 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     before = {job["id"] for job in cluster.jobs()}
 
     def training() -> list[dict[str, str]]:
-        return [job for job in cluster.jobs() if job["id"] not in before and "rule_train_" in job["comment"]]
+        return [
+            job for job in cluster.jobs() if job["id"] not in before and "tiny-baseline" in job["comment"]
+        ]
 
     def metrics() -> list[Path]:
         return list(folder.glob("results/segments/*/constant-*/metrics.jsonl"))

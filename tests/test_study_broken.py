@@ -80,6 +80,7 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "bag size 0": (changed("bag_size: 4", "bag_size: 0"), "arms.tst.bag_size = 0", ["must be at least 1"]),
     "bag size without ratio": (changed(", step_ratio: 0.3", ""), "arms.tst", ["bag_size needs step_ratio"]),
     "ratio without bag size": (changed("bag_size: 4, ", ""), "arms.tst", ["need bag_size"]),
+    "fitted weighting that grows": (changed("bag_size: 4", "bag_weighting: 'mutual_information(3, 1, 0.5)', bag_size: 4"), "arms.tst.bag_weighting = 'mutual_information(3, 1, 0.5)'", ["k zero or less", "tst-titan data stats"]),
     "weighting of an input-only arm": (changed("bag_size: 4", "bag_size: 4, superpose: input, bag_weighting: power_law"), "arms.tst", ["no bag_weighting"]),
     "re-initialization without superposition": (changed("baseline: {}", "baseline: {reinit_embeddings: true}"), "arms.baseline", ["without bag_size"]),
     "non-integer steps": (changed("steps: 1200", "steps: 1200.5"), "steps = 1200.5", ["must be a whole number"]),

@@ -147,6 +147,9 @@ def test_ablation_arms(tmp_path: Path) -> None:
     for weighting in catalogue.BAG_WEIGHTINGS:
         weighted = BASE.replace("bag_size: 4", f"bag_weighting: {weighting}, bag_size: 4")
         assert load(tmp_path, weighted).runs[-1].bag_weighting == weighting
+    fitted = BASE.replace("bag_size: 4", 'bag_weighting: "mutual_information(3.2, 1.10, -0.9)", bag_size: 4')
+    assert load(tmp_path, fitted).runs[-1].bag_weighting == "mutual_information(3.2,1.1,-0.9)"
+    assert "-mutual-information-3.2-1.1-0.9-" in load(tmp_path, fitted).runs[-1].name
 
 
 def test_bag_size_1_and_step_ratio_0_are_the_baseline(tmp_path: Path) -> None:

@@ -142,6 +142,9 @@ def test_given_weights_are_scaled_and_checked() -> None:
     for weights in ([1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, float("inf"), 1]):
         with pytest.raises(ValueError, match="3 finite numbers >= 0 with a sum above 0"):
             bag_weights(weights, 3)
+    published = bag_weights("mutual_information", 6)
+    assert torch.equal(bag_weights("mutual_information(3.63,1.35,-1.25)", 6), published)
+    assert not torch.equal(bag_weights("mutual_information(0,1.35,-1.25)", 6), published)
     with pytest.raises(ValueError, match="unknown bag_weighting 'powerlaw'; known are uniform, power_law"):
         bag_weights("powerlaw", 3)
     with pytest.raises(ValueError, match="at least 1"):

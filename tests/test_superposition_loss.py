@@ -258,13 +258,14 @@ def test_bfloat16_logits_are_accumulated_in_float32_without_a_float32_copy() -> 
         pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")),
     ],
 )
-def test_compiles_to_one_graph(backend: str) -> None:
+@pytest.mark.parametrize("weighting", ["power_law", "mutual_information(3.2,1.1,-0.9)"])
+def test_compiles_to_one_graph(backend: str, weighting: str) -> None:
     torch.compiler.reset()
     logits, labels = random_case(6, torch.float32, ignored=0.3)
     compiled = torch.compile(multi_hot_cross_entropy, fullgraph=True, backend=backend)
-    value, gradient = value_and_gradient(compiled, logits, labels, bag_weighting="power_law")
+    value, gradient = value_and_gradient(compiled, logits, labels, bag_weighting=weighting)
     expected, expected_gradient = value_and_gradient(
-        multi_hot_cross_entropy, logits, labels, bag_weighting="power_law"
+        multi_hot_cross_entropy, logits, labels, bag_weighting=weighting
     )
     assert_close(value, expected, 1e-6)
     assert_close(gradient, expected_gradient, 1e-6)

@@ -161,3 +161,7 @@ def _statistics(args: argparse.Namespace) -> None:
     for distance, value in zip(distances, information, strict=True):
         print(f"{distance:8d}  {value:.4f}")
     print(f"fit: {law.c0:.3f} + {law.a:.3f} * d^{law.k:.3f}, root mean square residual {law.residual:.4f}")
+    if min(law.c0, law.a) >= 0:
+        print(
+            f"as an arm's weights: bag_weighting: mutual_information({law.c0:.3f}, {law.a:.3f}, {law.k:.3f})"
+        )

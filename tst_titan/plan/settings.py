@@ -6,6 +6,7 @@ micro-batch, compile, logging) is no part of these records. Plain data, no torch
 Sizes: B = `sequences_per_step`, L = `seq_len`, S = `bag_size`.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -232,7 +233,8 @@ def family(segment: Segment) -> str:
     if superposition.superpose != "both":
         name += f"-{superposition.superpose}-only"
     if superposition.bag_weighting != "uniform":
-        name += f"-{superposition.bag_weighting.replace('_', '-')}"
+        # Of mutual_information(C0,a,k) the numbers.
+        name += "-" + re.sub("[^A-Za-z0-9.]+", "-", superposition.bag_weighting).strip("-")
     return name
 
 

@@ -27,10 +27,38 @@ from tst_titan.study.fields import (
 from tst_titan.study.recipe import Shape, Training
 
 Superpose = Literal["both", "input", "output"]
+
+
+def _weighting(value: Any) -> Any:
+    """A validator for a known weighting, or `mutual_information(C0, a, k)` with a fit of one's own, spaces dropped."""
+    if not (isinstance(value, str) and value.startswith("mutual_information(")):
+        return named("bag weighting", catalogue.BAG_WEIGHTINGS)(value)
+    try:
+        c0, a, k = (
+            float(part) for part in value.removeprefix("mutual_information(").removesuffix(")").split(",")
+        )
+    except ValueError:
+        c0 = a = k = float("nan")
+    # A weight at each distance, none below zero, none that grows.
+    if not (value.endswith(")") and 0 <= c0 < 1e6 and 0 <= a < 1e6 and -100 < k <= 0 and c0 + a > 0):
+        raise ValueError(
+            "needs the three numbers of I(d) = C0 + a * d**k, as in mutual_information(3.63, 1.35, -1.25): C0 and a zero "
+            "or more, k zero or less (`tst-titan data stats CORPUS` fits them)"
+        )
+    return f"mutual_information({c0:g},{a:g},{k:g})"
+
+
 BagWeighting = Annotated[
     str,
-    BeforeValidator(named("bag weighting", catalogue.BAG_WEIGHTINGS)),
-    Field(json_schema_extra={"enum": list(catalogue.BAG_WEIGHTINGS)}),
+    BeforeValidator(_weighting),
+    Field(
+        json_schema_extra={
+            "anyOf": [
+                {"enum": list(catalogue.BAG_WEIGHTINGS)},
+                {"pattern": r"^mutual_information\(.*,.*,.*\)$"},
+            ]
+        }
+    ),
 ]
 Comparison = Annotated[
     str,

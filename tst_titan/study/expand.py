@@ -283,7 +283,7 @@ def _run_name(
         if values["superpose"] != "both":
             parts.append(f"{values['superpose']}-only")
         if values["bag_weighting"] != "uniform":
-            parts.append(values["bag_weighting"].replace("_", "-"))
+            parts.append(re.sub("[^A-Za-z0-9.]+", "-", values["bag_weighting"]).strip("-"))
         if values["reinit_embeddings"]:
             parts.append("reinit")
     for field in tagged:

@@ -15,6 +15,8 @@ _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     # The mutual information of two tokens at distance i, fitted on DCLM: C0 + a * i**k.
     "mutual_information": lambda places: 3.63 + 1.35 * places**-1.25,
 }
+# The same with the numbers of another text: `mutual_information(C0,a,k)`, as `tst-titan data stats` prints it.
+_FITTED = "mutual_information("
 
 BAG_WEIGHTINGS = tuple(_WEIGHTINGS)
 
@@ -24,7 +26,7 @@ def bag_weights(
 ) -> Tensor:
     """The weights `[S]` of a bag's targets, float64, none negative, with sum 1.
 
-    `bag_weighting` is a name of `BAG_WEIGHTINGS` or the S weights themselves (scaled here to sum 1).
+    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves (scaled here to sum 1).
 
     Raises:
         ValueError: the name is unknown, or the given weights are not S finite numbers >= 0 with a sum above 0.
@@ -40,11 +42,14 @@ def relative_weights(
     if bag_size < 1:
         raise ValueError(f"bag_size must be at least 1, not {bag_size}")
     if isinstance(bag_weighting, str):
+        places_S = torch.arange(1, bag_size + 1, dtype=torch.float64, device=device)
+        if bag_weighting.startswith(_FITTED):
+            c0, a, k = [float(part) for part in bag_weighting[len(_FITTED) : -1].split(",")]
+            return c0 + a * places_S**k
         if bag_weighting not in _WEIGHTINGS:
             raise ValueError(
                 f"unknown bag_weighting {bag_weighting!r}; known are {', '.join(BAG_WEIGHTINGS)}"
             )
-        places_S = torch.arange(1, bag_size + 1, dtype=torch.float64, device=device)
         return _WEIGHTINGS[bag_weighting](places_S)
     weights = [float(weight) for weight in bag_weighting]
     # An infinite or NaN weight makes the sum fail its test.
