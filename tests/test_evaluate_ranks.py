@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from evaluate_segments import DENSE, initialized, results
+from evaluate_segments import DENSE, MOE, initialized, results
 
 from tst_titan.evaluate.ranks import Ranks
 
@@ -25,8 +25,8 @@ metric_list: [{{metric: exact_match}}]
 
 
 @pytest.fixture
-def own_results(tmp_path):
-    segment = initialized(DENSE)
+def own_results(tmp_path, request):
+    segment = initialized(getattr(request, "param", DENSE))
     folder = tmp_path / "results"
     shutil.copytree(results() / "segments" / segment.id, folder / "segments" / segment.id)
     (folder / "data").symlink_to(results() / "data")
@@ -72,6 +72,21 @@ def test_two_processes_give_the_scores_of_one(own_results):
     written = (out / "tasks" / "heldout_cloze.json").stat().st_mtime_ns
     assert evaluated(own_results, "--processes", "2").returncode == 0
     assert (out / "tasks" / "heldout_cloze.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("own_results", [DENSE, MOE], indirect=True, ids=["dense", "moe"])
+def test_a_model_divided_between_two_processes_gives_the_scores_of_the_whole(own_results):
+    folder, segment, _ = own_results
+    out = folder / "evaluations" / segment
+    assert evaluated(own_results).returncode == 0
+    expected = json.loads((out / "offline.json").read_text())["tasks"]
+    shutil.rmtree(out)
+    divided = evaluated(own_results, "--processes", "2", "--shard")
+    assert divided.returncode == 0, divided.stderr
+    found = json.loads((out / "offline.json").read_text())["tasks"]
+    bits = [tasks["heldout_bits_per_byte"]["bits_per_byte"]["value"] for tasks in (expected, found)]
+    assert bits[1] == pytest.approx(bits[0], rel=1e-6)
+    assert found["heldout_cloze"] == expected["heldout_cloze"]
 
 
 def test_shares_are_disjoint_and_complete():

@@ -37,6 +37,11 @@ def add_parser(subparsers: Any) -> None:
         default=1,
         help="processes that share the work, each with a GPU of its own where there are GPUs (default: 1)",
     )
+    evaluate.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide the model between the processes, where it does not fit one GPU: slower",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     export = subparsers.add_parser(
@@ -114,6 +119,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                 dtype=args.dtype,
                 backend="export" if args.through_export else "checkpoint",
                 user_tasks=args.task_definitions,
+                shard=args.shard,
             )
         )
     if join_ranks().first:
@@ -134,7 +140,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     ]
     words += ["--results", str(args.results), "--device", args.device, "--dtype", args.dtype]
     words += ["--limit", str(args.limit)] if args.limit else []
-    for name in ("through_export", "network", "verbose"):
+    for name in ("through_export", "network", "verbose", "shard"):
         words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
     return words
 

@@ -26,6 +26,8 @@ from tst_titan.evaluate.ranks import Ranks
 # halved whenever its memory does not suffice.
 _CPU_POSITIONS = 4096
 _GPU_POSITIONS = 1 << 18
+# A divided model cannot try again with less: the ranks would no longer do the same.
+_SHARDED_POSITIONS = 1 << 15
 # Logits held at once: rows of the head's output times the vocabulary.
 _CPU_LOGITS = 1 << 23
 _GPU_LOGITS = 1 << 28
@@ -61,6 +63,7 @@ class TitanLM(TemplateLM):
         progress: print progress to stderr now and then.
         ranks: the processes that share the work. Whole batches are shared out, so that scores are to the bit those of
             one process.
+        sharded: the weights are divided between processes, which score the same batches at the same time.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class TitanLM(TemplateLM):
         max_length: int,
         progress: bool = False,
         ranks: Ranks | None = None,
+        sharded: bool = False,
     ):
         super().__init__()
-        self.ranks = ranks or Ranks()
+        self.ranks = Ranks() if sharded else ranks or Ranks()
+        self.sharded = sharded
         self.model = model
         self.corpus_tokenizer = tokenizer
         self.max_length = max_length
@@ -81,6 +86,8 @@ class TitanLM(TemplateLM):
         self._device = next(model.parameters()).device
         on_cpu = self._device.type == "cpu"
         self.batch_positions = self._first_positions = _CPU_POSITIONS if on_cpu else _GPU_POSITIONS
+        if sharded:
+            self.batch_positions = self._first_positions = min(self.batch_positions, _SHARDED_POSITIONS)
         self.batch_logits = _CPU_LOGITS if on_cpu else _GPU_LOGITS
         # The head is applied here, to the scored positions alone.
         model._skip_lm_head = True
@@ -137,6 +144,12 @@ class TitanLM(TemplateLM):
                 found += self._score(waiting[:num_rows])
             except torch.OutOfMemoryError:
                 num_rows = min(num_rows, len(waiting))
+                if self.sharded:
+                    # One rank alone would try again while the others wait for it.
+                    raise UserError(
+                        f"out of memory for {num_rows} sequences of {len(waiting[0].tokens)} tokens on a divided model; use more "
+                        "processes"
+                    ) from None
                 if num_rows == 1:
                     raise UserError(
                         f"out of memory for one sequence of {len(waiting[0].tokens)} tokens; use a device with more memory"
@@ -161,7 +174,7 @@ class TitanLM(TemplateLM):
             rows = rows[num_rows:]
         return [row for batch in self.ranks.share(batches) for row in batch]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _score(self, rows: Sequence[_Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
         """The answers of the requests of one batch, as (index, answer)."""
         hidden_BLD = self.model(_padded(rows, self._device))
@@ -237,7 +250,7 @@ class TitanLM(TemplateLM):
             progress.show(len(own) - len(texts))
         return [text for _, text in sorted(self.ranks.gather(texts))]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _greedy(self, tokens: list[int], max_tokens: int, stop: list[str]) -> str:
         context_length, text = len(tokens), ""
         tokens = list(tokens)

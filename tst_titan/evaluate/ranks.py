@@ -1,7 +1,8 @@
 """Several processes that evaluate one checkpoint: each scores its share of the sequences, all hold all answers.
 
 Every rank runs the same lm-eval on the same requests; only the model's work is divided (`lm.TitanLM`). So every rank computes the same
-scores, and the first one writes them. Ranks talk over gloo: what they exchange are answers, a few numbers a request.
+scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, over gloo. A model that does not fit
+one GPU can be divided between them instead (`shard_model`): then all of them score the same sequences.
 """
 
 import os
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from tst_titan.errors import UserError
 
@@ -69,8 +73,24 @@ def join_ranks() -> Ranks:
     if size == 1:
         return Ranks()
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+        on_gpus = torch.cuda.is_available()
+        if on_gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_LONGEST_WAIT)
     return Ranks(dist.get_rank(), size)
+
+
+def shard_model(model: Any, device: str) -> None:
+    """Divide a decoder's weights between all ranks (FSDP); each layer is whole only while it computes.
+
+    Embeddings and head stay whole after the first batch: the head is applied outside of the model's forward pass.
+    """
+    if model.enable_weight_tying:
+        raise UserError("--shard: a model with tied embeddings is evaluated whole; leave --shard away")
+    mesh = init_device_mesh(device.partition(":")[0], (dist.get_world_size(),))
+    for layer in model.layers.values():
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
 
 def under_torchrun() -> bool:

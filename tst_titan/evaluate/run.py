@@ -25,7 +25,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
 from tst_titan.evaluate.offline import write_offline_tasks
-from tst_titan.evaluate.ranks import Ranks, join_ranks
+from tst_titan.evaluate.ranks import Ranks, join_ranks, shard_model
 from tst_titan.evaluate.scores import scores_of
 from tst_titan.evaluate.suites import Tasks, num_fewshot, tasks_of
 from tst_titan.files import read_json, write_json
@@ -41,7 +41,7 @@ class Evaluation:
     """What to evaluate and how.
 
     `limit` is the number of samples of each task (None: all). `dtype` "auto" is float32 on a CPU and for models trained in
-    float32, else bfloat16. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
+    float32, else bfloat16. `shard` divides the model between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
     """
 
     results: Path
@@ -52,6 +52,7 @@ class Evaluation:
     dtype: Dtype | Literal["auto"] = "auto"
     backend: Literal["checkpoint", "export"] = "checkpoint"
     user_tasks: Path = Path("studies/tasks")
+    shard: bool = False
 
 
 def evaluate(evaluation: Evaluation) -> list[Path]:
@@ -175,13 +176,20 @@ class _Runner:
         return self._lm
 
     def _checkpoint_lm(self) -> TitanLM:
-        model = load_model(self.checkpoint, device=self.device, dtype=self.dtype)
+        sharded = self.evaluation.shard and self.ranks.size > 1
+        model = load_model(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            shard=(lambda model: shard_model(model, self.device)) if sharded else None,
+        )
         return TitanLM(
             model,
             load_tokenizer(self.checkpoint.tokenizer_dir),
             max_length=self.checkpoint.segment.recipe.seq_len,
-            progress=True,
+            progress=self.ranks.first,
             ranks=self.ranks,
+            sharded=sharded,
         )
 
     def _export_lm(self) -> Any:
