@@ -36,7 +36,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 schema: $(VENV)/.installed
-	$(BIN)/tst-titan schema
+	$(BIN)/python -m tst_titan.study.schema
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

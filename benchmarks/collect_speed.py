@@ -1,7 +1,8 @@
 """Time and memory of collecting a large study: `python benchmarks/collect_speed.py [RUNS] [ROWS]`.
 
 Writes synthetic results in the documented format (about 2.9 kB a logged step and ten runs) to a temporary folder,
-collects them, prints seconds, peak memory and the size of the report.
+collects them, prints seconds, CPU seconds (what a busy machine does not change), peak memory and the size of the report. Then the
+state of all segments is read twice, as `tst-titan status` does.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tst_titan.collect.collect import collect_study
+from tst_titan.collect.status import segment_statuses
 from tst_titan.files import write_json
 from tst_titan.plan import Plan, Segment, load_plan, segment_to_dict
 
@@ -61,13 +63,13 @@ def write_segment(segment: Segment, results: Path) -> int:
 
 
 def collected(plan: Plan, root: Path) -> None:
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     collect_study(plan, plan.file, root / "results", root / "out")
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = (root / "out" / "report.html").stat().st_size / 1e6
     print(
-        f"collected {len(plan.runs)} runs in {seconds:.1f} s, peak memory {peak:.2f} GiB, report {size:.2f} MB"
+        f"collected {len(plan.runs)} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), peak memory {peak:.2f} GiB, report {size:.2f} MB"
     )
 
 
@@ -85,6 +87,13 @@ def main() -> None:
             f"wrote {len(plan.segments)} segments with {rows} rows for {len(plan.runs)} runs of {num_rows} steps"
         )
         collected(plan, root)
+        for _ in range(2):
+            started, cpu = time.perf_counter(), time.process_time()
+            segment_statuses(plan, root / "results")
+            print(
+                f"state of {len(plan.segments)} segments in {time.perf_counter() - started:.2f} s "
+                f"({time.process_time() - cpu:.2f} s of CPU)"
+            )
 
 
 if __name__ == "__main__":

@@ -256,3 +256,16 @@ def test_a_segment_folder_that_does_not_exist_yet_gives_an_empty_row_not_an_erro
     assert found.table["last_step"].tolist() == [1080, 0]
     assert not findings.flops
     assert "Nothing can be compared yet" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_evaluation_that_is_planned_and_not_there_is_named(tmp_path):
+    """A task whose data could not be had leaves no file: the table is built without it, and the reader is told."""
+    plan = make_plan(tmp_path, STUDY + "evaluate: {tasks: offline}\n")
+    fill_results(plan, tmp_path / "results")
+    write_evaluation(tmp_path / "results", final_segment(plan, "tst"), {"cloze": (0.41, 0.02)})
+    found, _ = collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
+    baseline = final_segment(plan, "baseline").id
+    path = tmp_path / "results" / "evaluations" / baseline / "offline.json"
+    assert notices_of(found, "unfinished") == [f"{path}: missing: {baseline} is not evaluated on offline"]
+    assert rows_of(found)["tst"]["cloze"] == 0.41
+    assert pd.isna(rows_of(found)["baseline"]["cloze"])

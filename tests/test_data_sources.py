@@ -105,7 +105,11 @@ def test_an_enormous_document_is_cut_at_line_ends(tmp_path, monkeypatch):
         ),
         ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: no column 'text' \(there: list\)"),
         ("a.jsonl", b'{"text": 5}\n', r"a\.jsonl, line 1: column 'text' is int, not text"),
-        ("a.txt.gz", gzip.compress(b"some text" * 1000)[:40], r"a\.txt\.gz: damaged compressed file"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"some text" * 1000, mtime=0)[:40],
+            r"a\.txt\.gz: damaged compressed file",
+        ),
         ("a.txt.gz", b"no gzip", r"a\.txt\.gz: damaged compressed file"),
         (
             "a.txt.zst",

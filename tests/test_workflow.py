@@ -213,8 +213,17 @@ def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> N
         new.unlink()
 
 
-def test_the_published_study_is_planned_on_a_machine_without_slurm(tmp_path: Path) -> None:
-    assert shutil.which("sbatch") is None or "SLURM_CONF" in os.environ
+def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing of Slurm on PATH, wherever this runs.
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "sh", "env", "git", "which", "uname"):
+        if found := shutil.which(tool):
+            (tools / tool).symlink_to(found)
+    monkeypatch.setenv("PATH", str(tools))
+    assert shutil.which("sbatch") is None
     for name in ("Snakefile", "workflow", "slurm", "studies"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
@@ -222,6 +231,12 @@ def test_the_published_study_is_planned_on_a_machine_without_slurm(tmp_path: Pat
     said = run.stdout + run.stderr
     assert "Train 3B-tst-s6/superposition-0-6000-" in said
     assert "Train 10B-A1B-tst-s16/superposition-0-12483-" in said
+    run = snakemake(tmp_path, "studies/quickstart", profile="slurm")
+    assert run.returncode != 0
+    assert (
+        "error: --profile slurm: sbatch, srun, squeue, scancel, scontrol, sinfo not found on PATH"
+        in run.stdout + run.stderr
+    )
     assert not (tmp_path / "results").exists()
 
 

@@ -58,7 +58,7 @@ def _row(kind: str, item: Difference | ReadOff, findings: Findings, colors: Mapp
     bound = item.bound if isinstance(item, ReadOff) else ""
     interval: Interval = item.interval
     return Row(
-        name=f"{item.label}, {item.model}, {short(item.steps)}",
+        name=f"{item.label}, {item.model}, {item.steps / 1000:.3g}k",
         series=item.label,
         color=colors.get(item.label, 1),
         value=value,

@@ -79,8 +79,9 @@ def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterat
     """Groups of replicates, with a label: the arm's name, and what else is needed to tell its variants apart."""
     keys = [name for name in VARIANT if name in table.columns]
     groups = list(table.groupby([*keys, *by], dropna=False, sort=False))
+    # What differs between models alone, such as a learning rate of each model's own, is told by the model.
     varying = {
-        arm: [name for name in keys[2:] if rows[name].nunique(dropna=False) > 1]
+        arm: [name for name in keys[2:] if rows.groupby("model")[name].nunique(dropna=False).max() > 1]
         for arm, rows in table.groupby("arm", sort=False)
     }
     for _, rows in groups:

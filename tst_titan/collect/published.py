@@ -11,7 +11,6 @@ from tst_titan.collect.comparison_charts import hours_rows, three_way_charts
 from tst_titan.collect.comparisons import Difference, equal_data, equal_flops
 from tst_titan.collect.downstream import AVERAGE, average_score, downstream_table
 from tst_titan.collect.equal_loss import ReadOff, equal_loss
-from tst_titan.collect.formats import short
 from tst_titan.collect.grid_plots import budget_panels, grid_charts
 from tst_titan.collect.grids import Grid, find_grids
 from tst_titan.collect.recommend_report import known_sizes, recommendation_section
@@ -115,7 +114,7 @@ def collect_published(out: Path) -> PublishedResults:
     trends, sentences = recommendation_section(uniform, LOSS, known_sizes())
     hours = hours_rows(
         [
-            (f"{row['arm']}, {row['model']}, {short(row['steps'])}", row["arm"], row["device_hours"])
+            (f"{row['arm']}, {row['model']}, {row['steps'] / 1000:.3g}k", row["arm"], row["device_hours"])
             for row in found.table.to_dict("records")
         ],
         colors,

@@ -65,7 +65,7 @@ def read_runs(plan: Plan, results: Path) -> Iterator[RunRecord]:
             pending[segment_id] -= 1
             if not pending[segment_id]:
                 del cache[segment_id]
-        record = _read_run(run, tuple(records), plan.segments, results)
+        record = _read_run(run, tuple(records), plan.segments, results, plan.task_groups)
         # A shared segment's notice is told once, with the first run that passes it.
         fresh = tuple(notice for notice in record.notices if notice not in reported)
         reported.update(fresh)
@@ -85,7 +85,11 @@ def _read_ahead(segments: Iterable[Segment], results: Path) -> Iterator[SegmentR
 
 
 def _read_run(
-    run: Run, records: tuple[SegmentRecord, ...], segments: dict[str, Segment], results: Path
+    run: Run,
+    records: tuple[SegmentRecord, ...],
+    segments: dict[str, Segment],
+    results: Path,
+    groups: Iterable[str],
 ) -> RunRecord:
     stages = records[-1].segment.stages
     training = _joined([record.metrics.training for record in records], TRAINING)
@@ -100,7 +104,18 @@ def _read_run(
         else:
             done, _ = read_done(segment, segment_folder(results, segment_id))
         checkpoint = None if done is None else done.get("checkpoint")
-        rows, problems = read_evaluations(results / "evaluations" / segment_id, segment_id, checkpoint)
+        folder = results / "evaluations" / segment_id
+        if done is not None and segment_id in run.evaluations:
+            notices += [
+                Notice(
+                    "unfinished",
+                    str(folder / f"{group}.json"),
+                    f"missing: {segment_id} is not evaluated on {group}",
+                )
+                for group in groups
+                if not (folder / f"{group}.json").exists()
+            ]
+        rows, problems = read_evaluations(folder, segment_id, checkpoint)
         evaluations += [
             {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
         ]

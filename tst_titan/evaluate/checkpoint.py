@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,10 +105,17 @@ def _nearest(results: Path, segment_id: str) -> str:
     return f"; the nearest there is {near[0]}" if near else f"; {root} holds {len(known)} segments"
 
 
-def load_model(checkpoint: Checkpoint, *, device: str = "cpu", dtype: Dtype = "float32") -> Any:
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    shard: Callable[[Any], object] | None = None,
+) -> Any:
     """The whole model (torchtitan's `Decoder`) of a checkpoint, however it was sharded, in evaluation mode.
 
-    Expert biases are loaded too. Raises `UserError` where the checkpoint is damaged or is of another shape than the
+    Expert biases are loaded too. `shard` divides the model between ranks (`ranks.shard_model`); each then reads its part
+    alone. Raises `UserError` where the checkpoint is damaged or is of another shape than the
     segment's settings say.
     """
     import torch
@@ -116,7 +124,7 @@ def load_model(checkpoint: Checkpoint, *, device: str = "cpu", dtype: Dtype = "f
 
     recipe = checkpoint.segment.recipe
     model = build_whole_model(
-        recipe.model, seq_len=recipe.seq_len, device=device, dtype=getattr(torch, dtype)
+        recipe.model, seq_len=recipe.seq_len, device=device, dtype=getattr(torch, dtype), shard=shard
     )
     state = model.state_dict()
     extra = sorted(model_shapes(checkpoint).keys() - state.keys())

@@ -31,6 +31,17 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument(
         "--verbose", action="store_true", help="show lm-eval's own messages and progress bars"
     )
+    evaluate.add_argument(
+        "--processes",
+        type=_positive,
+        default=1,
+        help="processes that share the work, each with a GPU of its own where there are GPUs (default: 1)",
+    )
+    evaluate.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide the model between the processes, where it does not fit one GPU: slower",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     export = subparsers.add_parser(
@@ -78,7 +89,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number of samples, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, at least 1")
     return int(text)
 
 
@@ -87,9 +98,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tst_titan.evaluate.environment import prepare_environment
 
     prepare_environment(network=args.network, verbose=args.verbose)
-    # Before torch looks for a GPU: one that no training job on this machine holds.
-    with gpus_for_job(1 if args.device == "auto" else 0) as held:
+    from tst_titan.evaluate.ranks import join_ranks, run_on, under_torchrun
+
+    # Before torch looks for a GPU: those that no training job on this machine holds. The processes of an evaluation use what the
+    # one that starts them holds.
+    wanted = args.processes if args.device == "auto" and not under_torchrun() else 0
+    with gpus_for_job(wanted) as held:
         os.environ |= held.environment
+        if args.processes > 1 and not under_torchrun():
+            return run_on(args.processes, _words(args))
         from tst_titan.evaluate.run import Evaluation, evaluate
 
         paths = evaluate(
@@ -102,11 +119,30 @@ def _evaluate(args: argparse.Namespace) -> int:
                 dtype=args.dtype,
                 backend="export" if args.through_export else "checkpoint",
                 user_tasks=args.task_definitions,
+                shard=args.shard,
             )
         )
-    for path in paths:
-        print(path)
+    if join_ranks().first:
+        for path in paths:
+            print(path)
     return 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The command line of an evaluation, for each of its processes."""
+    words = [
+        "evaluate",
+        args.segment,
+        "--tasks",
+        *args.tasks,
+        "--task-definitions",
+        str(args.task_definitions),
+    ]
+    words += ["--results", str(args.results), "--device", args.device, "--dtype", args.dtype]
+    words += ["--limit", str(args.limit)] if args.limit else []
+    for name in ("through_export", "network", "verbose", "shard"):
+        words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
+    return words
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -20,11 +20,14 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tst_titan.data.tokenizers import CorpusTokenizer
 from tst_titan.errors import UserError
+from tst_titan.evaluate.ranks import Ranks
 
 # Positions of a batch, padding included. A CPU gains nothing beyond a few thousand; a GPU starts high and is
 # halved whenever its memory does not suffice.
 _CPU_POSITIONS = 4096
 _GPU_POSITIONS = 1 << 18
+# A divided model cannot try again with less: the ranks would no longer do the same.
+_SHARDED_POSITIONS = 1 << 15
 # Logits held at once: rows of the head's output times the vocabulary.
 _CPU_LOGITS = 1 << 23
 _GPU_LOGITS = 1 << 28
@@ -58,17 +61,33 @@ class TitanLM(TemplateLM):
         tokenizer: the corpus's.
         max_length: the longest input, the model's `seq_len`.
         progress: print progress to stderr now and then.
+        ranks: the processes that share the work. Whole batches are shared out, so that scores are to the bit those of
+            one process.
+        sharded: the weights are divided between processes, which score the same batches at the same time.
     """
 
-    def __init__(self, model: Any, tokenizer: CorpusTokenizer, *, max_length: int, progress: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: CorpusTokenizer,
+        *,
+        max_length: int,
+        progress: bool = False,
+        ranks: Ranks | None = None,
+        sharded: bool = False,
+    ):
         super().__init__()
+        self.ranks = Ranks() if sharded else ranks or Ranks()
+        self.sharded = sharded
         self.model = model
         self.corpus_tokenizer = tokenizer
         self.max_length = max_length
-        self.progress = progress
+        self.progress = progress and self.ranks.first
         self._device = next(model.parameters()).device
         on_cpu = self._device.type == "cpu"
-        self.batch_positions = _CPU_POSITIONS if on_cpu else _GPU_POSITIONS
+        self.batch_positions = self._first_positions = _CPU_POSITIONS if on_cpu else _GPU_POSITIONS
+        if sharded:
+            self.batch_positions = self._first_positions = min(self.batch_positions, _SHARDED_POSITIONS)
         self.batch_logits = _CPU_LOGITS if on_cpu else _GPU_LOGITS
         # The head is applied here, to the scored positions alone.
         model._skip_lm_head = True
@@ -115,17 +134,22 @@ class TitanLM(TemplateLM):
                 continue
             tokens = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             rows.setdefault(tokens, _Row(tokens)).scored.append((index, continuation))
-        answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         # Longest first: memory runs out at once or not at all.
-        waiting = sorted(rows.values(), key=lambda row: (-len(row.tokens), row.tokens))
+        waiting = self._share(sorted(rows.values(), key=lambda row: (-len(row.tokens), row.tokens)))
+        found: list[tuple[int, tuple[float, bool]]] = []
         progress = _Progress(len(waiting), self.progress)
         while waiting:
             num_rows = max(1, self.batch_positions // max(1, len(waiting[0].tokens)))
             try:
-                for index, answer in self._score(waiting[:num_rows]):
-                    answers[index] = answer
+                found += self._score(waiting[:num_rows])
             except torch.OutOfMemoryError:
                 num_rows = min(num_rows, len(waiting))
+                if self.sharded:
+                    # One rank alone would try again while the others wait for it.
+                    raise UserError(
+                        f"out of memory for {num_rows} sequences of {len(waiting[0].tokens)} tokens on a divided model; use more "
+                        "processes"
+                    ) from None
                 if num_rows == 1:
                     raise UserError(
                         f"out of memory for one sequence of {len(waiting[0].tokens)} tokens; use a device with more memory"
@@ -136,9 +160,21 @@ class TitanLM(TemplateLM):
                 continue
             waiting = waiting[num_rows:]
             progress.show(len(waiting))
+        answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        for index, answer in self.ranks.gather(found):
+            answers[index] = answer
         return answers
 
-    @torch.inference_mode()
+    def _share(self, rows: list[_Row]) -> list[_Row]:
+        """The rows of this rank's batches: all ranks must agree on it, so it does not depend on the memory of one."""
+        batches = []
+        while rows:
+            num_rows = max(1, self._first_positions // max(1, len(rows[0].tokens)))
+            batches.append(rows[:num_rows])
+            rows = rows[num_rows:]
+        return [row for batch in self.ranks.share(batches) for row in batch]
+
+    @torch.no_grad()
     def _score(self, rows: Sequence[_Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
         """The answers of the requests of one batch, as (index, answer)."""
         hidden_BLD = self.model(_padded(rows, self._device))
@@ -190,9 +226,10 @@ class TitanLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to a stop sequence; each token costs a forward pass over the whole text so far."""
         eos = self.corpus_tokenizer.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
-        texts: list[str] = []
-        progress = _Progress(len(requests), self.progress)
-        for request in requests:
+        texts: list[tuple[int, str]] = []
+        own = self.ranks.share(list(enumerate(requests)))
+        progress = _Progress(len(own), self.progress)
+        for index, request in own:
             context, generation = request.args
             kwargs = normalize_gen_kwargs(generation)
             if kwargs.get("temperature") or kwargs.get("do_sample"):
@@ -208,13 +245,12 @@ class TitanLM(TemplateLM):
                 )
             stop = handle_stop_sequences(kwargs.get("until"), eos=eos)
             tokens = (self.tok_encode(context) or [self.eot_token_id])[-room:]
-            texts.append(
-                postprocess_generated_text(self._greedy(tokens, kwargs["max_gen_toks"], stop), stop, None)
-            )
-            progress.show(len(requests) - len(texts))
-        return texts
+            text = self._greedy(tokens, kwargs["max_gen_toks"], stop)
+            texts.append((index, postprocess_generated_text(text, stop, None)))
+            progress.show(len(own) - len(texts))
+        return [text for _, text in sorted(self.ranks.gather(texts))]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _greedy(self, tokens: list[int], max_tokens: int, stop: list[str]) -> str:
         context_length, text = len(tokens), ""
         tokens = list(tokens)

@@ -5,6 +5,7 @@ digest, task version, lm-eval version, limit, dtype, backend. GROUP.json is put 
 group are there, so a killed evaluation resumes after the last finished task.
 """
 
+import os
 import random
 import sys
 import time
@@ -24,6 +25,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
 from tst_titan.evaluate.offline import write_offline_tasks
+from tst_titan.evaluate.ranks import Ranks, join_ranks, shard_model
 from tst_titan.evaluate.scores import scores_of
 from tst_titan.evaluate.suites import Tasks, num_fewshot, tasks_of
 from tst_titan.files import read_json, write_json
@@ -39,7 +41,7 @@ class Evaluation:
     """What to evaluate and how.
 
     `limit` is the number of samples of each task (None: all). `dtype` "auto" is float32 on a CPU and for models trained in
-    float32, else bfloat16. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
+    float32, else bfloat16. `shard` divides the model between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
     """
 
     results: Path
@@ -50,6 +52,7 @@ class Evaluation:
     dtype: Dtype | Literal["auto"] = "auto"
     backend: Literal["checkpoint", "export"] = "checkpoint"
     user_tasks: Path = Path("studies/tasks")
+    shard: bool = False
 
 
 def evaluate(evaluation: Evaluation) -> list[Path]:
@@ -59,6 +62,9 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     file there that is of another segment.
     """
     results, segment_id = evaluation.results, evaluation.segment
+    ranks = join_ranks()
+    if ranks.size > 1 and evaluation.backend == "export":
+        raise UserError("an export is evaluated by one process: leave --processes or --through-export away")
     checkpoint = find_checkpoint(results, segment_id)
     folder = results / "evaluations" / segment_id
     for group in evaluation.groups:
@@ -67,10 +73,12 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     wants_offline = any(name in OFFLINE_TASKS for name in names)
     tasks = Tasks(
         names,
-        corpus_tasks=write_offline_tasks(checkpoint.corpus_dir) if wants_offline else None,
+        corpus_tasks=ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir))
+        if wants_offline
+        else None,
         user_tasks=evaluation.user_tasks,
     )
-    runner = _Runner(evaluation, checkpoint, tasks, folder)
+    runner = _Runner(evaluation, checkpoint, tasks, folder, ranks)
     return [_write_group(runner, group, folder / f"{group}.json") for group in evaluation.groups]
 
 
@@ -85,8 +93,11 @@ def _check_file(path: Path, segment_id: str) -> None:
 class _Runner:
     """Evaluates one task at a time, with the model loaded at the first one that is not finished."""
 
-    def __init__(self, evaluation: Evaluation, checkpoint: Checkpoint, tasks: Tasks, folder: Path):
+    def __init__(
+        self, evaluation: Evaluation, checkpoint: Checkpoint, tasks: Tasks, folder: Path, ranks: Ranks
+    ):
         self.evaluation, self.checkpoint, self.tasks, self.folder = evaluation, checkpoint, tasks, folder
+        self.ranks = ranks
         self.device = _device(evaluation.device)
         trained_in_float32 = checkpoint.segment.recipe.precision == "float32"
         self.dtype: Dtype = (
@@ -111,13 +122,12 @@ class _Runner:
 
     def finished(self, task: str) -> dict[str, Any]:
         """The record of a task: the one that is there, or a new one."""
-        path, key = self.folder / "tasks" / f"{_file_name(task)}.json", self.key(task)
-        if path.is_file():
-            record = read_json(path, mend="delete it and evaluate again")
-            if record.get("key") == key:
-                return record
-            changed = [name for name in key if record.get("key", {}).get(name) != key[name]]
-            print(f"{path}: of another {', '.join(changed)}; evaluating again", file=sys.stderr)
+        path = self.folder / "tasks" / f"{_file_name(task)}.json"
+        key = self.key(task)
+        # All ranks must take the same way: the first one looks.
+        record = self.ranks.from_first(lambda: self._kept(path, key))
+        if record is not None:
+            return record
         start = time.monotonic()
         scores = self._evaluate(task)
         record = {
@@ -126,9 +136,21 @@ class _Runner:
             "device": self._device_name(),
             "seconds": round(time.monotonic() - start, 1),
         }
-        write_json(path, record)
-        self._say(record)
+        if self.ranks.first:
+            write_json(path, record)
+            self._say(record)
         return record
+
+    def _kept(self, path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+        """The finished record of a key, None where there is none or one of another key."""
+        if not path.is_file():
+            return None
+        record = read_json(path, mend="delete it and evaluate again")
+        if record.get("key") == key:
+            return record
+        changed = [name for name in key if record.get("key", {}).get(name) != key[name]]
+        print(f"{path}: of another {', '.join(changed)}; evaluating again", file=sys.stderr)
+        return None
 
     def _evaluate(self, task: str) -> dict[str, Any]:
         loaded = self.tasks.load(task)
@@ -154,12 +176,20 @@ class _Runner:
         return self._lm
 
     def _checkpoint_lm(self) -> TitanLM:
-        model = load_model(self.checkpoint, device=self.device, dtype=self.dtype)
+        sharded = self.evaluation.shard and self.ranks.size > 1
+        model = load_model(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            shard=(lambda model: shard_model(model, self.device)) if sharded else None,
+        )
         return TitanLM(
             model,
             load_tokenizer(self.checkpoint.tokenizer_dir),
             max_length=self.checkpoint.segment.recipe.seq_len,
-            progress=True,
+            progress=self.ranks.first,
+            ranks=self.ranks,
+            sharded=sharded,
         )
 
     def _export_lm(self) -> Any:
@@ -207,6 +237,8 @@ def _write_group(runner: _Runner, group: str, path: Path) -> Path:
         "tasks": {name: scores for record in records for name, scores in record["tasks"].items()},
         **({"subtasks": subtasks} if subtasks else {}),
     }
+    if not runner.ranks.first:
+        return path
     if not path.is_file() or read_json(path, mend="delete it and evaluate again") != content:
         write_json(path, content)
     return path
@@ -214,7 +246,8 @@ def _write_group(runner: _Runner, group: str, path: Path) -> Path:
 
 def _device(name: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        # Under torchrun each process has the GPU of its number.
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -66,6 +66,8 @@ def _attempt(job: Job, lock: SegmentLock) -> int:
     for stale in ("outcome.json", "failure.json"):
         (job.folder / stale).unlink(missing_ok=True)
     shutil.rmtree(job.folder / "nodes", ignore_errors=True)
+    if slurm.launches():
+        slurm.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
     with _gpus(job) as held:
         start_attempt(job, len(held.gpus))
         returncode = _train(job, lock, held)

@@ -115,9 +115,8 @@ def training_memory_mb(segment: Segment, hardware: Hardware, site: Site) -> int:
 
 def checkpoint_resources(site: Site, *, gpus: int, minutes: int) -> dict[str, int | str]:
     """Of a job of one process that reads a whole checkpoint (export, evaluation), beside its memory."""
-    # `mpi`, empty: nothing is to be started around the one process, and no srun that would look for SLURM_CONF.
     runtime = min(minutes, site.max_minutes)
-    return {**_common(site), "nodes": 1, "mpi": "", "runtime": runtime, **_gpus(site, gpus, 1)}
+    return {**_common(site), "nodes": 1, "runtime": runtime, **_gpus(site, gpus, 1)}
 
 
 def checkpoint_memory_mb(segment: Segment, site: Site) -> int:
@@ -128,7 +127,7 @@ def checkpoint_memory_mb(segment: Segment, site: Site) -> int:
 def corpus_resources(site: Site) -> dict[str, int | str]:
     """Of a job that tokenizes a corpus."""
     memory = site.memory_mb or 4 * PROCESS_MB
-    return {**_common(site), "nodes": 1, "mpi": "", "mem_mb": memory, "runtime": site.corpus_minutes or 60}
+    return {**_common(site), "nodes": 1, "mem_mb": memory, "runtime": site.corpus_minutes or 60}
 
 
 def job_prologue(site: Site) -> str:
@@ -139,8 +138,8 @@ def job_prologue(site: Site) -> str:
 
 def _common(site: Site) -> dict[str, int | str]:
     named = {"slurm_partition": site.partition, "slurm_account": site.account, "qos": site.qos}
-    # `mpi`, even empty: no srun of the executor's around a command. Training starts its own on all nodes; a job of one
-    # process is where it belongs already.
+    # `mpi`, even empty: no srun of the executor's around a command, which would look for SLURM_CONF in vain. Training starts
+    # its own on all nodes; a job of one process is where it belongs already.
     return {"mpi": "", **{key: value for key, value in named.items() if value}, **site.resources}
 
 

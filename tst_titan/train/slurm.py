@@ -42,6 +42,11 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
+def restarts() -> int:
+    """How often Slurm has started this job again."""
+    return int(os.environ.get("TST_TITAN_SLURM_RESTARTS") or os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
 def node_name() -> str | None:
     """Slurm's name of the node that this process is on."""
     return os.environ.get("SLURMD_NODENAME")

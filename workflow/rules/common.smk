@@ -30,6 +30,7 @@ TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
 MAX_SEGMENT_STEPS = config["max_segment_steps"]
 PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
+EVALUATION = config["evaluation"]
 # Task definitions of the user's own, in lm-eval's format.
 USER_TASKS = shlex.quote(str(STUDIES / "tasks"))
 # The published study has no definition: its numbers are data of the package (rule published).

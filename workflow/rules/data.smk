@@ -7,8 +7,8 @@ from tst_titan.files import read_json
 DATA = config["data"]
 TOKENS_NEEDED = tokens_needed(PLANS.values())
 TOKENIZE = f"{TST_TITAN} data build {STUDIES} --results {RESULTS} --corpus {{wildcards.corpus}}"
-# At most: what --cores allows, or the machine has.
-TOKENIZE_THREADS = workflow.cores or 16
+# At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
+TOKENIZE_THREADS = workflow.resource_settings.cores or 16
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes
 

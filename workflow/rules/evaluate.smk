@@ -9,13 +9,15 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
+    threads: EVALUATION["processes"]
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
-        **checkpoint_resources(SITE, gpus=1, minutes=240),
+        **checkpoint_resources(SITE, gpus=EVALUATION["processes"], minutes=240),
     message:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
-        "{TST_TITAN} evaluate {wildcards.segment} --tasks {wildcards.group} --results {RESULTS} --task-definitions {USER_TASKS} > {log} 2>&1"
+        "{TST_TITAN} evaluate {wildcards.segment} --tasks {wildcards.group} --results {RESULTS}"
+        " --task-definitions {USER_TASKS} --processes {EVALUATION[processes]} > {log} 2>&1"
 
 
 rule fetch_eval_data:

@@ -91,9 +91,16 @@ def model_spec(
 
 
 def build_whole_model(
-    shape: ModelShape, *, seq_len: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    shape: ModelShape,
+    *,
+    seq_len: int,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    shard: Callable[[Decoder], object] | None = None,
 ) -> Decoder:
-    """An unsharded, uninitialized model on `device`, in evaluation mode: a frame to load a checkpoint into.
+    """An uninitialized model on `device`, in evaluation mode: a frame to load a checkpoint into.
+
+    It is whole, unless `shard` divides it between ranks while it takes no memory yet.
 
     Parameters are of `dtype`; buffers (rotary cache, expert biases) stay in float32. Routed experts compute in the
     dtype of their weights (see `ExpertsInTheirDtype`).
@@ -109,6 +116,8 @@ def build_whole_model(
         model = config.build()
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    if shard:
+        shard(model)
     if torch.device(device).type != "meta":
         model.to_empty(device=device)
         if model.enable_weight_tying:

@@ -1,0 +1,422 @@
+"""Studies and training jobs on a real Slurm: several nodes, stop signals, time limits, preemption, nodes and Snakemakes that die.
+
+Every fault ends with the losses, weights and moments of a run that nothing disturbed, at the same number of ranks.
+"""
+
+import csv
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from training import assert_same_state, chain, constant, launch, make_job, recipe, rows, saved_state
+
+from tst_titan.plan.settings import Segment
+from tst_titan.train.job import Job, write_job
+
+pytestmark = pytest.mark.slurm
+
+REPOSITORY = Path(__file__).parent.parent
+EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
+STEPS = 150
+STUDY = """\
+corpus:
+  source: texts
+  sources: {{texts: {{kind: files, path: {texts}}}}}
+  tokenizer: bpe-512
+  validation_tokens: 20k
+models:
+  tiny: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}}, learning_rate: 1e-2}}
+steps: {steps}
+arms: {{baseline: {{}}}}
+training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
+evaluate: {{tasks: none}}
+validation: {{every: 10, tokens: 512}}
+"""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """Three nodes; two partitions, of which `spare` gives way to `main`."""
+    try:
+        with slurm_cluster(tmp_path_factory.mktemp("slurm")) as running:
+            yield running
+    except SlurmUnavailable as reason:
+        pytest.skip(f"no Slurm here: {reason}")
+
+
+def wait_for(what: Callable[[], object], seconds: float, on_failure: Callable[[], str] = lambda: "") -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, on_failure()
+        time.sleep(0.1)
+
+
+# --- Training jobs, submitted as the executor submits them ---
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path) -> tuple[Segment, Path]:
+    """A segment trained in peace by two ranks on one machine without Slurm."""
+    (segment,) = chain(constant(STEPS), recipe=recipe(learning_rate=3e-3))
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = launch(make_job(segment, results, corpus_dir, processes=2))
+    assert done.returncode == 0, done.stderr
+    return segment, results / segment.id
+
+
+def submit(cluster: SlurmCluster, job: Job, *options: str, environment: dict[str, str] | None = None) -> str:
+    """Queue a training job with the profile's own precommand; returns its id."""
+    profile = yaml.safe_load((REPOSITORY / "slurm" / "config.yaml").read_text())
+    before = profile["precommand"].replace("\\$", "$")
+    code = (
+        "import sys; from pathlib import Path; from tst_titan.train.job import read_job;"
+        "from tst_titan.train.launch import run_segment;"
+        "sys.exit(run_segment(read_job(Path(sys.argv[1]))))"
+    )
+    # The executor's job step, like this, keeps of Slurm's variables little more than the job's id.
+    command = (
+        f"{before} && unset SLURM_CONF && {shlex.join([sys.executable, '-c', code, str(write_job(job))])}"
+    )
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--nodes={job.hardware.nodes}",
+         f"--ntasks={job.hardware.nodes}", f"--cpus-per-task={job.hardware.processes}", "--mem=4000",
+         f"--output={job.folder}/slurm-%j.log", f"--comment={job.segment.id}", *options, f"--wrap={command}"],
+        env=cluster.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | (environment or {}),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def state_of(cluster: SlurmCluster, job_id: str) -> dict[str, str]:
+    return next(job for job in cluster.jobs() if job["id"] == job_id)
+
+
+def steps_done(job: Job) -> int:
+    metrics = job.folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def said(job: Job) -> str:
+    logs = [*job.folder.glob("slurm-*.log"), job.folder / "train.log"]
+    return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in logs if log.exists())
+
+
+def reach(job: Job, step: int) -> None:
+    wait_for(lambda: steps_done(job) >= step, 240, lambda: f"step {step} was not reached\n{said(job)}")
+
+
+def finish(
+    cluster: SlurmCluster, job: Job, job_id: str, undisturbed: Path, seconds: float = 300
+) -> dict[str, str]:
+    """Wait for the job's end; it completed, and the segment is what it would have been undisturbed."""
+    over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+    wait_for(
+        lambda: state_of(cluster, job_id)["state"] in over, seconds, lambda: said(job) + str(cluster.jobs())
+    )
+    end = state_of(cluster, job_id)
+    assert end["state"] == "COMPLETED", said(job)
+    last = job.segment.end_step
+    assert_same_state(saved_state(job.folder, last), saved_state(undisturbed, last))
+    assert rows(job.folder, *EXACT) == rows(undisturbed, *EXACT)
+    return end
+
+
+def attempts(job: Job) -> list[dict]:
+    return json.loads((job.folder / "done.json").read_text())["attempts"]
+
+
+@pytest.fixture
+def job(undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path) -> Job:
+    """The same segment to be trained by one rank on each of two nodes."""
+    job = make_job(undisturbed[0], tmp_path, corpus_dir, nodes=2, stop_seconds=5)
+    job.folder.mkdir(parents=True)
+    return job
+
+
+def test_a_signal_to_the_job_saves_on_all_nodes_and_slurm_runs_it_again(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    cluster.run("scancel", "--signal=TERM", job_id)
+    end = finish(cluster, job, job_id, undisturbed[1])
+    assert end["restarts"] == "1"
+    first, second = attempts(job)
+    # Nothing after the signal is lost: the second goes on where the first stood.
+    assert f"Training starts at step {first['step'] + 1}" in (job.folder / "train.log").read_text()
+    assert 30 <= first["step"] < STEPS
+    assert first["slurm_job_id"] == second["slurm_job_id"] == job_id
+
+
+def test_a_run_longer_than_the_time_limit_finishes_by_itself(
+    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
+) -> None:
+    (segment,) = chain(constant(500), recipe=recipe(learning_rate=3e-3))
+    peace = make_job(segment, tmp_path / "peace", corpus_dir, processes=2)
+    assert launch(peace).returncode == 0
+    # Limits are whole minutes: of two, the job uses less than one. A checkpoint every step, to take its time.
+    job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=78, checkpoint_steps=1)
+    job.folder.mkdir(parents=True)
+    job_id = submit(cluster, job, "--time=2")
+    end = finish(cluster, job, job_id, peace.folder, seconds=500)
+    assert int(end["restarts"]) >= 1
+    steps = [attempt["step"] for attempt in attempts(job)]
+    assert steps == sorted(set(steps))
+
+
+def test_a_second_job_goes_behind_the_first_and_trains_nothing(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    first = submit(cluster, job)
+    reach(job, 1)
+    second = submit(cluster, job)
+    wait_for(
+        lambda: (
+            state_of(cluster, second)["restarts"] == "1" or state_of(cluster, second)["state"] == "COMPLETED"
+        ),
+        120,
+        lambda: said(job),
+    )
+    finish(cluster, job, first, undisturbed[1])
+    finish(cluster, job, second, undisturbed[1])
+    assert len(attempts(job)) == 1
+    assert (job.folder / "train.log").read_text().count("Training starts at step") in (1, 2)  # once a rank
+
+
+@pytest.mark.long
+def test_preempted_it_saves_and_goes_on(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job_id = submit(cluster, job, "--partition=spare")
+    reach(job, 30)
+    cluster.run(
+        "sbatch", "--partition=main", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 15"
+    )
+    end = finish(cluster, job, job_id, undisturbed[1])
+    assert end["restarts"] == "1"
+    assert 30 <= attempts(job)[0]["step"] < STEPS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "last"])
+def test_a_lost_node_costs_at_most_a_checkpoint_interval(
+    place: int, cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    nodes = cluster.run("scontrol", "show", "hostnames", state_of(cluster, job_id)["nodes"]).split()
+    cluster.kill(nodes[place])
+    try:
+        end = finish(cluster, job, job_id, undisturbed[1], seconds=400)
+    finally:
+        cluster.start(nodes[place])
+    assert int(end["restarts"]) >= 1
+    cluster.wait_until_idle()
+
+
+@pytest.mark.long
+def test_the_controller_is_killed_and_started_again(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    cluster.kill("slurmctld")
+    time.sleep(5)
+    cluster.start("slurmctld")
+    wait_for(lambda: "is UP" in cluster.run("scontrol", "ping", check=False), 30)
+    end = finish(cluster, job, job_id, undisturbed[1])
+    assert end["restarts"] == "0"
+    assert len(attempts(job)) == 1
+
+
+@pytest.mark.long
+def test_a_full_tmp_does_not_matter(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path], tmp_path: Path
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
+    try:
+        (full / "ballast").write_bytes(b"x" * (64 << 10))
+        job_id = submit(cluster, job, environment={"TMPDIR": str(full)})
+        finish(cluster, job, job_id, undisturbed[1])
+    finally:
+        subprocess.run(["umount", "-l", str(full)], check=True)
+
+
+@pytest.mark.long
+def test_cancelled_by_a_person_it_saves_and_stays_cancelled(cluster: SlurmCluster, job: Job) -> None:
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    cluster.run("scancel", job_id)
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "CANCELLED", 60, lambda: str(cluster.jobs()))
+    time.sleep(8)
+    assert state_of(cluster, job_id)["state"] == "CANCELLED"
+    assert list(job.folder.glob("checkpoint/step-*/.metadata"))
+    assert not (job.folder / "done.json").exists()
+
+
+@pytest.mark.long
+def test_a_time_limit_too_short_for_a_step_is_one_error_and_no_endless_loop(
+    cluster: SlurmCluster, undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path
+) -> None:
+    job = make_job(undisturbed[0], tmp_path, corpus_dir, nodes=2, stop_seconds=120)
+    job.folder.mkdir(parents=True)
+    job_id = submit(cluster, job, "--time=2")
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "FAILED", 400, lambda: said(job))
+    assert "without getting any further" in said(job)
+
+
+@pytest.mark.long
+def test_a_real_failure_fails_once_and_is_named(
+    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
+) -> None:
+    (segment,) = chain(constant(60), recipe=recipe(learning_rate=1e30, warmup_steps=40, max_grad_norm=1e9))
+    job = make_job(segment, tmp_path, corpus_dir, nodes=2)
+    job.folder.mkdir(parents=True)
+    job_id = submit(cluster, job)
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "FAILED", 120, lambda: said(job))
+    assert state_of(cluster, job_id)["restarts"] == "0"
+    assert "not finite" in said(job)
+
+
+# --- Studies, through Snakemake ---
+
+
+def checkout(folder: Path, steps: int, site: dict) -> Path:
+    """A checkout of its own with one tiny study and a site file."""
+    for name in ("Snakefile", "workflow", "local", "slurm"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    texts = folder / "texts"
+    texts.mkdir()
+    for module in sorted(Path(os.__file__).parent.glob("*.py")):
+        if 3_000 < module.stat().st_size < 40_000:
+            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
+    (folder / "studies").mkdir()
+    (folder / "studies" / "tiny.yaml").write_text(STUDY.format(texts=texts, steps=steps))
+    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    return folder
+
+
+# Polling of the tests: the first query 2 s after a job was submitted or ended. There is no sacct without slurmdbd.
+POLLING = ["--slurm-init-seconds-before-status-checks=2", "--slurm-status-command=squeue"]
+
+
+def start_snakemake(
+    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str
+) -> "subprocess.Popen[str]":
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    polling = POLLING if profile == "slurm" else []
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--profile", profile, *polling, *arguments], cwd=folder,
+        env=cluster.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
+        stdout=(folder / f"{profile}.log").open("a"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def run_snakemake(
+    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = 550
+) -> str:
+    running = start_snakemake(folder, profile, cluster, *arguments)
+    running.wait(timeout=seconds)
+    output = (folder / f"{profile}.log").read_text()
+    slurm_logs = "".join(log.read_text()[-2000:] for log in folder.glob("logs/slurm/**/*.log"))
+    assert running.returncode == 0, output[-6000:] + slurm_logs
+    return output
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The study's table without what a clock measured."""
+    with (folder / "studies" / "tiny" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    clocked = [
+        name
+        for name in rows[0]
+        if any(word in name for word in ("hour", "seconds", "tokens_per", "time", "wall"))
+    ]
+    return [{key: value for key, value in row.items() if key not in clocked} for row in rows]
+
+
+def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machine(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "local").mkdir()
+    there = checkout(tmp_path / "slurm", 20, {"hardware": {"nodes": 2, "processes": 2, "threads": 1}})
+    here = checkout(tmp_path / "local", 20, {"hardware": {"nodes": 1, "processes": 4, "threads": 1}})
+    # The corpus' identity holds its sources' path.
+    study = here / "studies" / "tiny.yaml"
+    study.write_text(study.read_text().replace(str(here / "texts"), str(there / "texts")))
+    before = {job["id"] for job in cluster.jobs()}
+    run_snakemake(there, "slurm", cluster, "studies/tiny")
+    jobs = [job for job in cluster.jobs() if job["id"] not in before]
+    # What a person sees in squeue: study, model, arm, stage and steps.
+    trained = [job for job in jobs if job["comment"].startswith("tiny tiny-baseline/")]
+    assert len(trained) == 2  # the constant-rate segment, then its decay
+    assert all(job["nodes"] == "n[1-2]" and job["state"] == "COMPLETED" for job in trained)
+    assert all(job["name"].startswith("tst-titan") for job in jobs)
+    run_snakemake(here, "local", cluster, "studies/tiny")
+    assert table(there) == table(here)
+    for metrics in (there / "results").glob("segments/*/*/metrics.jsonl"):
+        twin = here / metrics.relative_to(there)
+        assert rows(metrics.parent, *EXACT) == rows(twin.parent, *EXACT)
+
+
+def test_snakemake_killed_and_started_again_trains_no_segment_twice(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    folder = checkout(tmp_path, 400, {"hardware": {"nodes": 2, "processes": 1, "stop_seconds": 20}})
+    before = {job["id"] for job in cluster.jobs()}
+
+    def training() -> list[dict[str, str]]:
+        return [
+            job for job in cluster.jobs() if job["id"] not in before and "tiny-baseline" in job["comment"]
+        ]
+
+    def metrics() -> list[Path]:
+        return list(folder.glob("results/segments/*/constant-*/metrics.jsonl"))
+
+    plan = subprocess.run(
+        [sys.executable, "-m", "tst_titan.cli", "plan", "studies/tiny", "--json"], cwd=folder, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True,
+    )  # fmt: skip
+    segment = next(name for name in _segments(json.loads(plan.stdout)) if "/constant-" in name)
+    target = f"results/segments/{segment}/done.json"
+    first = start_snakemake(folder, "slurm", cluster, target)
+    wait_for(lambda: metrics() and len(metrics()[0].read_text().splitlines()) > 20, 240)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert [job["state"] for job in training()] == ["RUNNING"]
+    # Told to stop while no Snakemake looks: Slurm runs it again all the same.
+    cluster.run("scancel", "--signal=TERM", training()[0]["id"])
+    output = run_snakemake(folder, "slurm", cluster, target)
+    assert "Directory cannot be locked" not in output
+    done = json.loads((folder / target).read_text())
+    assert {job["state"] for job in training()} == {"COMPLETED"}
+    assert len(done["attempts"]) <= 3
+    steps = [json.loads(line)["step"] for line in metrics()[0].read_text().splitlines() if '"loss"' in line]
+    assert steps == sorted(set(steps))
+    again = run_snakemake(folder, "slurm", cluster, target)
+    assert again.count("has been submitted") == output.count("has been submitted")
+
+
+def _segments(plan: object) -> list[str]:
+    """Every segment id in a plan's JSON."""
+    if isinstance(plan, str):
+        return [plan] if plan.startswith("tiny-") else []
+    if isinstance(plan, dict):
+        return [name for value in (*plan.keys(), *plan.values()) for name in _segments(value)]
+    return [name for value in plan for name in _segments(value)] if isinstance(plan, list) else []

@@ -1,0 +1,112 @@
+"""Several processes that evaluate one checkpoint: each scores its share of the sequences, all hold all answers.
+
+Every rank runs the same lm-eval on the same requests; only the model's work is divided (`lm.TitanLM`). So every rank computes the same
+scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, over gloo. A model that does not fit
+one GPU can be divided between them instead (`shard_model`): then all of them score the same sequences.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from tst_titan.errors import UserError
+
+T = TypeVar("T")
+# The slowest share of a large task may take hours longer than the fastest.
+_LONGEST_WAIT = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that evaluate together; one process is the first of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `size`-th item, starting with this rank's."""
+        return items[self.rank :: self.size]
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all ranks. All ranks must call it."""
+        if self.size == 1:
+            return items
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on the first rank, made there alone. All ranks must call it.
+
+        A mistake that it raises there is raised everywhere, so that no rank waits for another.
+        """
+        if self.size == 1:
+            return make()
+        made: list[Any] = [None, None]
+        if self.first:
+            try:
+                made[0] = make()
+            except UserError as error:
+                made[1] = str(error)
+        dist.broadcast_object_list(made)
+        if made[1] is not None:
+            raise UserError(made[1])
+        return made[0]
+
+
+def join_ranks() -> Ranks:
+    """Meet the other processes that torchrun started, if it did."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Ranks()
+    if not dist.is_initialized():
+        on_gpus = torch.cuda.is_available()
+        if on_gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_LONGEST_WAIT)
+    return Ranks(dist.get_rank(), size)
+
+
+def shard_model(model: Any, device: str) -> None:
+    """Divide a decoder's weights between all ranks (FSDP); each layer is whole only while it computes.
+
+    Embeddings and head stay whole after the first batch: the head is applied outside of the model's forward pass.
+    """
+    if model.enable_weight_tying:
+        raise UserError("--shard: a model with tied embeddings is evaluated whole; leave --shard away")
+    mesh = init_device_mesh(device.partition(":")[0], (dist.get_world_size(),))
+    for layer in model.layers.values():
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def under_torchrun() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def run_on(processes: int, arguments: Sequence[str]) -> int:
+    """Run `tst-titan ARGUMENTS` on that many ranks of this machine; returns the exit status.
+
+    Each rank has a GPU of its own, where there are GPUs; else they share the cores.
+    """
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}", "--standalone",
+        "-m", "tst_titan.cli", *arguments,
+    ]  # fmt: skip
+    # torchrun would set one thread a process by itself, and say so.
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return subprocess.run(command, env=environment, check=False).returncode
