@@ -5,11 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from evaluate_segments import DENSE, MOE, initialized, results
 
+from tst_titan.errors import UserError
+from tst_titan.evaluate.environment import prepare_environment
 from tst_titan.evaluate.ranks import Ranks
+from tst_titan.evaluate.run import Evaluation, evaluate
 
 CONTINUE = """\
 task: continue
@@ -38,52 +42,42 @@ def own_results(tmp_path, request):
     return folder, segment.id, tasks
 
 
-def evaluated(own_results, *options):
+def alone(own_results, *groups):
+    """The scores of one process: this one. Its files are removed."""
+    folder, segment, tasks = own_results
+    prepare_environment()
+    evaluation = Evaluation(results=folder, segment=segment, groups=groups, limit=20, user_tasks=tasks)
+    paths = evaluate(evaluation)
+    found = [json.loads(path.read_text())["tasks"] for path in paths]
+    shutil.rmtree(folder / "evaluations")
+    return found
+
+
+def together(own_results, *options):
+    """The scores of two processes, and what they said."""
     folder, segment, tasks = own_results
     command = [
         sys.executable, "-m", "tst_titan.cli", "evaluate", segment, "--results", str(folder), "--limit", "20",
-        "--tasks", "offline", "continue", "--task-definitions", str(tasks), *options,
+        "--task-definitions", str(tasks), "--processes", "2", *options,
     ]  # fmt: skip
-    return subprocess.run(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(Path(path).read_text())["tasks"] for path in done.stdout.split()], done
 
 
-def test_two_processes_give_the_scores_of_one(own_results):
-    folder, segment, _ = own_results
-    out = folder / "evaluations" / segment
-    alone = evaluated(own_results)
-    assert alone.returncode == 0, alone.stderr
-    names = ("offline.json", "continue.json")
-    expected = [json.loads((out / name).read_text())["tasks"] for name in names]
-    shutil.rmtree(out)
-    together = evaluated(own_results, "--processes", "2")
-    assert together.returncode == 0, together.stderr
-    assert [json.loads((out / name).read_text())["tasks"] for name in names] == expected
-    # One of them says what was found, and where.
-    assert together.stdout == alone.stdout
-    assert together.stderr.count("heldout_cloze: acc_norm") == 1
-    # What is finished is not done again, on any number of processes.
-    written = (out / "tasks" / "heldout_cloze.json").stat().st_mtime_ns
-    assert evaluated(own_results, "--processes", "2").returncode == 0
-    assert (out / "tasks" / "heldout_cloze.json").stat().st_mtime_ns == written
+def test_two_processes_give_to_the_bit_the_scores_of_one(own_results):
+    expected = alone(own_results, "offline", "continue")
+    found, done = together(own_results, "--tasks", "offline", "continue")
+    assert found == expected
+    # One of them says what was found.
+    assert done.stderr.count("heldout_cloze: acc_norm") == 1
 
 
-@pytest.mark.parametrize("own_results", [DENSE, MOE], indirect=True, ids=["dense", "moe"])
+@pytest.mark.parametrize("own_results", [MOE], indirect=True, ids=["moe"])
 def test_a_model_divided_between_two_processes_gives_the_scores_of_the_whole(own_results):
-    folder, segment, _ = own_results
-    out = folder / "evaluations" / segment
-    assert evaluated(own_results).returncode == 0
-    expected = json.loads((out / "offline.json").read_text())["tasks"]
-    shutil.rmtree(out)
-    divided = evaluated(own_results, "--processes", "2", "--shard")
-    assert divided.returncode == 0, divided.stderr
-    found = json.loads((out / "offline.json").read_text())["tasks"]
+    (expected,) = alone(own_results, "offline")
+    (found,), _ = together(own_results, "--tasks", "offline", "--shard")
     bits = [tasks["heldout_bits_per_byte"]["bits_per_byte"]["value"] for tasks in (expected, found)]
     assert bits[1] == pytest.approx(bits[0], rel=1e-6)
     assert found["heldout_cloze"] == expected["heldout_cloze"]
@@ -95,7 +89,8 @@ def test_shares_are_disjoint_and_complete():
         assert sorted(item for share in shares for item in share) == list(range(10))
 
 
-def test_mistakes_are_one_message_of_every_process(own_results):
-    wrong = evaluated(own_results, "--processes", "2", "--through-export")
-    assert wrong.returncode != 0
-    assert "error: an export is evaluated by one process" in wrong.stderr
+def test_an_export_is_evaluated_by_one_process(own_results, monkeypatch):
+    folder, segment, _ = own_results
+    monkeypatch.setattr("tst_titan.evaluate.run.join_ranks", lambda: Ranks(0, 2))
+    with pytest.raises(UserError, match="an export is evaluated by one process"):
+        evaluate(Evaluation(results=folder, segment=segment, groups=["offline"], backend="export"))
