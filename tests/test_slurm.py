@@ -40,7 +40,6 @@ models:
 steps: {steps}
 arms: {{baseline: {{}}}}
 training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
-evaluate: {{tasks: none}}
 validation: {{every: 10, tokens: 512}}
 """
 

@@ -130,8 +130,8 @@ def test_one_target_is_cross_entropy_bit_for_bit(bag_weighting: str, reduction: 
         lambda z: F.cross_entropy(z.flatten(0, 1), labels.flatten(), reduction=reduction), logits
     )
     assert torch.equal(value, expected)
-    # Softmax is rounded here before it is scaled, in cross_entropy after.
-    assert_close(gradient, expected_gradient, torch.finfo(torch.float32).eps)
+    # Softmax is rounded here before it is scaled, in cross_entropy after; vectors of a processor may round once more.
+    assert_close(gradient, expected_gradient, 2 * torch.finfo(torch.float32).eps)
     assert torch.equal(multi_hot_cross_entropy(logits, labels, reduction=reduction), expected)
 
 

@@ -56,14 +56,15 @@ def test_it_trains_in_both_phases_and_the_bias_goes_on(tmp_path: Path, corpus_di
 def test_balancing_evens_out_the_load_and_can_be_off(tmp_path: Path, corpus_dir: Path) -> None:
     def last_load(coefficient: float) -> float:
         model = replace(MOE, moe=replace(EXPERTS, load_balance_coeff=coefficient))
-        (segment,) = chain(constant(25), recipe=recipe(model=model))
+        (segment,) = chain(constant(80), recipe=recipe(model=model))
         folder = train_here(segment, tmp_path, corpus_dir)
-        assert rows(folder, "routed_positions") == [(POSITIONS,)] * 25
-        has_bias = any("expert_bias" in name for name in saved_state(folder, 25))
+        assert rows(folder, "routed_positions") == [(POSITIONS,)] * 80
+        has_bias = any("expert_bias" in name for name in saved_state(folder, 80))
         assert has_bias == (coefficient > 0)
-        return sum(sum(loads) for (loads,) in rows(folder, "expert_load_max")[-5:])
+        return sum(sum(loads) for (loads,) in rows(folder, "expert_load_max")[-20:])
 
-    assert last_load(0.02) < last_load(0.0)
+    # A larger step overshoots: scores of so small a router differ by less than a few hundredths.
+    assert last_load(0.003) < last_load(0.0)
 
 
 def loop_over_experts(module: torch.nn.Module, x_RD: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
