@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tst_titan.train.titan.checks import check_job
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.metrics import read_rows
 from tst_titan.train.titan.provenance import provenance
-from tst_titan.train.titan.trainer import SegmentTrainer
+from tst_titan.train.titan.trainer import STOP_SIGNALS, SegmentTrainer
 
 
 def train_segment(job: Job) -> None:
@@ -103,6 +104,10 @@ def main() -> int:
             raise
         logger.error(json.dumps(message)[1:-1])
         return 1
+    finally:
+        # Told to stop again while it ends: Python gives up its handlers before it is gone.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
