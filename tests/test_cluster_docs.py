@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from tst_titan.train.command import parse_hardware
+from tst_titan.study.catalogue import MODELS
+from tst_titan.train.layouts import check_section, hardware_of
 from tst_titan.train.resources import Site, check_hardware, parse_site
 
 TEXT = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -18,9 +19,11 @@ def test_every_site_file_shown_is_taken() -> None:
     for block in blocks:
         assert set(block) <= {"results", "site", "hardware"}
         site = parse_site(block["site"])
-        hardware = parse_hardware([f"{key}={value}" for key, value in block["hardware"].items()])
-        check_hardware(hardware, site)
-        hardware.batch_degree()
+        check_section(block["hardware"], MODELS)
+        for model in ("270M", "600M", "3B", "10B-A1B"):
+            hardware = hardware_of(block["hardware"], model)
+            check_hardware(hardware, site)
+            hardware.batch_degree()
 
 
 def test_every_key_of_a_site_is_explained() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from data_hub_server import HubServer
 
 from tst_titan.plan import load_plan
@@ -238,6 +240,55 @@ def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_i
         in run.stdout + run.stderr
     )
     assert not (tmp_path / "results").exists()
+
+
+def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
+    for name in ("workflow", "slurm", "studies"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    # A job with a message is shown without its resources.
+    shown = '\nworkflow.get_rule("train").message = None\n'
+    (tmp_path / "Snakefile").write_text((REPOSITORY / "Snakefile").read_text() + shown)
+    site = {"gpus_per_node": 8, "accelerator": "h100", "max_minutes": 1440}
+    hardware = {
+        "layout": "one-node",
+        "models": {"270M": {"layout": "one-gpu"}, "10B-A1B": {"layout": "several-nodes"}},
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"site": site, "hardware": hardware}))
+    # A dry run would show one core otherwise.
+    run = snakemake(tmp_path, "-n", "--cores=64", "studies/scaling", profile="slurm")
+    assert run.returncode == 0, run.stderr
+    jobs = re.findall(
+        r"wildcards: segment=([^/]*?)-(?:baseline|tst).*?threads: (\d+)\n *resources: .*?nodes=(\d+), .*?gres=(\S+), gpus=(\d+)",
+        run.stdout + run.stderr, re.DOTALL,
+    )  # fmt: skip
+    asked = {model: {tuple(rest) for name, *rest in jobs if name == model} for model, *_ in jobs}
+    assert asked == {
+        "270M": {("8", "1", "gpu:1", "1")},
+        "600M": {("64", "1", "gpu:8", "8")},
+        "3B": {("64", "1", "gpu:8", "8")},
+        "10B-A1B": {("64", "8", "gpu:8", "64")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("hardware", "message"),
+    [
+        ({"models": {"10B": {"nodes": 8}}}, "error: hardware.models.10B: no study has a model of that name; allowed: 0.5M, 10B-A1B, "),
+        ({"layout": "one-gpu"}, "error: hardware.layout: model 10B-A1B has no hardware layout 'one-gpu'; it has: cpu, one-node"),
+        ({"processes": 3}, "1024 sequences a step cannot be split over 3 data-parallel ranks"),
+    ],
+)  # fmt: skip
+def test_hardware_that_cannot_train_a_study_is_one_error_before_any_job(
+    hardware: dict, message: str, tmp_path: Path
+) -> None:
+    for name in ("Snakefile", "workflow", "slurm", "studies"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"hardware": hardware}))
+    run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Job " not in run.stdout + run.stderr
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:

@@ -12,10 +12,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     parser.add_argument(
         "--hardware",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="fields of Hardware, such as processes=2 threads=1",
+        default="{}",
+        metavar="MAPPING",
+        help="the configuration's section `hardware`, such as '{processes: 2, threads: 1}'",
     )
     parser.add_argument(
         "--max-segment-steps",
@@ -30,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.plan import find_segment, load_plans
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
+    from tst_titan.train.layouts import hardware_of, read_section
 
     plans, _ = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     return run_segment(
         Job(
             segment=segment,
-            hardware=parse_hardware(args.hardware),
+            hardware=hardware_of(read_section(args.hardware), segment.recipe.model.name),
             folder=args.results / "segments" / segment.id,
             corpus_dir=args.results / "data" / segment.recipe.corpus.id,
             parent_checkpoint=parent_checkpoint,
@@ -53,25 +53,3 @@ def run(args: argparse.Namespace) -> int:
             studies={plan.study: digest_file(plan.file) for plan in wanting},
         )
     )
-
-
-def parse_hardware(settings: list[str]) -> Any:
-    """`KEY=VALUE` words as a `Hardware`, each checked against the field's type."""
-    from tst_titan.errors import UserError
-    from tst_titan.train.hardware import Hardware
-
-    types: dict[str, Any] = {name: type(default) for name, default in vars(Hardware()).items()}
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in types:
-            raise UserError(f"--hardware {setting}: use KEY=VALUE with one of: {', '.join(types)}")
-        try:
-            values[key] = (
-                {"true": True, "false": False}[text.lower()] if types[key] is bool else types[key](text)
-            )
-        except (KeyError, ValueError):
-            raise UserError(
-                f"--hardware {setting}: {key} takes a value of type {types[key].__name__}"
-            ) from None
-    return Hardware(**values)

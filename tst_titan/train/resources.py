@@ -7,14 +7,16 @@ others ignore.
 
 import math
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tst_titan.errors import UserError
 from tst_titan.plan.costs import PEAK_FLOPS, Accelerator, checkpoint_bytes, flops_per_step
-from tst_titan.plan.settings import Segment
+from tst_titan.plan.settings import Recipe, Segment
 from tst_titan.study.fields import choices
 from tst_titan.train.hardware import Hardware
+from tst_titan.train.layouts import hardware_of
 from tst_titan.train.memory import estimate_memory
 
 # Over the estimate: validation, checkpoints, a machine that reaches less than its site says.
@@ -71,6 +73,17 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
 
 
 _NAMES = {str: "text", int: "number from 0", float: "number from 0", dict: "mapping"}
+
+
+def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site: Site) -> None:
+    """`UserError` for the first segment that its model's hardware cannot train, or no node of the site holds."""
+    checked: set[Recipe] = set()
+    for recipe in (segment.recipe for segment in segments):
+        if recipe not in checked:
+            hardware = hardware_of(section, recipe.model.name)
+            check_hardware(hardware, site)
+            hardware.check_recipe(recipe)
+            checked.add(recipe)
 
 
 def check_hardware(hardware: Hardware, site: Site) -> None:

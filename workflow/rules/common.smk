@@ -1,5 +1,6 @@
 # What all rules share: the plans of all studies, and how the package's command is called.
 
+import json
 import re
 import shlex
 import sys
@@ -11,9 +12,11 @@ from snakemake.exceptions import WorkflowError
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 from tst_titan.published import published_files
-from tst_titan.train.command import parse_hardware
+from tst_titan.study.catalogue import MODELS
+from tst_titan.train.hardware import Hardware
+from tst_titan.train.layouts import check_section, hardware_of
 from tst_titan.train.resources import (
-    check_hardware,
+    check_training,
     checkpoint_memory_mb,
     checkpoint_resources,
     corpus_resources,
@@ -35,13 +38,13 @@ EVALUATION = config["evaluation"]
 USER_TASKS = shlex.quote(str(STUDIES / "tasks"))
 # The published study has no definition: its numbers are data of the package (rule published).
 PUBLISHED = "published"
-HARDWARE = config["hardware"]
+HARDWARE = config["hardware"] or {}
 # Part of a command and never of `params`: another machine is no reason to train again.
-HARDWARE_SETTINGS = " ".join(shlex.quote(f"{key}={value}") for key, value in HARDWARE.items())
+HARDWARE_TEXT = shlex.quote(json.dumps(HARDWARE))
 try:
-    LAYOUT = parse_hardware([f"{key}={value}" for key, value in HARDWARE.items()])
     SITE = parse_site(config["site"])
-    check_hardware(LAYOUT, SITE)
+    # A study that cannot be read may have a model of that name.
+    check_section(HARDWARE, None if BROKEN else [*MODELS, *(s.recipe.model.name for s in SEGMENTS.values())])
 except UserError as error:
     sys.exit(f"error: {error}")
 SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
@@ -75,6 +78,12 @@ def unusable_study(name):
 for target in map(Path, sys.argv[1:]):
     if target.parent == STUDIES and target.name not in {PUBLISHED, *PLANS}:
         sys.exit(f"error: {unusable_study(target.name)}")
+    if target.parent == STUDIES and target.name in PLANS:
+        plan = PLANS[target.name]
+        try:
+            check_training([s for name, s in plan.segments.items() if name not in plan.finished], HARDWARE, SITE)
+        except UserError as error:
+            sys.exit(f"error: {error}")
 if PUBLISHED in {*PLANS, *BROKEN}:
     sys.exit(f"error: {STUDIES / PUBLISHED}.yaml: the target {STUDIES / PUBLISHED} is the paper's own numbers; rename the file")
 

@@ -12,22 +12,36 @@ def training_inputs(wildcards):
     return inputs
 
 
+def of_job(value):
+    """What a training job asks for: `value(segment, hardware)`, with the hardware of the segment's model."""
+
+    def asked(wildcards):
+        segment = segment_of(wildcards.segment)
+        return value(segment, hardware_of(HARDWARE, segment.recipe.model.name))
+
+    return asked
+
+
 rule train:
     input:
         unpack(training_inputs),
     output:
         # Snakemake deletes outputs before a job: not what another job has finished meanwhile.
         update(RESULTS / "segments/{segment}/done.json"),
-    threads: LAYOUT.processes * LAYOUT.threads
+    threads: of_job(lambda segment, hardware: hardware.processes * hardware.threads)
     resources:
-        mem_mb=lambda wildcards: training_memory_mb(segment_of(wildcards.segment), LAYOUT, SITE),
-        runtime=lambda wildcards: training_minutes(segment_of(wildcards.segment), LAYOUT, SITE),
-        **training_resources(LAYOUT, SITE),
+        mem_mb=of_job(lambda segment, hardware: training_memory_mb(segment, hardware, SITE)),
+        runtime=of_job(lambda segment, hardware: training_minutes(segment, hardware, SITE)),
+        # Which there are depends on the site alone.
+        **{
+            name: of_job(lambda segment, hardware, name=name: training_resources(hardware, SITE)[name])
+            for name in training_resources(Hardware(), SITE)
+        },
     message:
         "Train {wildcards.segment}"
     shell:
         "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} {SPLIT}"
-        " --hardware {HARDWARE_SETTINGS}"
+        " --hardware {HARDWARE_TEXT}"
 
 
 rule export:
