@@ -67,6 +67,10 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
             raise UserError(f"{source}.{key} = {value!r}: must be a {_NAMES[wanted]}")
     if settings.get("accelerator", "cpu") not in PEAK_FLOPS:
         raise UserError(f"{source}.accelerator: {choices(settings['accelerator'], PEAK_FLOPS)}")
+    extra = str(settings.get("resources", {}).get("slurm_extra", ""))
+    if extra.startswith(("'", '"')):
+        # One word to the shell: all options but the first would be swallowed.
+        raise UserError(f"{source}.resources.slurm_extra = {extra!r}: write it without the inner quotes")
     values = dict(settings)
     values["environment"] = {str(key): str(value) for key, value in settings.get("environment", {}).items()}
     return Site(**values)

@@ -54,6 +54,11 @@ SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
 shell.prefix(job_prologue(SITE).replace("{", "{{").replace("}", "}}"))
 
 
+# Of small jobs that a user groups into one (docs/cluster.md): --resources in_turn=N lets N of a group run at a time.
+resource_scopes:
+    in_turn="local",
+
+
 wildcard_constraints:
     study="|".join(map(re.escape, PLANS)) or "none",
     corpus=r"[^/]+",

@@ -12,6 +12,7 @@ rule evaluate:
     threads: EVALUATION["processes"]
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        in_turn=1,
         **checkpoint_resources(SITE, gpus=EVALUATION["processes"], minutes=240),
     message:
         "Evaluate {wildcards.segment} on {wildcards.group}"

@@ -53,6 +53,7 @@ rule export:
         "logs/exports/{segment}.log",
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        in_turn=1,
         **checkpoint_resources(SITE, gpus=0, minutes=60),
     message:
         "Export {wildcards.segment}"
