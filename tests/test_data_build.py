@@ -299,6 +299,27 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert contents(folder) == contents(tmp_path / "undisturbed")
 
 
+def test_a_worker_and_putting_together_import_no_pandas_and_no_schema_of_studies(tmp_path):
+    """Each costs a process more than reading, hashing and writing a small corpus."""
+    jsonl(tmp_path / "in.jsonl", texts(150))
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path; from data_fixtures import settings\n"
+        "from tst_titan.data.build import build_corpus; from tst_titan.data.stream import TokenStream\n"
+        "build_corpus(settings(sys.argv[3]), Path(sys.argv[4]), num_workers=1)\n"
+        "TokenStream(Path(sys.argv[4]), seed=0, num_lanes=2, block_tokens=64).windows(0, 64)\n"
+        "print(*{'pandas', 'pydantic', 'tst_titan.study', 'numpy'} & set(sys.modules))\n"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, here, here.parent, tmp_path / "in.jsonl", tmp_path / "corpus"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["numpy"]
+
+
 def test_one_damaged_file_is_named_the_rest_is_done_and_mending_it_redoes_its_group_only(tmp_path):
     many_files(tmp_path / "in", texts(400))
     build_corpus(settings(tmp_path / "in"), tmp_path / "first", num_workers=1)
