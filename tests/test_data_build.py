@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, numbered_corpus, settings, texts
 
-from tst_titan.data import build, corpora, order
+from tst_titan.data import build, corpora, groups, order
 from tst_titan.data import documents as documents_module
 from tst_titan.data.build import build_corpus, tokenize_part
 from tst_titan.data.corpora import list_source, read_documents
@@ -107,6 +107,22 @@ def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
         tokenize_part(chosen, tmp_path / "parts", (part, 3), num_workers=1)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
+
+
+def test_a_shard_closes_at_its_size_whatever_its_group_holds(tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "in.jsonl", texts(300))
+    monkeypatch.setattr(groups, "_BATCH_CHARACTERS", 1000)
+    read = {}
+    for name, size in [("one", 2**27), ("many", 2000)]:
+        monkeypatch.setattr(groups, "SHARD_TOKENS", size)
+        manifest = build_corpus(settings(path), tmp_path / name, num_workers=1)
+        sizes = [entry["num_tokens"] for entry in manifest["sources"][0]["shards"]]
+        read[name] = np.concatenate(
+            [open_shard(tmp_path / name / e["file"]).ids for e in manifest["sources"][0]["shards"]]
+        )
+    assert len(sizes) > 5
+    assert all(2000 <= size < 3000 for size in sizes[:-1])
+    assert np.array_equal(read["one"], read["many"])
 
 
 def test_exact_duplicates_are_dropped_within_and_across_files(tmp_path):
