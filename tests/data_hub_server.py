@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+LATER_COMMIT = "d0ffee" + "0" * 34
 
 
 class HubServer(ThreadingHTTPServer):
@@ -16,6 +17,7 @@ class HubServer(ThreadingHTTPServer):
     status, "cut" for a body that ends in the middle, or "changed" for other bytes of the same length. `requests` counts
     the GETs of each file and, as "listed", the queries of sizes; `bytes_sent` the bytes of each file. Files of more than 5,000 bytes are kept in
     large file storage, as the hub does with large ones: their hash is the SHA-256 of the content, the others' git's.
+    `move_to` makes other files the head of the default branch; the commit that was there before can still be read.
     """
 
     daemon_threads = True
@@ -23,9 +25,14 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self, files: dict[str, bytes], faults: dict[str, list[int | str]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
+        self.head = COMMIT
+        self.commits = {COMMIT: files}
         self.faults = faults
         self.requests: Counter[str] = Counter()
         self.bytes_sent: Counter[str] = Counter()
+
+    def move_to(self, files: dict[str, bytes]) -> None:
+        self.head, self.commits[LATER_COMMIT] = LATER_COMMIT, files
 
     @property
     def url(self) -> str:
@@ -48,8 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def entry(self, path: str) -> dict:
-        body = self.server.files[path]
+    def commit(self, revision: str) -> str:
+        return self.server.head if revision == "main" else revision
+
+    def entry(self, path: str, files: dict[str, bytes]) -> dict:
+        body = files[path]
         entry = {"type": "file", "path": path, "size": len(body), "oid": "0" * 40}
         if len(body) > 5000:
             return entry | {
@@ -62,9 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests["listed"] += 1
         wanted = json.loads(sent)["paths"] if sent.startswith("{") else parse_qs(sent)["paths"]
         wanted = [wanted] if isinstance(wanted, str) else wanted
-        self.answer(
-            200, json.dumps([self.entry(path) for path in wanted if path in self.server.files]).encode()
-        )
+        revision = unquote(urlsplit(self.path).path).partition("/paths-info/")[2]
+        files = self.server.commits[self.commit(revision)]
+        self.answer(200, json.dumps([self.entry(path, files) for path in wanted if path in files]).encode())
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -74,25 +84,30 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/") and self.server.faults.get("api"):
             return self.answer(int(self.server.faults["api"].pop(0)), b"{}", Retry_After="0")
         if path.startswith("/api/datasets/org/name/tree/"):
-            return self.answer(200, json.dumps([self.entry(path) for path in self.server.files]).encode())
-        if path.startswith("/api/datasets/org/name/revision/") and not path.endswith(("main", COMMIT)):
-            return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            revision = path.removeprefix("/api/datasets/org/name/tree/").partition("/")[0]
+            files = self.server.commits[self.commit(revision)]
+            return self.answer(200, json.dumps([self.entry(path, files) for path in files]).encode())
+        revision = path.partition("/api/datasets/org/name/revision/")[2] or "main"
         if path.startswith("/api/datasets/org/name"):
-            siblings = [{"rfilename": name} for name in self.server.files]
+            commit = self.commit(revision)
+            if commit not in self.server.commits:
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            siblings = [{"rfilename": name} for name in self.server.commits[commit]]
             return self.answer(
-                200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode()
+                200, json.dumps({"id": "org/name", "sha": commit, "siblings": siblings}).encode()
             )
-        prefix, _, name = path.partition("/resolve/")
-        name = name.partition("/")[2]
-        if prefix == "/datasets/org/name" and name in self.server.files:
-            return self.file(name)
+        prefix, _, place = path.partition("/resolve/")
+        revision, _, name = place.partition("/")
+        files = self.server.commits.get(self.commit(revision), {})
+        if prefix == "/datasets/org/name" and name in files:
+            return self.file(name, files[name], self.commit(revision))
         return self.answer(
             404, b"{}", X_Error_Code="EntryNotFound" if prefix == "/datasets/org/name" else "RepoNotFound"
         )
 
-    def file(self, name: str) -> None:
-        body, status = self.server.files[name], 200
-        headers = {"ETag": '"0"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
+    def file(self, name: str, body: bytes, commit: str) -> None:
+        status = 200
+        headers = {"ETag": '"0"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
         if self.command == "HEAD":
             return self.answer(200, body, **headers)
         self.server.requests[name] += 1

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, numbered_corpus, settings, texts
 
-from tst_titan.data import build, corpora, order
+from tst_titan.data import build, corpora, groups, order
 from tst_titan.data import documents as documents_module
 from tst_titan.data.build import build_corpus, tokenize_part
 from tst_titan.data.corpora import list_source, read_documents
@@ -107,6 +107,22 @@ def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
         tokenize_part(chosen, tmp_path / "parts", (part, 3), num_workers=1)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
+
+
+def test_a_shard_closes_at_its_size_whatever_its_group_holds(tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "in.jsonl", texts(300))
+    monkeypatch.setattr(groups, "_BATCH_CHARACTERS", 1000)
+    read = {}
+    for name, size in [("one", 2**27), ("many", 2000)]:
+        monkeypatch.setattr(groups, "SHARD_TOKENS", size)
+        manifest = build_corpus(settings(path), tmp_path / name, num_workers=1)
+        sizes = [entry["num_tokens"] for entry in manifest["sources"][0]["shards"]]
+        read[name] = np.concatenate(
+            [open_shard(tmp_path / name / e["file"]).ids for e in manifest["sources"][0]["shards"]]
+        )
+    assert len(sizes) > 5
+    assert all(2000 <= size < 3000 for size in sizes[:-1])
+    assert np.array_equal(read["one"], read["many"])
 
 
 def test_exact_duplicates_are_dropped_within_and_across_files(tmp_path):
@@ -297,6 +313,27 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
     final = {p.stat().st_ino for p in (folder / "train/local").glob("*.arrow")}
     assert set(kept.values()) <= final
     assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+def test_a_worker_and_putting_together_import_no_pandas_and_no_schema_of_studies(tmp_path):
+    """Each costs a process more than reading, hashing and writing a small corpus."""
+    jsonl(tmp_path / "in.jsonl", texts(150))
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path; from data_fixtures import settings\n"
+        "from tst_titan.data.build import build_corpus; from tst_titan.data.stream import TokenStream\n"
+        "build_corpus(settings(sys.argv[3]), Path(sys.argv[4]), num_workers=1)\n"
+        "TokenStream(Path(sys.argv[4]), seed=0, num_lanes=2, block_tokens=64).windows(0, 64)\n"
+        "print(*{'pandas', 'pydantic', 'tst_titan.study', 'numpy'} & set(sys.modules))\n"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, here, here.parent, tmp_path / "in.jsonl", tmp_path / "corpus"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["numpy"]
 
 
 def test_one_damaged_file_is_named_the_rest_is_done_and_mending_it_redoes_its_group_only(tmp_path):

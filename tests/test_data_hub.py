@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_fixtures import settings, texts
-from data_hub_server import COMMIT, HubServer
+from data_hub_server import COMMIT, LATER_COMMIT, HubServer
 
 from tst_titan.data.build import build_corpus
 from tst_titan.data.corpora import list_source, read_documents
 from tst_titan.data.documents import document_hash
 from tst_titan.data.held_out import ONE_IN
+from tst_titan.data.shards import open_shard
+from tst_titan.data.tokenizers import train_bpe
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
@@ -91,21 +94,27 @@ for settings in json.loads(sys.argv[2]):
 """
 
 
-def read_remotely(server, tmp_path, *asked):
-    """What a process that knows this hub alone finds for each of the sources."""
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def run_with_hub(server, tmp_path, program, *arguments):
+    """The JSON lines that a process prints which knows this hub alone."""
     for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
     environment = os.environ | {
         "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path / "tmp"),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, Path(__file__).parent.parent, json.dumps([HUB | one for one in asked])],
+        [sys.executable, "-c", program, Path(__file__).parent.parent, *map(str, arguments)],
         env=environment, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    server.shutdown()
     assert not list((tmp_path / "tmp").glob("tst-titan-*"))  # what was downloaded is gone
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def read_remotely(server, tmp_path, *asked):
+    """What is found for each of the sources."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = run_with_hub(server, tmp_path, PROGRAM, json.dumps([HUB | one for one in asked]))
+    server.shutdown()
+    return found
 
 
 def rows(documents):
@@ -161,3 +170,62 @@ def test_a_file_that_stays_wrong_is_one_error_that_names_it(tmp_path, fault, mes
     (refused,) = read_remotely(server, tmp_path, {"path": "org/name"})
     assert "train.jsonl" in refused["error"]
     assert re.search(message, refused["error"])
+
+
+BUILD = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+from data_fixtures import settings
+from tst_titan.data import corpora
+from tst_titan.data.build import build_corpus
+from tst_titan.plan.settings import TokenizerSettings
+corpora._SMALLEST_GROUP = 20_000  # a group a file
+tokenizer, source = TokenizerSettings(kind="file", vocab_size=300, name=sys.argv[2]), {"name": "hub", "kind": "hub", "path": "org/name"}
+for folder, needed in json.loads(sys.argv[3]):
+    manifest = build_corpus(settings("", source=source, tokenizer=tokenizer), Path(folder), num_workers=1, needed={"hub": needed})
+    print(json.dumps(manifest["sources"][0]))
+"""
+
+
+def documents_of(folder, source):
+    shards = [open_shard(folder / entry["file"]) for entry in source["shards"]]
+    return {int(identity) for shard in shards for identity in shard.document_hashes}
+
+
+def test_a_corpus_keeps_the_commit_that_it_was_listed_at_when_the_revision_moves_and_takes_no_file_too_many(
+    tmp_path,
+):
+    train_bpe(tmp_path / "tokenizer", texts(100), 300)
+    before, later = (
+        {f"data/train-{part:05d}.jsonl": texts(60, seed=seed + part) for part in range(12)}
+        for seed in (0, 100)
+    )
+    server = HubServer({name: rows(documents) for name, documents in before.items()}, {})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    folder = tmp_path / "corpus"
+
+    def build(*asked):
+        return run_with_hub(
+            server, tmp_path, BUILD, tmp_path / "tokenizer", json.dumps([(str(f), n) for f, n in asked])
+        )
+
+    (some,) = build((folder, 10_000))
+    assert not some["complete"]
+    taken = [name for name in before if server.requests[name]]
+    assert 0 < len(taken) < 12
+    server.move_to({name: rows(documents) for name, documents in later.items()})
+    # Without what a growing corpus keeps, too: corpus.json knows the commit.
+    shutil.rmtree(folder / ".work")
+    grown, fresh = build((folder, 10**9), (tmp_path / "fresh", 10**9))
+    server.shutdown()
+
+    for source, commit, parts, where in [
+        (grown, COMMIT, before, folder),
+        (fresh, LATER_COMMIT, later, tmp_path / "fresh"),
+    ]:
+        assert source["complete"]
+        assert source["origin"]["revision"] == commit
+        identities = {document_hash(text) for documents in parts.values() for text in documents}
+        assert documents_of(where, source) == {one for one in identities if one >= 2**64 // ONE_IN}
+    assert grown["shards"][: len(some["shards"])] == some["shards"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
@@ -34,6 +35,19 @@ from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threa
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
+
+# The columns of shards.parquet, one row a shard.
+_INDEX = pa.schema(
+    [
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("num_documents", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("checksum", pa.string()),
+        ("inputs", pa.list_(pa.string())),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ def finish(
     }
     manifest["digest"] = _corpus_digest(manifest)
     with whole_file(out_dir / "shards.parquet") as part_file:
-        pq.write_table(pa.Table.from_pylist(index), part_file)
+        pq.write_table(_index_table(index), part_file)
     write_json(out_dir / "corpus.json", manifest)
     return read_json(out_dir / "corpus.json")
 
@@ -271,6 +285,17 @@ def _entry(name: str, header: ShardHeader) -> dict[str, Any]:
         "num_bytes": header.num_bytes,
         "checksum": header.checksum,
     }
+
+
+def _index_table(index: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows as a table, by way of JSON: `Table.from_pylist` would first import pandas, longer than all else here."""
+    lines = "\n".join(map(json.dumps, index)).encode()
+    # One block: a line (a group of many files) may be longer than the reader's usual one.
+    return pyarrow.json.read_json(
+        pa.BufferReader(lines),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=_INDEX),
+    )
 
 
 def _totals(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """How much of each source the plans read: what has to be tokenized, in whole stretches (`order.stretch_ends`)."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tst_titan.data.order import quotas, stretch_ends
-from tst_titan.plan import Plan, Segment
+
+if TYPE_CHECKING:  # building a corpus needs no planner
+    from tst_titan.plan import Plan, Segment
 
 
-def tokens_needed(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:
+def tokens_needed(plans: "Iterable[Plan]") -> dict[str, dict[str, int]]:
     """By corpus id and source: training tokens that hold the stream of the longest run, its lookahead included."""
     needed: dict[str, dict[str, int]] = {}
     shares: dict[str, tuple[int, dict[str, int]]] = {}
@@ -36,7 +38,7 @@ def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool
     )
 
 
-def _blocks(segment: Segment) -> int:
+def _blocks(segment: "Segment") -> int:
     """Blocks of all lanes that a segment's last window touches or has behind it."""
     recipe, stage = segment.recipe, segment.stage
     window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size

@@ -91,9 +91,7 @@ def write_shard(
         checksum=_checksum(columns),
     )
     names = ("ids", "document_offsets", "document_hashes", "document_bytes")
-    lists = [
-        pa.LargeListArray.from_arrays([0, len(column)], pa.array(column)) for column in columns.as_tuple()
-    ]
+    lists = [_one_row(column) for column in columns.as_tuple()]
     metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(header)}, sort_keys=True).encode()}
     schema = pa.schema([pa.field(n, a.type) for n, a in zip(names, lists, strict=True)], metadata=metadata)
     batch = pa.RecordBatch.from_arrays(lists, schema=schema)
@@ -113,7 +111,7 @@ def open_shard(path: Path) -> Shard:
             reader = pa.ipc.open_file(file)
             stored = json.loads((reader.schema.metadata or {})[_KEY])
             batch = reader.get_batch(0)
-            columns = [batch.column(i).values.to_numpy(zero_copy_only=True) for i in range(batch.num_columns)]
+            columns = [_in_place(batch.column(i).values) for i in range(batch.num_columns)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such shard; {_MEND}") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -153,6 +151,21 @@ def select_documents(shards: Sequence[Shard], keep: Sequence[np.ndarray]) -> Col
         sizes.append(shard.document_bytes[mask])
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return Columns(np.concatenate(ids), offsets, np.concatenate(hashes), np.concatenate(sizes))
+
+
+def _one_row(column: np.ndarray) -> pa.LargeListArray:
+    """One list that holds the whole column. From its buffer: `pa.array` would import pandas first, in every worker."""
+    values = pa.Array.from_buffers(
+        pa.from_numpy_dtype(column.dtype), len(column), [None, pa.py_buffer(np.ascontiguousarray(column))]
+    )
+    offsets = pa.py_buffer(np.array([0, len(column)], dtype=np.int64))
+    return pa.LargeListArray.from_buffers(pa.large_list(values.type), 1, [None, offsets], children=[values])
+
+
+def _in_place(values: pa.Array) -> np.ndarray:
+    """A view of a column's values; `Array.to_numpy` would import pandas first, too."""
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=values.offset * dtype.itemsize)
 
 
 def _checksum(columns: Columns) -> str:

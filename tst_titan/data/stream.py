@@ -79,11 +79,11 @@ class TokenStream:
             name = self._runs[int(source_KB[start_KB < 0][0])].name
             raise UserError(f"{self.corpus.folder}: source {name} is not tokenized that far; {_GROW}")
         skipped = offset - first * self.block_tokens
-        for row in range(len(numbers)):
+        for row, sources, starts in zip(tokens_BT, source_KB.T.tolist(), start_KB.T.tolist(), strict=True):
             at = -skipped
-            for source, start in zip(source_KB[:, row].tolist(), start_KB[:, row].tolist(), strict=True):
+            for source, start in zip(sources, starts, strict=True):
                 begin, end = max(at, 0), min(at + self.block_tokens, length)
-                self._runs[source].read_into(tokens_BT[row, begin:end], start + begin - at)
+                self._runs[source].read_into(row[begin:end], start + begin - at)
                 at += self.block_tokens
         return tokens_BT
 
