@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,9 @@ NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 PartitionName=spare Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE
 """
+
+# What names the cluster in a job's environment: Slurm's variable, and the profile's where a job has unset that.
+CONFIGURATIONS = ("SLURM_CONF", "TST_TITAN_SLURM_CONF")
 
 
 class SlurmUnavailable(Exception):
@@ -99,6 +102,29 @@ class SlurmCluster:
     def kill(self, name: str) -> None:
         """End a daemon as a crash does."""
         self._end(name, signal.SIGKILL)
+
+    def kill_node(self, name: str) -> None:
+        """End a node as a power cut does: its slurmd and all processes of its jobs at once, none of which gets to tell."""
+        jobs = self._processes_of_jobs(name)
+        keepers = {parent for pid in jobs if _command(parent := _parent(pid)) == "slurmstepd"}
+        self.kill(name)
+        while jobs:
+            # Slurm's own processes first: they would tell the controller how the others ended.
+            for pid in [*keepers, *jobs]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            keepers, jobs = set(), self._processes_of_jobs(name)
+
+    def _processes_of_jobs(self, node: str) -> set[int]:
+        """Everything that lives below a job of this cluster on `node`: its environment names both."""
+        ours = {f"{variable}={self.root}/slurm.conf".encode() for variable in CONFIGURATIONS}
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                environment = set((process / "environ").read_bytes().split(b"\0"))
+                if f"SLURMD_NODENAME={node}".encode() in environment and environment & ours:
+                    found.add(int(process.name))
+        return found
 
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until every node is up and no job is left."""
@@ -219,6 +245,20 @@ def _wait_for(condition, cluster: SlurmCluster, seconds: float = 20) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"a daemon did not start:\n{cluster.logs()}")
         time.sleep(0.05)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _free_ports(number: int) -> int:

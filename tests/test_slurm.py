@@ -6,6 +6,7 @@ Every fault ends with the losses, weights and moments of a run that nothing dist
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -137,6 +138,16 @@ def attempts(job: Job) -> list[dict]:
     return json.loads((job.folder / "done.json").read_text())["attempts"]
 
 
+def nodes_of(cluster: SlurmCluster, job_id: str) -> list[str]:
+    return cluster.run("scontrol", "show", "hostnames", state_of(cluster, job_id)["nodes"]).split()
+
+
+def starts(job: Job) -> list[int]:
+    """The step at which each start of the training processes began."""
+    log = (job.folder / "train.log").read_text()
+    return list(dict.fromkeys(map(int, re.findall(r"Training starts at step (\d+)", log))))
+
+
 @pytest.fixture
 def job(undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path) -> Job:
     """The same segment to be trained by one rank on each of two nodes."""
@@ -217,20 +228,29 @@ def test_preempted_it_saves_and_goes_on(
     assert 30 <= attempts(job)[0]["step"] < STEPS
 
 
+INTERVAL = 7
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("place", [0, 1], ids=["first", "last"])
-def test_a_lost_node_costs_at_most_a_checkpoint_interval(
+def test_a_node_that_dies_costs_at_most_a_checkpoint_interval(
     place: int, cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
 ) -> None:
+    job = replace(job, hardware=replace(job.hardware, checkpoint_steps=INTERVAL))
     job_id = submit(cluster, job)
     reach(job, 30)
-    nodes = cluster.run("scontrol", "show", "hostnames", state_of(cluster, job_id)["nodes"]).split()
-    cluster.kill(nodes[place])
+    nodes = nodes_of(cluster, job_id)
+    cluster.kill_node(nodes[place])
+    reached = steps_done(job)
     try:
         end = finish(cluster, job, job_id, undisturbed[1], seconds=400)
     finally:
         cluster.start(nodes[place])
-    assert int(end["restarts"]) >= 1
+    assert end["restarts"] == "1", said(job)
+    first, second = attempts(job)
+    assert (first["outcome"], second["outcome"]) == ("killed", "finished")
+    assert reached - INTERVAL <= first["step"] <= reached < STEPS
+    assert starts(job) == [1, first["step"] + 1]
     cluster.wait_until_idle()
 
 
