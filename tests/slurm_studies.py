@@ -50,8 +50,8 @@ def checkout(folder: Path, steps: int, site: dict) -> Path:
     return folder
 
 
-# Polling of the tests: the first query 2 s after a job was submitted or ended. There is no sacct without slurmdbd.
-POLLING = ["--slurm-init-seconds-before-status-checks=2", "--slurm-status-command=squeue"]
+# Polling of the tests: the first query 2 s after a job was submitted or ended.
+POLLING = ["--slurm-init-seconds-before-status-checks=2"]
 
 
 def start_snakemake(

@@ -1,12 +1,15 @@
 """On a real Slurm that keeps accounts and enforces them: what jobs used, who may charge what, and how Snakemake asks `sacct`."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
-from slurm_studies import wait_for
+from slurm_studies import POLLING, REPOSITORY, wait_for
 
 from tst_titan.cluster.accounting import job_usage
 from tst_titan.cluster.preflight import Request, check_cluster
@@ -123,3 +126,59 @@ def test_what_the_user_can_charge_passes(cluster: SlurmCluster, tmp_path: Path) 
         Request("export"),
     ]
     assert check_cluster(requests, [tmp_path]) == []
+
+
+# --- How Snakemake's executor asks `sacct` ---
+
+SNAKEFILE = """\
+onstart:
+    from tst_titan.cluster.executor import mend_executor
+    mend_executor(workflow.executor_settings)
+
+rule all:
+    input: "requeued", "cancelled"
+
+rule requeued:
+    output: "requeued"
+    resources: mpi="", nodes=1
+    shell: "if [ -e begun ]; then touch {output}; else touch begun; sleep 300; fi"
+
+rule cancelled:
+    output: "cancelled"
+    resources: mpi="", nodes=1
+    shell: "touch waiting; sleep 300; touch {output}"
+"""
+
+
+def test_snakemake_follows_jobs_through_a_requeue_a_cancellation_and_a_slurmdbd_that_is_away(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    log = tmp_path / "snakemake.log"
+    command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "9", "--keep-going", "--slurm-requeue",
+               "--ignore-incomplete", "--nolock", *POLLING, "--default-resources", "mem_mb=100", "runtime=9",
+               "slurm_account=physics"]  # fmt: skip
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=cluster.environment | {"PYTHONPATH": path}, stdout=log.open("w"), stderr=subprocess.STDOUT
+    )  # fmt: skip
+
+    def job(rule: str) -> dict[str, str]:
+        return next(job for job in cluster.jobs() if job["comment"] == f"rule_{rule}")
+
+    try:
+        wait_for(lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 60, log.read_text)
+        cluster.kill("slurmdbd")
+        cluster.run("scontrol", "requeue", job("requeued")["id"])
+        cluster.run("scancel", job("cancelled")["id"])
+        wait_for(lambda: "No answer from Slurm (sacct)" in log.read_text(), 60, log.read_text)
+        cluster.start("slurmdbd")
+        running.wait(timeout=120)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 1, log.read_text()
+    assert log.read_text().count("SLURM status is: 'CANCELLED'") == 1
+    assert (tmp_path / "requeued").exists()
+    assert job("requeued")["restarts"] == "1"
+    assert not (tmp_path / "cancelled").exists()
