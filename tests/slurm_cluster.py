@@ -11,10 +11,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import slurm_accounting
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
 
@@ -47,12 +49,13 @@ SlurmctldTimeout=10
 KillWait=30
 MinJobAge=3600
 GresTypes=gpu
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobAcctGatherType=jobacct_gather/none
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs=16 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 PartitionName=spare Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE
 """
+WITHOUT_ACCOUNTS = "AccountingStorageType=accounting_storage/none"
 
 # What names the cluster in a job's environment: Slurm's variable, and the profile's where a job has unset that.
 CONFIGURATIONS = ("SLURM_CONF", "TST_TITAN_SLURM_CONF")
@@ -95,9 +98,9 @@ class SlurmCluster:
         return [dict(zip(fields, values, strict=True)) for values in cut]
 
     def start(self, name: str) -> None:
-        """Start `slurmctld` or a node's `slurmd` (by the node's name)."""
-        command = ["slurmctld", "-D"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
-        self._daemon(name, command)
+        """Start `slurmctld`, a node's `slurmd` (by the node's name), or one of those that keep accounts."""
+        commands = {"slurmctld": ["slurmctld", "-D"], **slurm_accounting.commands(self.root)}
+        self._daemon(name, commands.get(name, ["slurmd", "-D", "-N", name]))
 
     def kill(self, name: str) -> None:
         """End a daemon as a crash does."""
@@ -138,6 +141,14 @@ class SlurmCluster:
             f"the cluster is not idle: {self.run('sinfo', '-N', '-l', check=False)}\n{self.logs()}"
         )
 
+    def wait_for(self, name: str, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Wait until a daemon that was started serves."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not start:\n{self.logs()}")
+            time.sleep(0.05)
+
     def logs(self) -> str:
         """The last lines of every daemon."""
         return "\n".join(
@@ -172,15 +183,18 @@ class SlurmCluster:
             deadline = time.monotonic() + 40
             while time.monotonic() < deadline and self.run("squeue", "-h", check=False):
                 time.sleep(0.2)
-        for name in sorted(self.daemons, key=lambda name: (name == "munged", name != "slurmctld")):
-            self._end(name, signal.SIGTERM)
+        last = ("slurmdbd", "mariadbd", "munged")
+        first = ("slurmctld", *(name for name in self.daemons if name not in last))
+        for name in dict.fromkeys([*first, *last]):
+            if name in self.daemons:
+                self._end(name, signal.SIGTERM)
 
 
-def require_slurm() -> None:
-    """Raise `SlurmUnavailable` unless the daemons are here or can be installed."""
+def require_slurm(packages: Mapping[str, str]) -> None:
+    """Raise `SlurmUnavailable` unless the programs are here or can be installed; `packages`: Debian's, by program."""
     if os.geteuid() != 0:
         raise SlurmUnavailable("Slurm's daemons need root")
-    missing = sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+    missing = sorted({package for program, package in packages.items() if shutil.which(program) is None})
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -197,11 +211,11 @@ def require_slurm() -> None:
 
 @contextmanager
 def slurm_cluster(
-    root: Path, *, nodes: int = 3, gpus: int = 8, slurmd_timeout: int = 10
+    root: Path, *, nodes: int = 3, gpus: int = 8, slurmd_timeout: int = 10, accounting: bool = False
 ) -> Iterator[SlurmCluster]:
-    """Bring a cluster up under `root`, and down again."""
-    require_slurm()
-    first_port = _free_ports(nodes + 1)
+    """Bring a cluster up under `root`, and down again; with `accounting`, one that keeps accounts and enforces their limits."""
+    require_slurm(PACKAGES | (slurm_accounting.PACKAGES if accounting else {}))
+    first_port = _free_ports(nodes + 2)
     root.chmod(0o755)
     (root / "state").mkdir()
     for node in range(1, nodes + 1):
@@ -214,6 +228,7 @@ def slurm_cluster(
         SLURM_CONF.format(
             root=root, host=socket.gethostname().split(".")[0], port=first_port + nodes, nodes=nodes, gpus=gpus,
             first_port=first_port, last_port=first_port + nodes - 1, slurmd_timeout=slurmd_timeout,
+            accounting=slurm_accounting.SLURM_CONF.format(root=root, port=first_port + nodes + 1) if accounting else WITHOUT_ACCOUNTS,
         )
     )  # fmt: skip
     key = root / "munge.key"
@@ -229,7 +244,9 @@ def slurm_cluster(
         cluster._daemon(
             "munged", ["munged", "--foreground", "--force", f"--pid-file={root}/munged.pid", *files]
         )
-        _wait_for((root / "munge.socket").exists, cluster)
+        cluster.wait_for("munged", (root / "munge.socket").exists)
+        if accounting:
+            slurm_accounting.start_accounting(cluster, port=first_port + nodes + 1)
         cluster.start("slurmctld")
         for node in range(1, nodes + 1):
             cluster.start(f"n{node}")
@@ -237,14 +254,6 @@ def slurm_cluster(
         yield cluster
     finally:
         cluster.stop()
-
-
-def _wait_for(condition, cluster: SlurmCluster, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"a daemon did not start:\n{cluster.logs()}")
-        time.sleep(0.05)
 
 
 def _parent(pid: int) -> int:

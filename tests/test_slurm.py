@@ -8,18 +8,18 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from slurm_studies import checkout, run_snakemake, start_snakemake, wait_for
 from training import assert_same_state, chain, constant, launch, make_job, recipe, rows, saved_state
 
 from tst_titan.plan.settings import Segment
@@ -30,19 +30,6 @@ pytestmark = pytest.mark.slurm
 REPOSITORY = Path(__file__).parent.parent
 EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
 STEPS = 150
-STUDY = """\
-corpus:
-  source: texts
-  sources: {{texts: {{kind: files, path: {texts}}}}}
-  tokenizer: bpe-512
-  validation_tokens: 20k
-models:
-  tiny: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}}, learning_rate: 1e-2}}
-steps: {steps}
-arms: {{baseline: {{}}}}
-training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
-validation: {{every: 10, tokens: 512}}
-"""
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +40,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
             yield running
     except SlurmUnavailable as reason:
         pytest.skip(f"no Slurm here: {reason}")
-
-
-def wait_for(what: Callable[[], object], seconds: float, on_failure: Callable[[], str] = lambda: "") -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, on_failure()
-        time.sleep(0.1)
 
 
 # --- Training jobs, submitted as the executor submits them ---
@@ -321,49 +301,6 @@ def test_a_real_failure_fails_once_and_is_named(
 
 
 # --- Studies, through Snakemake ---
-
-
-def checkout(folder: Path, steps: int, site: dict) -> Path:
-    """A checkout of its own with one tiny study and a site file."""
-    for name in ("Snakefile", "workflow", "local", "slurm"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    texts = folder / "texts"
-    texts.mkdir()
-    for module in sorted(Path(os.__file__).parent.glob("*.py")):
-        if 3_000 < module.stat().st_size < 40_000:
-            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
-    (folder / "studies").mkdir()
-    (folder / "studies" / "tiny.yaml").write_text(STUDY.format(texts=texts, steps=steps))
-    (folder / "site.yaml").write_text(yaml.safe_dump(site))
-    return folder
-
-
-# Polling of the tests: the first query 2 s after a job was submitted or ended. There is no sacct without slurmdbd.
-POLLING = ["--slurm-init-seconds-before-status-checks=2", "--slurm-status-command=squeue"]
-
-
-def start_snakemake(
-    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str
-) -> "subprocess.Popen[str]":
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    polling = POLLING if profile == "slurm" else []
-    return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--profile", profile, *polling, *arguments], cwd=folder,
-        env=cluster.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
-        stdout=(folder / f"{profile}.log").open("a"), stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def run_snakemake(
-    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = 550
-) -> str:
-    running = start_snakemake(folder, profile, cluster, *arguments)
-    running.wait(timeout=seconds)
-    output = (folder / f"{profile}.log").read_text()
-    slurm_logs = "".join(log.read_text()[-2000:] for log in folder.glob("logs/slurm/**/*.log"))
-    assert running.returncode == 0, output[-6000:] + slurm_logs
-    return output
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -66,7 +66,10 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
         ({"max_minutes": -1}, r"site\.max_minutes"),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
-        ({"resources": {"slurm_extra": "'--exclusive'"}}, r"site\.resources\.slurm_extra .*without the inner quotes"),
+        (
+            {"resources": {"slurm_extra": "'--exclusive'"}},
+            r"site\.resources\.slurm_extra .*without the inner quotes",
+        ),
         ("gpu", "must be a mapping"),
     ],
 )
