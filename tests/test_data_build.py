@@ -109,6 +109,14 @@ def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
 
 
+def test_a_share_beyond_the_groups_has_nothing_to_do(tmp_path):
+    chosen = settings(many_files(tmp_path / "in", texts(40)))
+    tokenize_part(chosen, tmp_path / "parts", (1000, 1001), num_workers=2)
+    build_corpus(chosen, tmp_path / "parts", num_workers=1)
+    build_corpus(chosen, tmp_path / "one", num_workers=1)
+    assert contents(tmp_path / "one") == contents(tmp_path / "parts")
+
+
 def test_a_shard_closes_at_its_size_whatever_its_group_holds(tmp_path, monkeypatch):
     path = jsonl(tmp_path / "in.jsonl", texts(300))
     monkeypatch.setattr(groups, "_BATCH_CHARACTERS", 1000)

@@ -320,7 +320,10 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
 ) -> None:
     (tmp_path / "slurm").mkdir()
     (tmp_path / "local").mkdir()
-    there = checkout(tmp_path / "slurm", 20, {"hardware": {"nodes": 2, "processes": 2, "threads": 1}})
+    site = {"hardware": {"nodes": 2, "processes": 2, "threads": 1}}
+    # There the corpus is made by jobs too, each a share of it.
+    shares = {"site": {"corpus_minutes": 5}, "data": {"tokens_per_job": 2000, "most_jobs": 3}}
+    there = checkout(tmp_path / "slurm", 20, site | shares)
     here = checkout(tmp_path / "local", 20, {"hardware": {"nodes": 1, "processes": 4, "threads": 1}})
     # The corpus' identity holds its sources' path.
     study = here / "studies" / "tiny.yaml"
@@ -333,6 +336,16 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     assert len(trained) == 2  # the constant-rate segment, then its decay
     assert all(job["nodes"] == "n[1-2]" and job["state"] == "COMPLETED" for job in trained)
     assert all(job["name"].startswith("tst-titan") for job in jobs)
+    logs = sorted(
+        log.relative_to(there / "logs/slurm").parts[0] for log in there.glob("logs/slurm/*/*/*.log")
+    )
+    assert logs == [
+        "rule_corpus",
+        "rule_corpus_listing",
+        *["rule_corpus_part"] * 3,
+        "rule_train",
+        "rule_train",
+    ]
     run_snakemake(here, "local", cluster, "studies/tiny")
     assert table(there) == table(here)
     for metrics in (there / "results").glob("segments/*/*/metrics.jsonl"):

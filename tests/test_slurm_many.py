@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from slurm_studies import checkout, run_snakemake, start_snakemake
+
+from tst_titan.plan import load_plan
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long, pytest.mark.timeout(5400)]
 
@@ -84,3 +87,37 @@ def seconds(time: str) -> float:
     from datetime import datetime
 
     return datetime.fromisoformat(time).timestamp()
+
+
+def test_small_jobs_share_one_and_a_failed_one_costs_the_others_nothing(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    folder = checkout(tmp_path, 20, {"hardware": {"processes": 1, "threads": 1}})
+    study = folder / "studies" / "tiny.yaml"
+    text = study.read_text().replace("steps: 20", "steps: [10, 15, 20]").replace("20k", "40k")
+    study.write_text(text + "evaluate: {tasks: offline}\n")
+    grouped = [
+        "--groups", "evaluate=small", "--group-components", "small=20", "--resources", "in_turn=1",
+        "--set-resources", "evaluate:runtime=15", "--until", "evaluate",
+    ]  # fmt: skip
+    plan = load_plan(study, folder / "results")
+    decays = [folder / "results/segments" / name for name in plan.segments if "/decay-" in name]
+    run_snakemake(
+        folder, "slurm", cluster, *(f"results/segments/{d.parent.name}/{d.name}/done.json" for d in decays)
+    )
+    # The checkpoint of one of the three is away.
+    decays[1].joinpath("checkpoint").rename(folder / "away")
+    running = start_snakemake(folder, "slurm", cluster, *grouped, "--", "studies/tiny")
+    assert running.wait(timeout=600) != 0
+    assert len(list((folder / "results/evaluations").rglob("offline.json"))) == 2
+    (folder / "away").rename(decays[1] / "checkpoint")
+    run_snakemake(folder, "slurm", cluster, *grouped, "--", "studies/tiny")
+    assert len(list((folder / "results/evaluations").rglob("offline.json"))) == 3
+    # Three in turn, then the one that failed: processors of one, minutes of all.
+    asked = cluster.run(
+        "squeue", "-h", "--states=all", "--sort=i", "--Format=Comment:80,NumCPUs:20,TimeLimit:20,State:20"
+    )
+    assert [line.split()[1:] for line in asked.splitlines() if "evaluate" in line] == [
+        ["1", "45:00", "FAILED"],
+        ["1", "15:00", "COMPLETED"],
+    ]

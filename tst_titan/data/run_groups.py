@@ -34,7 +34,7 @@ class Enough:
 def run_groups(prepared: Sequence[SourceJobs], enough: Enough, num_workers: int) -> list[list[GroupResult]]:
     """The results of each source's first groups, up to the one with which there is enough."""
     num_jobs = sum(len(part.jobs) for part in prepared)
-    if num_workers <= 1 or num_jobs == 1:
+    if num_workers <= 1 or num_jobs <= 1:
         return [_results_of(part, map(tokenize_group, part.jobs), enough) for part in prepared]
     with ProcessPoolExecutor(min(num_workers, num_jobs), mp_context=get_context("spawn")) as pool:
         try:

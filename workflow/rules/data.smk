@@ -1,16 +1,18 @@
 # Corpora: documents to tokenized Arrow shards. Only as much is tokenized as the plans read. A large corpus is listed once
 # (its tokenizer made), tokenized by many jobs, each a share of its files, and put together by one.
 
+import os
+
 from tst_titan.data.needed import holds, tokens_needed
 from tst_titan.files import read_json
 
 DATA = config["data"]
 TOKENS_NEEDED = tokens_needed(PLANS.values())
 TOKENIZE = f"{TST_TITAN} data build {STUDIES} --results {RESULTS} --corpus {{wildcards.corpus}}"
-# At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
-TOKENIZE_THREADS = workflow.resource_settings.cores or 16
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes
+# At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
+TOKENIZE_THREADS = workflow.resource_settings.cores or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
 
 
 def corpus_parts(wildcards):
