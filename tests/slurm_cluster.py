@@ -108,7 +108,7 @@ class SlurmCluster:
 
     def kill_node(self, name: str) -> None:
         """End a node as a power cut does: its slurmd and all processes of its jobs at once, none of which gets to tell."""
-        jobs = self._processes_of_jobs(name)
+        jobs = self.processes_of_jobs(name)
         keepers = {parent for pid in jobs if _command(parent := _parent(pid)) == "slurmstepd"}
         self.kill(name)
         while jobs:
@@ -116,9 +116,9 @@ class SlurmCluster:
             for pid in [*keepers, *jobs]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            keepers, jobs = set(), self._processes_of_jobs(name)
+            keepers, jobs = set(), self.processes_of_jobs(name)
 
-    def _processes_of_jobs(self, node: str) -> set[int]:
+    def processes_of_jobs(self, node: str) -> set[int]:
         """Everything that lives below a job of this cluster on `node`: its environment names both."""
         ours = {f"{variable}={self.root}/slurm.conf".encode() for variable in CONFIGURATIONS}
         found = set()

@@ -4,6 +4,7 @@ Every fault ends with the losses, weights and moments of a run that nothing dist
 """
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -11,9 +12,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -24,12 +28,14 @@ from training import assert_same_state, chain, constant, launch, make_job, recip
 
 from tst_titan.plan.settings import Segment
 from tst_titan.train.job import Job, write_job
+from tst_titan.train.node import WORKER
 
 pytestmark = pytest.mark.slurm
 
 REPOSITORY = Path(__file__).parent.parent
 EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
 STEPS = 150
+SLOW_STEPS = 600
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +48,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         pytest.skip(f"no Slurm here: {reason}")
 
 
+@pytest.fixture
+def patient_cluster(
+    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SlurmCluster]:
+    """One that takes its time to miss a node, as most do (SlurmdTimeout is 300 s where nobody sets it)."""
+    with slurm_cluster(tmp_path_factory.mktemp("patient"), slurmd_timeout=100) as running:
+        yield running
+
+
 # --- Training jobs, submitted as the executor submits them ---
 
 
@@ -49,6 +64,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path) -> tuple[Segment, Path]:
     """A segment trained in peace by two ranks on one machine without Slurm."""
     (segment,) = chain(constant(STEPS), recipe=recipe(learning_rate=3e-3))
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = launch(make_job(segment, results, corpus_dir, processes=2))
+    assert done.returncode == 0, done.stderr
+    return segment, results / segment.id
+
+
+@pytest.fixture(scope="module")
+def undisturbed_slowly(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path) -> tuple[Segment, Path]:
+    """One that is long enough, with a checkpoint every step, for Slurm to notice things while it is trained."""
+    (segment,) = chain(constant(SLOW_STEPS), recipe=recipe(learning_rate=3e-3))
     results = tmp_path_factory.mktemp("undisturbed")
     done = launch(make_job(segment, results, corpus_dir, processes=2))
     assert done.returncode == 0, done.stderr
@@ -151,10 +176,13 @@ def test_a_signal_to_the_job_saves_on_all_nodes_and_slurm_runs_it_again(
     assert first["slurm_job_id"] == second["slurm_job_id"] == job_id
 
 
+@pytest.mark.parametrize(
+    ("steps", "least"), [(500, 1), pytest.param(1200, 2, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
 def test_a_run_longer_than_the_time_limit_finishes_by_itself(
-    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
+    steps: int, least: int, cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
 ) -> None:
-    (segment,) = chain(constant(500), recipe=recipe(learning_rate=3e-3))
+    (segment,) = chain(constant(steps), recipe=recipe(learning_rate=3e-3))
     peace = make_job(segment, tmp_path / "peace", corpus_dir, processes=2)
     assert launch(peace).returncode == 0
     # A checkpoint every step, to take its time. How long a start takes on this machine, a first one shows, that is cancelled.
@@ -169,10 +197,13 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
     # Limits are whole minutes: of three, the job uses what a start takes and some seconds.
     job = replace(job, hardware=replace(job.hardware, stop_seconds=180 - min(1.5 * start_seconds + 12, 150)))
     job_id = submit(cluster, job, "--time=3")
-    end = finish(cluster, job, job_id, peace.folder, seconds=500)
-    assert int(end["restarts"]) >= 1
-    steps = [attempt["step"] for attempt in attempts(job)]
-    assert steps == sorted(steps)
+    end = finish(cluster, job, job_id, peace.folder, seconds=500 if least == 1 else 900)
+    assert int(end["restarts"]) >= least
+    # Each start goes on where the one before it, out of time, has saved; the first is the one that was cancelled.
+    reached = [attempt["step"] for attempt in attempts(job)]
+    assert len(reached) == int(end["restarts"]) + 2
+    assert reached == sorted(reached)
+    assert starts(job) == list(dict.fromkeys([1, *(step + 1 for step in reached[:-1])]))
 
 
 def test_a_second_job_goes_behind_the_first_and_trains_nothing(
@@ -208,6 +239,37 @@ def test_preempted_it_saves_and_goes_on(
     assert 30 <= attempts(job)[0]["step"] < STEPS
 
 
+def sets_of_processes(job: Job) -> set[str]:
+    """The rendezvous of each set of ranks that is alive for a segment."""
+    found: set[str] = set()
+    of_this_job = {WORKER.encode(), str(job.folder / "job.json").encode()}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = set((process / "cmdline").read_bytes().split(b"\0"))
+            environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            if of_this_job <= command and any(value.startswith("LOCAL_RANK=") for value in environment):
+                found |= {value for value in environment if value.startswith("MASTER_PORT=")}
+    return found
+
+
+@contextmanager
+def sampling(look: Callable[[], object]) -> Iterator[None]:
+    """Call `look` some times a second until the block ends."""
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.1):
+            look()
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 INTERVAL = 7
 
 
@@ -232,6 +294,55 @@ def test_a_node_that_dies_costs_at_most_a_checkpoint_interval(
     assert reached - INTERVAL <= first["step"] <= reached < STEPS
     assert starts(job) == [1, first["step"] + 1]
     cluster.wait_until_idle()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "last"])
+def test_slurmd_that_dies_over_living_processes_costs_nothing_and_no_segment_has_two_writers(
+    place: int,
+    cluster: SlurmCluster,
+    tmp_path: Path,
+    corpus_dir: Path,
+    undisturbed_slowly: tuple[Segment, Path],
+) -> None:
+    segment, peace = undisturbed_slowly
+    job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=5, checkpoint_steps=1)
+    job.folder.mkdir(parents=True)
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    node = nodes_of(cluster, job_id)[place]
+    cluster.kill(node)
+    seen: list[set[str]] = []
+    try:
+        with sampling(lambda: seen.append(sets_of_processes(job))):
+            end = finish(cluster, job, job_id, peace, seconds=400)
+    finally:
+        cluster.start(node)
+    assert end["restarts"] == "1", said(job)
+    assert max(map(len, seen)) == 1, seen
+    spans = [(attempt["start"], attempt["end"]) for attempt in attempts(job)]
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    cluster.wait_until_idle()
+
+
+@pytest.mark.long
+def test_a_dead_node_that_slurm_has_not_noticed_is_no_failure_of_the_job(
+    patient_cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job = replace(job, hardware=replace(job.hardware, checkpoint_steps=INTERVAL))
+    job_id = submit(patient_cluster, job)
+    reach(job, 30)
+    node = nodes_of(patient_cluster, job_id)[-1]
+    patient_cluster.kill_node(node)
+    try:
+        end = finish(patient_cluster, job, job_id, undisturbed[1], seconds=400)
+    finally:
+        patient_cluster.start(node)
+    assert "node 1 of 2 ended without a word" in said(job)
+    assert end["restarts"] == "1"
+    first, second = attempts(job)
+    assert (first["outcome"], second["outcome"]) == ("killed", "finished")
+    assert starts(job) == [1, first["step"] + 1]
 
 
 @pytest.mark.long
@@ -353,6 +464,26 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
         assert rows(metrics.parent, *EXACT) == rows(twin.parent, *EXACT)
 
 
+@pytest.mark.long
+def test_gpus_of_all_jobs_in_the_queue_stay_within_the_cap(cluster: SlurmCluster, tmp_path: Path) -> None:
+    site = {"site": {"gpus_per_node": 8}, "hardware": {"nodes": 1, "processes": 2, "threads": 1}}
+    folder = checkout(tmp_path, 20, site)
+    study = folder / "studies" / "tiny.yaml"
+    study.write_text(study.read_text() + "seeds: [0, 1, 2, 3]\n")
+    before = {job["id"] for job in cluster.jobs()}
+    # Four independent jobs of two GPUs each, on a cluster that could run all at once.
+    targets = [f"results/segments/{name}/done.json" for name in planned(folder) if "/constant-" in name]
+    assert len(targets) == 4
+    run_snakemake(folder, "slurm", cluster, *targets, "--resources", "gpus=5")
+    queued = [job for job in gpu_jobs(cluster) if job.id not in before]
+    assert [job.gpus for job in queued] == [2] * 4
+    most = max(
+        sum(other.gpus for other in queued if other.submitted <= job.submitted < other.ended)
+        for job in queued
+    )
+    assert most == 4
+
+
 def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
@@ -367,11 +498,7 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     def metrics() -> list[Path]:
         return list(folder.glob("results/segments/*/constant-*/metrics.jsonl"))
 
-    plan = subprocess.run(
-        [sys.executable, "-m", "tst_titan.cli", "plan", "studies/tiny", "--json"], cwd=folder, text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True,
-    )  # fmt: skip
-    segment = next(name for name in _segments(json.loads(plan.stdout)) if "/constant-" in name)
+    segment = next(name for name in planned(folder) if "/constant-" in name)
     target = f"results/segments/{segment}/done.json"
     first = start_snakemake(folder, "slurm", cluster, target)
     wait_for(lambda: metrics() and len(metrics()[0].read_text().splitlines()) > 20, 240)
@@ -389,6 +516,42 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     assert steps == sorted(set(steps))
     again = run_snakemake(folder, "slurm", cluster, target)
     assert again.count("has been submitted") == output.count("has been submitted")
+
+
+@dataclass(frozen=True)
+class GpuJob:
+    """What Slurm counts of a job with GPUs: those of all its nodes, from its submission to its end (local times)."""
+
+    id: str
+    gpus: int
+    submitted: datetime
+    ended: datetime
+
+
+def gpu_jobs(cluster: SlurmCluster) -> list[GpuJob]:
+    """Every job with GPUs, oldest first."""
+    lines = cluster.run(
+        "squeue", "--noheader", "--states=all", "--sort=i",
+        "--Format=JobID:20,NumNodes:20,tres-per-node:40,SubmitTime:40,EndTime:40",
+    ).splitlines()  # fmt: skip
+    found = []
+    for line in lines:
+        job_id, nodes, gres, submitted, ended = line.split()
+        if "gpu" in gres:
+            gpus = int(nodes) * int(gres.rpartition(":")[2])
+            found.append(
+                GpuJob(job_id, gpus, datetime.fromisoformat(submitted), datetime.fromisoformat(ended))
+            )
+    return found
+
+
+def planned(folder: Path) -> list[str]:
+    """The segments of the study in a checkout."""
+    plan = subprocess.run(
+        [sys.executable, "-m", "tst_titan.cli", "plan", "studies/tiny", "--json"], cwd=folder, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True,
+    )  # fmt: skip
+    return list(dict.fromkeys(_segments(json.loads(plan.stdout))))
 
 
 def _segments(plan: object) -> list[str]:

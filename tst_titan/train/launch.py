@@ -71,6 +71,8 @@ def _attempt(job: Job, lock: SegmentLock) -> int:
     with _gpus(job) as held:
         start_attempt(job, len(held.gpus))
         returncode = _train(job, lock, held)
+    # After a node hung, others' files may lie here by now.
+    lock.check()
     outcome_file = job.folder / "outcome.json"
     outcome = read_json(outcome_file) if outcome_file.exists() else None
     if outcome is not None and not outcome["stopped"]:
@@ -101,7 +103,7 @@ def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
 def _not_its_fault(job: Job, failure: dict[str, Any] | None) -> str:
     """Why processes ended without an outcome, where that is no fault of the job's; else ""."""
     if slurm.launches() and not (failure and failure["known"]):
-        if slurm.job_state(str(slurm.job_id())) != "RUNNING":
+        if slurm.own_state() != "RUNNING":
             return "ended by Slurm"
         lost = node.silent_nodes(job)
         if lost:

@@ -90,13 +90,17 @@ class SegmentLock:
     def write(self) -> None:
         _write(self.path, json.dumps(asdict(self.holder)))
 
+    def check(self) -> None:
+        """`LockLost` if the file names another holder."""
+        found = read_holder(self.path)
+        if found is not None and found.token != self.holder.token:
+            raise LockLost(f"{self.path}: {found} took this segment over")
+
     def beat(self) -> None:
         """Raise the count if it is time; `LockLost` if the file names another holder."""
         if time.monotonic() < self._next_beat:
             return
-        found = read_holder(self.path)
-        if found is not None and found.token != self.holder.token:
-            raise LockLost(f"{self.path}: {found} took this segment over")
+        self.check()
         self.holder = replace(self.holder, count=self.holder.count + 1)
         self.write()
         self._next_beat = time.monotonic() + BEAT_SECONDS

@@ -58,6 +58,17 @@ def job_state(job: str) -> str | None:
     return lines[0] if lines else None
 
 
+def own_state() -> str | None:
+    """Slurm's word for the state of this start of our job; None where Slurm has queued or started it anew since.
+
+    A node whose slurmd died is lost to Slurm, which starts the job elsewhere; its processes may live on.
+    """
+    lines = _run(
+        "squeue", "--noheader", "--states=all", f"--jobs={job_id()}", "--Format=State:30,RestartCnt:30"
+    ).split()
+    return lines[0] if lines and int(lines[1]) == restarts() else None
+
+
 def job_runs(job: str) -> bool:
     """Whether a job may still have processes. A Slurm that does not answer is taken for yes: never two writers."""
     try:
@@ -86,10 +97,10 @@ def run_again(*, after: str | None = None) -> bool:
     """Put this job back into the queue, behind the end of job `after`; False where Slurm has ended it already.
 
     Slurm ends the processes of a job that it requeues (SIGTERM, KillWait, SIGKILL): call this when nothing is left to
-    do but exit. A job that was cancelled, preempted or lost a node is in Slurm's hands, and left there.
+    do but exit. A job that was cancelled, preempted, lost a node or runs anew is in Slurm's hands, and left there.
     """
     job = job_id()
-    if job is None or job_state(job) != "RUNNING":
+    if job is None or own_state() != "RUNNING":
         return False
     _run("scontrol", "requeue", job)
     if after is not None:
