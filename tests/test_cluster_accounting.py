@@ -169,7 +169,9 @@ def test_snakemake_follows_jobs_through_a_requeue_a_cancellation_and_a_slurmdbd_
         return next(job for job in cluster.jobs() if job["comment"] == f"rule_{rule}")
 
     try:
-        wait_for(lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 60, log.read_text)
+        wait_for(
+            lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 150, log.read_text
+        )
         cluster.kill("slurmdbd")
         cluster.run("scontrol", "requeue", job("requeued")["id"])
         cluster.run("scancel", job("cancelled")["id"])
@@ -227,6 +229,7 @@ def accounted_core_hours(cluster: SlurmCluster, jobs: list[dict[str, str]]) -> f
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_a_study_ends_though_slurmdbd_was_away_and_says_what_slurm_charged(
     cluster: SlurmCluster, study: Path, running: "subprocess.Popen[str]"
 ) -> None:
@@ -260,6 +263,7 @@ def test_a_study_ends_though_slurmdbd_was_away_and_says_what_slurm_charged(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_a_study_whose_job_somebody_cancels_ends_and_goes_on_when_started_again(
     cluster: SlurmCluster, study: Path, running: "subprocess.Popen[str]"
 ) -> None:
@@ -267,7 +271,7 @@ def test_a_study_whose_job_somebody_cancels_ends_and_goes_on_when_started_again(
     reach(study, 20)
     (cancelled,) = training(cluster, before)
     cluster.run("scancel", cancelled["id"])
-    running.wait(timeout=200)
+    running.wait(timeout=400)
     assert running.returncode == 1
     assert "SLURM status is: 'CANCELLED'" in (study / "slurm.log").read_text()
     run_snakemake(study, "slurm", cluster, "studies/tiny")
