@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,7 +71,12 @@ def run_snakemake(
     folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = 550
 ) -> str:
     running = start_snakemake(folder, profile, cluster, *arguments)
-    running.wait(timeout=seconds)
+    try:
+        running.wait(timeout=seconds)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
     output = (folder / f"{profile}.log").read_text()
     slurm_logs = "".join(log.read_text()[-2000:] for log in folder.glob("logs/slurm/**/*.log"))
     assert running.returncode == 0, output[-6000:] + slurm_logs

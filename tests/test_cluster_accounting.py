@@ -1,6 +1,8 @@
 """On a real Slurm that keeps accounts and enforces them: what jobs used, who may charge what, and how Snakemake asks `sacct`."""
 
+import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
-from slurm_studies import POLLING, REPOSITORY, wait_for
+from slurm_studies import POLLING, REPOSITORY, checkout, run_snakemake, start_snakemake, wait_for
 
 from tst_titan.cluster.accounting import job_usage
 from tst_titan.cluster.preflight import Request, check_cluster
@@ -167,7 +169,9 @@ def test_snakemake_follows_jobs_through_a_requeue_a_cancellation_and_a_slurmdbd_
         return next(job for job in cluster.jobs() if job["comment"] == f"rule_{rule}")
 
     try:
-        wait_for(lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 60, log.read_text)
+        wait_for(
+            lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 150, log.read_text
+        )
         cluster.kill("slurmdbd")
         cluster.run("scontrol", "requeue", job("requeued")["id"])
         cluster.run("scancel", job("cancelled")["id"])
@@ -182,3 +186,105 @@ def test_snakemake_follows_jobs_through_a_requeue_a_cancellation_and_a_slurmdbd_
     assert (tmp_path / "requeued").exists()
     assert job("requeued")["restarts"] == "1"
     assert not (tmp_path / "cancelled").exists()
+
+
+# --- Studies charged to an account ---
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A checkout whose jobs are lab's, with a QOS that is not the default."""
+    site = {"account": "lab", "qos": "long"}
+    return checkout(tmp_path, 400, {"site": site, "hardware": {"nodes": 2, "processes": 1, "threads": 1}})
+
+
+@pytest.fixture
+def running(cluster: SlurmCluster, study: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Snakemake at work on the study."""
+    process = start_snakemake(study, "slurm", cluster, "studies/tiny")
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def training(cluster: SlurmCluster, before: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The training jobs that were not there before."""
+    known = {job["id"] for job in before}
+    return [job for job in cluster.jobs() if job["id"] not in known and "tiny-baseline" in job["comment"]]
+
+
+def reach(study: Path, step: int) -> None:
+    def steps() -> int:
+        return max((len(file.read_text().splitlines()) for file in study.glob("results/segments/*/*/metrics.jsonl")), default=0)  # fmt: skip
+
+    wait_for(lambda: steps() >= step, 300, (study / "slurm.log").read_text)
+
+
+def accounted_core_hours(cluster: SlurmCluster, jobs: list[dict[str, str]]) -> float:
+    """What Slurm itself charges for jobs."""
+    ids = ",".join(job["id"] for job in jobs)
+    raw = cluster.run("sacct", "-X", "-D", "-n", "-P", "-j", ids, "-o", "CPUTimeRAW")
+    return sum(map(int, raw.split())) / 3600
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_study_ends_though_slurmdbd_was_away_and_says_what_slurm_charged(
+    cluster: SlurmCluster, study: Path, running: "subprocess.Popen[str]"
+) -> None:
+    before = cluster.jobs()
+    log = study / "slurm.log"
+    # Away before the first job is submitted, until a query has failed.
+    wait_for(lambda: "Tokenize" in log.read_text(), 120, log.read_text)
+    cluster.kill("slurmdbd")
+    wait_for(lambda: "No answer from Slurm (sacct)" in log.read_text(), 120, log.read_text)
+    cluster.start("slurmdbd")
+    # And again while the job trains, saves, and goes back into the queue.
+    reach(study, 20)
+    cluster.kill("slurmdbd")
+    cluster.run("scancel", "--signal=TERM", training(cluster, before)[0]["id"])
+    wait_for(lambda: training(cluster, before)[0]["restarts"] == "1", 120, lambda: str(cluster.jobs()))
+    cluster.start("slurmdbd")
+    running.wait(timeout=400)
+    assert running.returncode == 0, log.read_text()[-6000:]
+
+    jobs = training(cluster, before)
+    assert [job["state"] for job in jobs] == ["COMPLETED"] * 2
+    charged = cluster.run(
+        "sacct", "-X", "-n", "-P", "-j", ",".join(job["id"] for job in jobs), "-o", "Account,QOS"
+    )
+    assert charged.splitlines() == ["lab|long"] * 2
+    with (study / "studies" / "tiny" / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["device_kind"], row["device_hours_source"]) == ("CPU core", "sacct")
+    assert float(row["device_hours"]) == pytest.approx(accounted_core_hours(cluster, jobs))
+    assert "(sacct)" in status(cluster, study)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_study_whose_job_somebody_cancels_ends_and_goes_on_when_started_again(
+    cluster: SlurmCluster, study: Path, running: "subprocess.Popen[str]"
+) -> None:
+    before = cluster.jobs()
+    reach(study, 20)
+    (cancelled,) = training(cluster, before)
+    cluster.run("scancel", cancelled["id"])
+    running.wait(timeout=400)
+    assert running.returncode == 1
+    assert "SLURM status is: 'CANCELLED'" in (study / "slurm.log").read_text()
+    run_snakemake(study, "slurm", cluster, "studies/tiny")
+    jobs = training(cluster, before)
+    assert [job["state"] for job in jobs] == ["CANCELLED", "COMPLETED", "COMPLETED"]
+    with (study / "studies" / "tiny" / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["device_hours"]) == pytest.approx(accounted_core_hours(cluster, jobs))
+
+
+def status(cluster: SlurmCluster, study: Path) -> str:
+    command = [sys.executable, "-m", "tst_titan.cli", "status", "studies/tiny"]
+    environment = cluster.environment | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        command, cwd=study, env=environment, capture_output=True, text=True, check=True
+    ).stdout
