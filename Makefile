@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints/tested.txt
-# pip byte-compiles on one core; the first import does it where it is needed.
+# pip byte-compiles on one core; the first import does it where it is needed, and keeps it: torch and what trains with it take
+# each process ten seconds to import otherwise, instead of four.
+unexport PYTHONDONTWRITEBYTECODE
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile -c $(CONSTRAINTS)
 # Where to find the tools when the environment is not active.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
