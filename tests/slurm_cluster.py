@@ -188,6 +188,11 @@ class SlurmCluster:
         for name in dict.fromkeys([*first, *last]):
             if name in self.daemons:
                 self._end(name, signal.SIGTERM)
+        # A job outlives its slurmd.
+        for node in range(1, self.nodes + 1):
+            for pid in self.processes_of_jobs(f"n{node}"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def require_slurm(packages: Mapping[str, str]) -> None:

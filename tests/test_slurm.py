@@ -195,7 +195,7 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
     cluster.run("scancel", job_id)
     wait_for(lambda: state_of(cluster, job_id)["state"] == "CANCELLED", 60)
     # Limits are whole minutes: of three, the job uses what a start takes and some seconds.
-    job = replace(job, hardware=replace(job.hardware, stop_seconds=180 - min(1.5 * start_seconds + 12, 150)))
+    job = replace(job, hardware=replace(job.hardware, stop_seconds=180 - min(1.5 * start_seconds + 6, 150)))
     job_id = submit(cluster, job, "--time=3")
     end = finish(cluster, job, job_id, peace.folder, seconds=500 if least == 1 else 900)
     assert int(end["restarts"]) >= least

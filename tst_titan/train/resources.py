@@ -35,7 +35,7 @@ class Site:
     in the next start of the same job. `accelerator` and `utilization`: for the runtime, as for `tst-titan plan`.
     `memory_mb`: of a node, where the computed amount is not to be asked for (0: compute it). `setup`: shell lines
     before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `resources`: further
-    resources for the executor (constraint, reservation, slurm_extra).
+    resources for the executor (constraint, slurm_extra).
     """
 
     partition: str = ""
