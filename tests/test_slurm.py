@@ -27,6 +27,7 @@ from slurm_studies import checkout, run_snakemake, start_snakemake, wait_for
 from training import assert_same_state, chain, constant, launch, make_job, recipe, rows, saved_state
 
 from tst_titan.plan.settings import Segment
+from tst_titan.train import slurm
 from tst_titan.train.job import Job, write_job
 from tst_titan.train.node import WORKER
 
@@ -174,6 +175,26 @@ def test_a_signal_to_the_job_saves_on_all_nodes_and_slurm_runs_it_again(
     assert f"Training starts at step {first['step'] + 1}" in (job.folder / "train.log").read_text()
     assert 30 <= first["step"] < STEPS
     assert first["slurm_job_id"] == second["slurm_job_id"] == job_id
+
+
+def test_a_start_that_slurm_has_given_up_does_not_take_the_next_one_for_itself(
+    cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = cluster.run("sbatch", "--parsable", "--requeue", "--output=/dev/null", "--wrap=sleep 300")
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "RUNNING", 60)
+    cluster.run("scontrol", "requeue", job_id)
+    again = {"state": "RUNNING", "restarts": "1"}
+    wait_for(lambda: state_of(cluster, job_id).items() >= again.items(), 90)
+    monkeypatch.setenv("SLURM_JOB_ID", job_id)
+    monkeypatch.setenv("TST_TITAN_SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("TST_TITAN_SLURM_RESTARTS", "1")
+    assert slurm.own_state() == "RUNNING"
+    # As on a node that hung while Slurm started the job elsewhere.
+    monkeypatch.setenv("TST_TITAN_SLURM_RESTARTS", "0")
+    assert slurm.own_state() is None
+    assert not slurm.run_again()
+    assert state_of(cluster, job_id).items() >= again.items()
+    cluster.run("scancel", job_id)
 
 
 @pytest.mark.parametrize(
