@@ -2,8 +2,9 @@
 
     python benchmarks/loader.py [--tokens 1000000000]
 
-All in one process on one core; where other work shares the core, what counts is the rate by CPU time. torchtitan's dataset reads a JSONL file on disk of the same text with the same
-tokenizer, tokenizes as it goes, and delivers sequences of the same length.
+All in one process on one core; where other work shares the core, what counts is the rate by CPU time. torchtitan's
+dataset reads a JSONL file on disk of the same text with the same tokenizer, tokenizes as it goes, and delivers sequences
+of the same length.
 """
 
 import argparse
