@@ -246,10 +246,11 @@ def test_a_second_job_goes_behind_the_first_and_trains_nothing(
     assert (job.folder / "train.log").read_text().count("Training starts at step") in (1, 2)  # once a rank
 
 
-@pytest.mark.long
 def test_preempted_it_saves_and_goes_on(
     cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
 ) -> None:
+    # A checkpoint every step, to take its time.
+    job = replace(job, hardware=replace(job.hardware, checkpoint_steps=1))
     job_id = submit(cluster, job, "--partition=spare")
     reach(job, 30)
     cluster.run(
@@ -366,7 +367,6 @@ def test_a_dead_node_that_slurm_has_not_noticed_is_no_failure_of_the_job(
     assert starts(job) == [1, first["step"] + 1]
 
 
-@pytest.mark.long
 def test_the_controller_is_killed_and_started_again(
     cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
 ) -> None:
@@ -381,7 +381,6 @@ def test_the_controller_is_killed_and_started_again(
     assert len(attempts(job)) == 1
 
 
-@pytest.mark.long
 def test_a_full_tmp_does_not_matter(
     cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path], tmp_path: Path
 ) -> None:
