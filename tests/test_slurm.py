@@ -426,7 +426,7 @@ def test_a_real_failure_fails_once_and_is_named(
     job = make_job(segment, tmp_path, corpus_dir, nodes=2)
     job.folder.mkdir(parents=True)
     job_id = submit(cluster, job)
-    wait_for(lambda: state_of(cluster, job_id)["state"] == "FAILED", 120, lambda: said(job))
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "FAILED", 300, lambda: said(job))
     assert state_of(cluster, job_id)["restarts"] == "0"
     assert "not finite" in said(job)
 
