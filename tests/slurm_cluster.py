@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 import slurm_accounting
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
@@ -259,6 +261,16 @@ def slurm_cluster(
         yield cluster
     finally:
         cluster.stop()
+
+
+@contextmanager
+def cluster_or_skip(root: Path, **options: Any) -> Iterator[SlurmCluster]:
+    """`slurm_cluster` for fixtures: where it cannot run, the tests are skipped and the reason is said."""
+    try:
+        with slurm_cluster(root, **options) as running:
+            yield running
+    except SlurmUnavailable as reason:
+        pytest.skip(f"no Slurm here: {reason}")
 
 
 def _parent(pid: int) -> int:

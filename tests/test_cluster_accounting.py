@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from slurm_cluster import SlurmCluster, cluster_or_skip
 from slurm_studies import POLLING, REPOSITORY, checkout, run_snakemake, start_snakemake, wait_for
 
 from tst_titan.cluster.accounting import job_usage
@@ -26,11 +26,8 @@ SLACK_SECONDS = 2.5
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """Two nodes with slurmdbd; the user may charge lab (QOS normal, long) and physics (normal, night)."""
-    try:
-        with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=2, accounting=True) as running:
-            yield running
-    except SlurmUnavailable as reason:
-        pytest.skip(f"no Slurm here: {reason}")
+    with cluster_or_skip(tmp_path_factory.mktemp("slurm"), nodes=2, accounting=True) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from slurm_cluster import SlurmCluster, cluster_or_skip
 
 from tst_titan.cluster.accounting import job_usage
 from tst_titan.cluster.preflight import Request, check_cluster
@@ -21,11 +21,8 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    try:
-        with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=2) as running:
-            yield running
-    except SlurmUnavailable as reason:
-        pytest.skip(str(reason))
+    with cluster_or_skip(tmp_path_factory.mktemp("slurm"), nodes=2) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, SlurmUnavailable, slurm_cluster
+from slurm_cluster import SlurmCluster, cluster_or_skip
 from slurm_studies import checkout, run_snakemake, start_snakemake
 
 from tst_titan.plan import load_plan
@@ -33,11 +33,8 @@ rule train:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """Two nodes."""
-    try:
-        with slurm_cluster(tmp_path_factory.mktemp("slurm"), nodes=2) as running:
-            yield running
-    except SlurmUnavailable as reason:
-        pytest.skip(f"no Slurm here: {reason}")
+    with cluster_or_skip(tmp_path_factory.mktemp("slurm"), nodes=2) as running:
+        yield running
 
 
 def run(folder: Path, cluster: SlurmCluster, snakefile: str) -> list[float]:

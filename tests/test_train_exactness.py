@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from training import (
+    EXACT,
     assert_same_state,
     chain,
     constant,
@@ -19,8 +20,6 @@ from training import (
 )
 
 pytestmark = pytest.mark.usefixtures("process_group")
-
-EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
 
 
 def train_all(segments: list, results: Path, corpus_dir: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from training import (
+    EXACT,
     all_descendants,
     assert_same_state,
     chain,
@@ -28,8 +29,6 @@ from training import (
 
 from tst_titan.plan.settings import Segment
 from tst_titan.train.job import EXIT_CONTINUE, Job
-
-EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
 
 
 def wait_for_step(job: Job, step: int) -> None:

@@ -24,6 +24,8 @@ from tst_titan.plan.settings import (
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job, write_job
 
+# What a run that was disturbed has in common with one that was not, row by row of its metrics.
+EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
 TINY_MODEL = ModelShape(
     name="tiny", architecture="llama3", dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, ffn_dim=64,
     vocab_size=512,
