@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tst_titan.cluster.partitions import Gpus, minutes, read_partitions
+from tst_titan.cluster.partitions import Gpus, read_partitions
 from tst_titan.cluster.preflight import (
     Request,
     check_account,
@@ -20,6 +20,7 @@ from tst_titan.cluster.preflight import (
     waiting,
 )
 from tst_titan.errors import UserError
+from tst_titan.train.slurm import seconds_left
 
 RECORDED = Path(__file__).parent / "data" / "slurm"
 PARTITIONS = read_partitions((RECORDED / "sinfo.txt").read_text())
@@ -57,19 +58,33 @@ def test_gpus_of_several_kinds_and_none_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "minutes"),
     [
-        ("30:00", 30),
+        # sbatch(1): "Acceptable time formats include ..."
         ("30", 30),
+        ("30:30", 30.5),
         ("1:30:00", 90),
-        ("2-0", 2880),
+        ("1-12", 2160),
+        ("1-12:15", 2175),
         ("1-02:03:30", 1563.5),
+        # As sinfo and squeue print: no limit, no limit yet, past the limit.
+        ("0:59", 59 / 60),
+        ("UNLIMITED", math.inf),
+        ("NOT_SET", math.inf),
         ("infinite", math.inf),
         ("n/a", math.inf),
+        ("", math.inf),
+        ("INVALID", 0),
     ],
 )
-def test_times_of_slurm(text: str, expected: float) -> None:
-    assert minutes(text) == expected
+def test_a_time_of_slurm_means_the_same_to_the_preflight_and_to_a_job_that_asks_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, minutes: float
+) -> None:
+    """`1-12` was 1440.2 minutes to the one and 2160 to the other."""
+    (partition,) = read_partitions(f"gpu|up|{text}|1-infinite|1|8|8000|(null)|idle").values()
+    assert partition.max_minutes == minutes
+    commands(tmp_path, monkeypatch, squeue=f"echo '{text}'")
+    assert seconds_left() == 60 * minutes
 
 
 def test_a_request_is_what_the_executor_makes_of_resources() -> None:

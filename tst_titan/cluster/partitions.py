@@ -4,6 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from tst_titan.cluster.slurm import parse_duration
+
 # Exact groups of equal nodes (-e); one line a partition, kind of node and state.
 SINFO = ["sinfo", "-e", "-h", "-o", "%P|%a|%l|%s|%D|%c|%m|%G|%T"]
 # A node in one of these runs nothing until an administrator or its return says otherwise.
@@ -62,22 +64,11 @@ def read_partitions(text: str) -> dict[str, Partition]:
             name=name.rstrip("*"),
             default=name.endswith("*"),
             up=up == "up",
-            max_minutes=minutes(limit),
+            max_minutes=parse_duration(limit) / 60,
             max_nodes=_most(size),
             groups=(*(before.groups if before else ()), group),
         )
     return partitions
-
-
-def minutes(text: str) -> float:
-    """Minutes of a Slurm time such as 1-00:00:00, 30:00 or infinite."""
-    days, _, clock = text.rpartition("-")
-    if not re.fullmatch(r"\d*", days) or not re.fullmatch(r"\d+(:\d+){0,2}", clock):
-        return math.inf
-    parts = [int(part) for part in clock.split(":")]
-    # With days the clock begins with hours; without, three numbers are hours, two minutes, one minutes.
-    hours, mins, seconds = [*parts, 0, 0][:3] if days or len(parts) == 3 else [0, *[*parts, 0][:2]]
-    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
 def _number(text: str) -> int:
