@@ -65,6 +65,11 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
         ({"max_minutes": -1}, r"site\.max_minutes"),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
+        # The executor refused it at every submission.
+        (
+            {"gpu_type": "a100-sxm4-80gb"},
+            r"site\.gpu_type = 'a100-sxm4-80gb': .* resources: \{constraint: FEATURE\}",
+        ),
         (
             {"resources": {"slurm_extra": "'--exclusive'"}},
             r"site\.resources\.slurm_extra .*without the inner quotes",

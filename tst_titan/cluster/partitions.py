@@ -83,10 +83,15 @@ def _most(size: str) -> float:
 
 
 def _gpus(gres: str) -> tuple[Gpus, ...]:
-    """GPUs in a node's generic resources, such as gpu:h100:8(S:0-1),nvme:1."""
+    """GPUs in a node's generic resources, such as gpu:h100:8(S:0-1),shard:h100:32,nvme:1; "(null)": none.
+
+    In parentheses are sockets or indices. Parts of a GPU (MIG) are GPUs of a type of their own, shards are none. Without
+    a number there is one.
+    """
     found = []
     for word in re.sub(r"\([^)]*\)", "", gres).split(","):
         kind, *rest = word.split(":")
-        if kind == "gpu" and rest and rest[-1].isdigit():
-            found.append(Gpus(":".join(rest[:-1]), int(rest[-1])))
+        if kind == "gpu":
+            count = int(rest.pop()) if rest and rest[-1].isdigit() else 1
+            found.append(Gpus(":".join(part for part in rest if part != "no_consume"), count))
     return tuple(found)
