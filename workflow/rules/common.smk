@@ -96,11 +96,13 @@ if PUBLISHED in {*PLANS, *BROKEN}:
 onstart:
     # With the jobs and their resources known, and none submitted: what Slurm would refuse, or let wait for ever.
     if workflow.executor_plugin.name == "slurm":
-        from tst_titan.cluster.executor import mend_executor
+        from tst_titan.cluster.executor import check_resources, mend_executor
         from tst_titan.cluster.preflight import check_cluster, request_of
 
         jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
         try:
+            for job in jobs:
+                check_resources(job.rule.name, job.resources)
             requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
             for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
                 print(f"warning: {warning}", file=sys.stderr)
