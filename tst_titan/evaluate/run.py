@@ -134,7 +134,7 @@ class _Runner:
 
     def finished(self, task: str) -> dict[str, Any]:
         """The record of a task: the one that is there, or a new one."""
-        path = self.folder / "tasks" / f"{_file_name(task)}.json"
+        path = self.folder / "tasks" / f"{task}.json"
         key = self.key(task)
         # All ranks must take the same way: the first one looks.
         record = self.ranks.from_first(lambda: self._kept(path, key))
@@ -266,7 +266,3 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name}: cannot be used here ({reason}); use auto or cpu") from error
     return name
-
-
-def _file_name(task: str) -> str:
-    return task.replace("/", "_")

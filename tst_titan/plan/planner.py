@@ -130,7 +130,7 @@ def load_plans(
     and hurts no other."""
     studies: list[LoadedStudy] = []
     errors: dict[str, UserError] = {}
-    for file in sorted(Path(studies_dir).glob("*.yaml")):
+    for file in sorted(Path(studies_dir).glob("[!.]*.yaml")):
         try:
             studies.append(load_study(file))
         except UserError as error:
