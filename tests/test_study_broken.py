@@ -269,3 +269,52 @@ def test_whatever_stands_anywhere_a_study_is_loaded_or_refused_in_words(
         for line in str(error).splitlines():
             assert line.startswith(str(file)), line
             assert len(line) < 1000
+
+
+def bomb(**changes: object) -> str:
+    return yaml.safe_dump(yaml.safe_load(GOOD) | changes)
+
+
+TST = {
+    "bag_size": list(range(2, 18)),
+    "step_ratio": [n / 400 for n in range(20, 300)],
+    "bag_weighting": ["uniform", "power_law", "exponential"],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (bomb(seeds=list(range(20_000))), "seeds: 20,000 values of a study of 40,000 runs: at most 10,000"),
+        (bomb(arms={"tst": TST}), "arms.tst.step_ratio: 280 values of a study of 13,440 runs"),
+        (bomb(arms={"tst": TST}, seeds=list(range(15_000)), include=[{"arm": "tst", "seeds": 1}]), "seeds: 15,000 values of a study of 201,6"),
+        (changed("steps: 1200", "steps: " + "9" * 6000), "line 3, column 8: a number of 6,000 digits"),
+        (changed("steps: 1200", "steps: 0x" + "f" * 50_000), "line 3, column 8: a number of 50,002 digits"),
+        (changed("0.3", "9" * 5000), "line 6, column 34: a number of 5,000 digits"),
+    ],
+)  # fmt: skip
+def test_a_study_that_would_never_end_stops_itself_alone_in_one_line(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    from tst_titan.plan import load_plans
+
+    (tmp_path / "bomb.yaml").write_text(text)
+    (tmp_path / "good.yaml").write_text(GOOD)
+    plans, errors = load_plans(tmp_path, tmp_path / "results")
+    assert list(plans) == ["good"]
+    message = str(errors["bomb"])
+    assert message.startswith(str(tmp_path / "bomb.yaml"))
+    assert says in message
+    assert len(message) < 1000
+
+
+def test_a_larger_study_may_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.yaml").write_text(bomb(seeds=[0, 1, 2]))
+    monkeypatch.setenv("TST_TITAN_MAX_RUNS", "6")
+    assert len(load_study(tmp_path / "large.yaml").runs) == 6
+    monkeypatch.setenv("TST_TITAN_MAX_RUNS", "5")
+    with pytest.raises(UserError, match="at most 5 runs"):
+        load_study(tmp_path / "large.yaml")
+    monkeypatch.setenv("TST_TITAN_MAX_RUNS", "many")
+    with pytest.raises(UserError, match="TST_TITAN_MAX_RUNS = 'many'"):
+        load_study(tmp_path / "large.yaml")

@@ -1,10 +1,12 @@
 """A definition's runs: grids written out, values resolved, and every run checked by itself and against the others."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import prod
 from typing import Any
 
 from tst_titan.errors import UserError
@@ -17,6 +19,8 @@ from tst_titan.study.yaml_file import StudySource
 
 KeyPath = tuple[str | int, ...]
 MAX_EVALUATIONS = 1000
+# Runs of one study, unless TST_TITAN_MAX_RUNS says otherwise: a slip in one file's grid stalls no command that reads the folder.
+MAX_RUNS = 10_000
 ARM_FIELDS = (
     "bag_size",
     "step_ratio",
@@ -75,19 +79,23 @@ class RunDefinition:
 def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
     """All runs of ``study``: the grid, less `exclude`, plus `include`. Raises `UserError`."""
     _check_names(source, study)
-    runs = [
-        run
+    grids = [
+        grid
         for name, arm in study.arms.items()
-        for run in _runs_of_arm(source, study, name, arm, ("arms", name))
+        for grid in _grids_of_arm(source, study, name, arm, ("arms", name))
     ]
-    runs = _without_excluded(source, study, runs)
+    included: list[_Grid] = []
     for index, entry in enumerate(study.include):
         path = ("include", index)
         arm = _changed_arm(study.arms[entry.arm], entry)
         mistake = superposition_mistake(arm)
         if mistake:
             raise UserError(source.complain(path, source.data["include"][index], mistake))
-        runs += _runs_of_arm(source, study, entry.arm, arm, path, entry)
+        included += _grids_of_arm(source, study, entry.arm, arm, path, entry)
+    _check_size(source, [*grids, *included])
+    runs = [run for grid in grids for run in _runs(source, study, grid)]
+    runs = _without_excluded(source, study, runs)
+    runs += [run for grid in included for run in _runs(source, study, grid)]
     if not runs:
         raise UserError(
             source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
@@ -147,10 +155,45 @@ def _changed_arm(arm: Arm, entry: Include) -> Arm:
     return arm.model_copy(update=changes)
 
 
-def _runs_of_arm(
+@dataclass(frozen=True)
+class _Grid:
+    """The runs of an arm for one model, not yet written out: the values of each field, and where they were written."""
+
+    arm: str
+    model: str
+    values: dict[str, tuple[Any, ...]]
+    paths: dict[str, KeyPath]
+    tagged: list[str]
+
+
+def _check_size(source: StudySource, grids: list[_Grid]) -> None:
+    """`UserError` for a study of too many runs, counted before any is written out."""
+    most = _most_runs()
+    num_runs = sum(prod(map(len, grid.values.values())) for grid in grids)
+    if num_runs <= most:
+        return
+    count, path = max(
+        (len(values), grid.paths[field]) for grid in grids for field, values in grid.values.items()
+    )
+    raise UserError(
+        source.complain(
+            path, None, f"{count:,} values of a study of {num_runs:,} runs: at most {most:,} runs; divide it into several, or "
+            "set the environment's TST_TITAN_MAX_RUNS", show_value=False,
+        )
+    )  # fmt: skip
+
+
+def _most_runs() -> int:
+    text = os.environ.get("TST_TITAN_MAX_RUNS", str(MAX_RUNS))
+    if not re.fullmatch("[1-9][0-9]{0,11}", text):
+        raise UserError(f"TST_TITAN_MAX_RUNS = {text!r}: must be a whole number from 1")
+    return int(text)
+
+
+def _grids_of_arm(
     source: StudySource, study: Study, name: str, arm: Arm, path: KeyPath, entry: Include | None = None
-) -> Iterator[RunDefinition]:
-    """The grid of one arm (or of one entry of `include`, which changes the arm ``name``)."""
+) -> Iterator[_Grid]:
+    """The grid of one arm (or of one entry of `include`, which changes the arm ``name``), for each of its models."""
     own = entry if entry is not None else arm
     base: KeyPath = ("arms", name)
     models = (entry.model,) if entry is not None and entry.model else arm.models or tuple(study.models)
@@ -173,8 +216,13 @@ def _runs_of_arm(
                 len(values) > 1 or getattr(arm, field) is not None
             ):
                 tagged.append(field)
-        for values in product(*grids.values()):
-            yield _run(source, study, name, model, dict(zip(grids, values, strict=True)), paths, tagged)
+        yield _Grid(name, model, grids, paths, tagged)
+
+
+def _runs(source: StudySource, study: Study, grid: _Grid) -> Iterator[RunDefinition]:
+    for values in product(*grid.values.values()):
+        chosen = dict(zip(grid.values, values, strict=True))
+        yield _run(source, study, grid.arm, grid.model, chosen, grid.paths, grid.tagged)
 
 
 def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) -> tuple[Any, KeyPath]:

@@ -77,9 +77,13 @@ def _grid(value: Any) -> Any:
         return (value,)
     if not value:
         raise ValueError("must be a value or a list of at least one value, but the list is empty")
-    for index, item in enumerate(value):
-        if item in value[:index] and type(item) is type(value[value.index(item)]):
+    seen: set[tuple[type, Any]] = set()
+    for item in value:
+        # By type and text: 1 and true are two values, and the list may be long.
+        key = (type(item), repr(item) if isinstance(item, list | dict) else item)
+        if key in seen:
             raise ValueError(f"must be a list of different values, but {item!r} is given twice")
+        seen.add(key)
     return tuple(value)
 
 

@@ -15,6 +15,7 @@ from tst_titan.errors import UserError
 
 Path_ = tuple[str | int, ...]
 MAX_NODES = 100_000
+MAX_DIGITS = 100
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -37,7 +38,13 @@ class _StrictLoader(yaml.SafeLoader):
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_NODES} values", None)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if node.tag.endswith(":int") and len(node.value) > MAX_DIGITS:
+            # Python itself neither reads nor prints a number without end.
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(node.value):,} digits: no setting has so many", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: dict[Any, Any] = {}
