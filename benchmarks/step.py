@@ -47,8 +47,8 @@ from tst_titan.plan.settings import (
 from tst_titan.study.catalogue import MODELS
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
+from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.config import trainer_config
-from tst_titan.train.titan.metrics import peak_flops
 from tst_titan.train.titan.trainer import SegmentTrainer
 
 ON_GPU = torch.cuda.is_available()
@@ -206,9 +206,7 @@ def report(
             f"{name:14} {1000 * seconds:8.1f} ms a step  {recipe.tokens_per_step / seconds:12,.0f} tokens/s"
         )
         if ON_GPU:
-            from torchtitan.tools.utils import get_peak_flops
-
-            peak = peak_flops(device, get_peak_flops(device), float8=args.precision == "float8")
+            peak = peak_flops(device, float8=args.precision == "float8")
             if peak:
                 line += f"  {flops_per_step(recipe) / seconds / peak:6.1%} utilization"
             line += f"  {peaks[name] / 2**30:6.1f} GiB"

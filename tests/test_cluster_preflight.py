@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tst_titan.cluster.partitions import Gpus, minutes, read_partitions
+from tst_titan.cluster.executor import check_resources
+from tst_titan.cluster.partitions import Gpus, read_partitions
 from tst_titan.cluster.preflight import (
     Request,
     check_account,
@@ -20,6 +21,7 @@ from tst_titan.cluster.preflight import (
     waiting,
 )
 from tst_titan.errors import UserError
+from tst_titan.train.slurm import seconds_left
 
 RECORDED = Path(__file__).parent / "data" / "slurm"
 PARTITIONS = read_partitions((RECORDED / "sinfo.txt").read_text())
@@ -57,19 +59,64 @@ def test_gpus_of_several_kinds_and_none_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("gres", "gpus"),
     [
-        ("30:00", 30),
-        ("30", 30),
-        ("1:30:00", 90),
-        ("2-0", 2880),
-        ("1-02:03:30", 1563.5),
-        ("infinite", math.inf),
-        ("n/a", math.inf),
+        ("(null)", ()),
+        ("gpu:8", (Gpus("", 8),)),
+        ("gpu:8(S:0-3)", (Gpus("", 8),)),
+        ("gpu:a100:4(S:0,1)", (Gpus("a100", 4),)),
+        ("gpu:nvidia_h100_80gb_hbm3:4(S:0-1)", (Gpus("nvidia_h100_80gb_hbm3", 4),)),
+        ("gpu:a100-sxm4-80gb:8(S:0-7)", (Gpus("a100-sxm4-80gb", 8),)),
+        ("gpu:tesla:2(S:0),gpu:kepler:2(S:1),craynetwork:4", (Gpus("tesla", 2), Gpus("kepler", 2))),
+        # Shards are shares of the same GPUs; they alone are none.
+        ("gpu:a100:4(S:0-1),shard:a100:16(S:0-1)", (Gpus("a100", 4),)),
+        ("shard:16", ()),
+        # Parts of GPUs (MIG), alone and beside whole ones.
+        ("gpu:1g.5gb:7(S:0)", (Gpus("1g.5gb", 7),)),
+        (
+            "gpu:nvidia_h100_80gb_hbm3:2,gpu:nvidia_h100_80gb_hbm3_4g.40gb:2",
+            (Gpus("nvidia_h100_80gb_hbm3", 2), Gpus("nvidia_h100_80gb_hbm3_4g.40gb", 2)),
+        ),
+        ("gpu:no_consume:4,nvme:no_consume:1,bandwidth:lustre:no_consume:4G", (Gpus("", 4),)),
+        ("gpu:a30:no_consume:4", (Gpus("a30", 4),)),
+        ("gpu", (Gpus("", 1),)),
+        ("gpu:a100(S:0)", (Gpus("a100", 1),)),
     ],
 )
-def test_times_of_slurm(text: str, expected: float) -> None:
-    assert minutes(text) == expected
+def test_gpus_are_read_as_slurm_prints_them(gres: str, gpus: tuple[Gpus, ...]) -> None:
+    """What sinfo prints as %G: as configured, since 20.11 with the sockets. GPUs without a number were none."""
+    (partition,) = read_partitions(f"gpu*|up|infinite|1-infinite|2|64|512000+|{gres}|mixed").values()
+    assert [group.gpus for group in partition.groups] == [gpus]
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        # sbatch(1): "Acceptable time formats include ..."
+        ("30", 30),
+        ("30:30", 30.5),
+        ("1:30:00", 90),
+        ("1-12", 2160),
+        ("1-12:15", 2175),
+        ("1-02:03:30", 1563.5),
+        # As sinfo and squeue print: no limit, no limit yet, past the limit.
+        ("0:59", 59 / 60),
+        ("UNLIMITED", math.inf),
+        ("NOT_SET", math.inf),
+        ("infinite", math.inf),
+        ("n/a", math.inf),
+        ("", math.inf),
+        ("INVALID", 0),
+    ],
+)
+def test_a_time_of_slurm_means_the_same_to_the_preflight_and_to_a_job_that_asks_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, minutes: float
+) -> None:
+    """`1-12` was 1440.2 minutes to the one and 2160 to the other."""
+    (partition,) = read_partitions(f"gpu|up|{text}|1-infinite|1|8|8000|(null)|idle").values()
+    assert partition.max_minutes == minutes
+    commands(tmp_path, monkeypatch, squeue=f"echo '{text}'")
+    assert seconds_left() == 60 * minutes
 
 
 def test_a_request_is_what_the_executor_makes_of_resources() -> None:
@@ -109,6 +156,42 @@ def test_what_it_can_never_run_is_named(changes: dict[str, object], message: str
     found = check_request(asks(**changes), PARTITIONS)
     assert found is not None
     assert message in found
+
+
+def test_a_job_may_name_several_partitions_of_which_one_is_enough() -> None:
+    """`partition: "gpu,gpu2"` is legal in Slurm and was an unknown partition here."""
+    assert check_request(asks(slurm_partition="short,gpu"), PARTITIONS) is None
+    assert waiting(Request("evaluate", partition="closed,cpu"), PARTITIONS) == []
+    assert waiting(Request("evaluate", partition="closed"), PARTITIONS) != []
+    neither = check_request(asks(slurm_partition="short,gpu", runtime=3000), PARTITIONS)
+    assert neither is not None
+    assert "partition short: rule train asks for 3000 minutes, its time limit is 30" in neither
+    assert "partition gpu: rule train asks for 3000 minutes, its time limit is 1440" in neither
+    unknown = check_request(asks(slurm_partition="gpu,gpuu"), PARTITIONS)
+    assert unknown is not None
+    assert "partition 'gpuu': the cluster has none of that name; did you mean gpu?" in unknown
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"gres": "gpu:a100-sxm4-80gb:4"}, "rule train: .* Invalid GRES format: gpu:a100-sxm4-80gb:4"),
+        ({"slurm_extra": "--exclusive --mem=0"}, "rule train: .*--memory option is not allowed"),
+    ],
+)
+def test_what_the_executor_would_refuse_at_every_submission_is_said_before_the_first(
+    resources: dict[str, str], message: str
+) -> None:
+    from snakemake.iocontainers import ResourceList
+
+    with pytest.raises(UserError, match=message):
+        check_resources("train", ResourceList(fromdict=resources))
+    check_resources(
+        "train",
+        ResourceList(
+            fromdict={"gres": "gpu:a100_sxm4.80gb:4", "slurm_extra": "--open-mode=append --exclusive"}
+        ),
+    )
 
 
 def test_a_cluster_without_default_partition_wants_one_named() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,26 @@ def test_what_it_cannot_run_is_refused_before_the_queue(
     with pytest.raises(UserError) as refused:
         check_cluster([request_], [tmp_path])
     assert message in str(refused.value)
+    assert cluster.jobs() == []
+
+
+def test_a_partition_that_wants_a_reservation_is_asked_with_it(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """The test submission left `slurm_extra` out: sites that need --reservation or --licenses stopped there."""
+    cluster.run("scontrol", "create", "reservation", "ReservationName=course", "StartTime=now", "Duration=60",
+                "Nodes=n1", "Users=root")  # fmt: skip
+    cluster.run("scontrol", "update", "PartitionName=spare", "ReqResv=YES")
+    try:
+        ours = Request("train", partition="spare", minutes=5, extra="--open-mode=append --reservation=course")
+        assert check_cluster([ours], [tmp_path]) == []
+        with pytest.raises(UserError, match="Slurm says: Access/permission denied"):
+            check_cluster([replace(ours, extra="")], [tmp_path])
+        with pytest.raises(UserError, match=r"Slurm says: .*[Rr]eservation.* invalid"):
+            check_cluster([replace(ours, extra="--reservation=curse")], [tmp_path])
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=spare", "ReqResv=NO")
+        cluster.run("scontrol", "delete", "ReservationName=course")
+    # As two partitions of which Slurm takes one.
+    assert check_cluster([Request("train", partition="spare,main", nodes=2, gpus=8)], [tmp_path]) == []
     assert cluster.jobs() == []
 
 

@@ -238,6 +238,36 @@ def test_evaluation_of_another_checkpoint_is_named_and_left_out(study):
     assert "cloze" not in found.table.columns
 
 
+@pytest.mark.parametrize(
+    ("made", "told"), [({"limit": 5}, "5 samples a task"), ({"backend": "export"}, "backend export")]
+)
+def test_a_trial_in_the_place_of_a_final_evaluation_is_named_and_left_out(study, made, told):
+    plan, results = study
+    path = write_evaluation(results, final_segment(plan, "tst"), {"cloze": (0.41, 0.02)})
+    write_json(path, read_json(path) | made)
+    found = gather(plan, results)
+    (notice,) = notices_of(found)
+    assert notice.startswith(f"{path}: a trial ({told}), not the evaluation of a study; left out")
+    assert "cloze" not in found.table.columns
+
+
+def test_arms_scored_under_several_definitions_or_dtypes_are_told_apart(study):
+    plan, results = study
+    write_evaluation(results, final_segment(plan, "tst"), {"cloze": (0.41, 0.02), "bits": (1.3, None)})
+    path = write_evaluation(
+        results, final_segment(plan, "baseline"), {"cloze": (0.4, 0.02), "bits": (1.3, None)}
+    )
+    assert notices_of(gather(plan, results), "uncertain") == []
+    other = read_json(path) | {"dtype": "bfloat16"}
+    other["tasks"]["cloze"]["version"] = "1+0a1b2c3d"
+    write_json(path, other)
+    assert notices_of(gather(plan, results), "uncertain") == [
+        "task cloze: scored under several definitions (versions): 1, 1+0a1b2c3d; evaluate again",
+        "task cloze: scored under several dtypes: None, bfloat16; evaluate again",
+        "task bits: scored under several dtypes: None, bfloat16; evaluate again",
+    ]
+
+
 def test_repeated_data_is_told(tmp_path):
     from collect_support import write_corpus
 

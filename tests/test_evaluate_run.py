@@ -51,7 +51,7 @@ def run(own_results, *groups, **options):
 def test_the_documented_file_and_the_same_numbers_again(own_results, capsys):
     folder, segment = own_results
     assert main(["evaluate", segment, "--tasks", "offline", "--results", str(folder), "--limit", "20"]) == 0
-    path = folder / "evaluations" / segment / "offline.json"
+    path = folder / "evaluations" / segment / "trials" / "offline.json"
     assert capsys.readouterr().out == f"{path}\n"
     found = json.loads(path.read_text())
     assert (found["segment"], found["checkpoint"], found["lm_eval_version"]) == (
@@ -76,6 +76,21 @@ def test_the_documented_file_and_the_same_numbers_again(own_results, capsys):
     shutil.rmtree(path.parent / "tasks")
     run(own_results, "offline")
     assert json.loads(path.read_text())["tasks"] == found["tasks"]
+
+
+def test_a_trial_never_takes_the_place_of_a_final_evaluation(own_results):
+    folder, segment = own_results
+    (final,) = evaluate(Evaluation(results=folder, segment=segment, groups=["heldout_bits_per_byte"]))
+    assert final == folder / "evaluations" / segment / "heldout_bits_per_byte.json"
+    before = final.read_bytes()
+    for trial in ({"limit": 2}, {"dtype": "bfloat16"}, {"limit": 3, "dtype": "float32"}):
+        (path,) = evaluate(
+            Evaluation(results=folder, segment=segment, groups=["heldout_bits_per_byte"], **trial)
+        )
+        assert path == final.parent / "trials" / final.name
+    assert final.read_bytes() == before
+    records = (final.parent / "tasks").iterdir()
+    assert [json.loads(record.read_text())["key"]["limit"] for record in records] == [None]
 
 
 def test_finished_tasks_are_not_evaluated_again_and_others_are(own_results):
@@ -116,12 +131,12 @@ def test_a_killed_evaluation_goes_on_after_its_last_finished_task(own_results):
         "20",
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    record = folder / "evaluations" / segment / "tasks" / "heldout_bits_per_byte.json"
+    record = folder / "evaluations" / segment / "trials" / "tasks" / "heldout_bits_per_byte.json"
     while not record.is_file() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (folder / "evaluations" / segment / "offline.json").exists()
+    assert not (folder / "evaluations" / segment / "trials" / "offline.json").exists()
     written = record.stat().st_mtime_ns
     path = run(own_results, "offline")[0]
     assert record.stat().st_mtime_ns == written
@@ -162,7 +177,7 @@ def test_a_users_own_task(own_results, tmp_path):
     again = json.loads(run(own_results, "sums", user_tasks=tmp_path / "tasks")[0].read_text())
     assert again["tasks"]["sums"]["acc"] is not None
     records = json.loads(
-        (own_results[0] / "evaluations" / own_results[1] / "tasks" / "sums.json").read_text()
+        (own_results[0] / "evaluations" / own_results[1] / "trials" / "tasks" / "sums.json").read_text()
     )
     assert records["key"]["version"].startswith("none+")
 
@@ -244,7 +259,7 @@ def test_the_published_suite_is_complete_and_names_its_data():
 def test_checkpoints_that_are_missing_damaged_or_of_something_else(own_results):
     folder, segment = own_results
     path = folder / "segments" / segment
-    evaluated = folder / "evaluations" / segment / "offline.json"
+    evaluated = folder / "evaluations" / segment / "trials" / "offline.json"
     evaluated.parent.mkdir(parents=True)
     evaluated.write_text(json.dumps({"segment": "other/decay-0-1-00000000", "tasks": {}}))
     with pytest.raises(

@@ -187,13 +187,15 @@ def test_settings_that_are_not_the_folders_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_segment_is_found_by_its_id_and_survives_json(tmp_path: Path) -> None:
-    plans, _ = load_plans(study(tmp_path / "s").parent, tmp_path / "results")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "broken.yaml").write_text("models: [")
+    plans, errors = load_plans(study(tmp_path / "s").parent, tmp_path / "results")
     for id, segment in plans["a"].segments.items():
-        assert find_segment(plans, id) is segment
+        assert find_segment(plans, id, errors) is segment
         assert segment_from_dict(segment_to_dict(segment)) == segment
         assert segment_from_dict(segment_to_dict(segment)).id == id
-    with pytest.raises(UserError, match="'nothing/there'"):
-        find_segment(plans, "nothing/there")
+    with pytest.raises(UserError, match=r"(?s)'nothing/there'.*study broken is left out: .*broken.yaml"):
+        find_segment(plans, "nothing/there", errors)
 
 
 def test_re_initialization_comes_right_after_superposition(tmp_path: Path) -> None:
@@ -218,3 +220,26 @@ def test_evaluation_points_are_states_on_the_trajectory(tmp_path: Path) -> None:
         assert ends == list(range(100, 1001, 100))
         assert set(run.evaluations) <= set(run.segments)
     assert plan.task_groups == {"offline": ("heldout_bits_per_byte", "heldout_cloze"), "sciq": ("sciq",)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"recipe": ', "[1, 2]", "\xff\xfe", '{"a": ' + "[" * 100_000, '{"recipe": ' + "9" * 5000 + "}", None],
+)
+def test_a_damaged_finished_segment_stops_the_studies_that_need_it_and_no_other(
+    tmp_path: Path, content: str | None
+) -> None:
+    results = tmp_path / "results"
+    plan = load_plan(study(tmp_path / "s"), results)
+    study(tmp_path / "s", name="other", training=STUDY["training"] | {"learning_rate": 0.002})
+    finish(plan, results)
+    file = results / "segments" / plan.runs[0].final / "settings.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content.encode("latin-1"))
+    plans, errors = load_plans(tmp_path / "s", results)
+    assert list(plans) == ["other"]
+    assert list(errors) == ["a"]
+    assert str(errors["a"]).startswith(str(file))
+    assert len(str(errors["a"])) < 500

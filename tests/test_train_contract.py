@@ -91,7 +91,6 @@ SIGNATURES = {
     "torchtitan.models.common.param_init:depth_scaled_std": "base_std layer_id",
     # device.py
     "torchtitan.tools.utils:get_local_device": "",
-    "torchtitan.tools.utils:get_peak_flops": "device_name",
 }
 
 
@@ -169,7 +168,7 @@ ATTRIBUTES = {
     "self.validator self.dataloader self.optimizers self.lr_schedulers self.loss_fn",
     "torchtitan.components.checkpoint:CheckpointManager": "self.states self.initial_load_path self.folder self.interval",
     "torchtitan.components.metrics:MetricsProcessor": "self.logger self.parallel_dims self.device_memory_monitor "
-    "self.gpu_peak_flops self.has_quantization self.data_loading_times self.time_last_log self.ntokens_since_last_log",
+    "self.has_quantization self.data_loading_times self.time_last_log self.ntokens_since_last_log",
     "torchtitan.models.common:Embedding": "self.tp_group self.num_embeddings",
     "torchtitan.models.common.moe:MoE": "self.tokens_per_expert_E self.expert_bias_E self.load_balance_coeff",
     "torchtitan.components.loss:ChunkedLossWrapper": "self.lm_head self.num_chunks",

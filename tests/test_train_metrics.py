@@ -3,14 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from training import chain, constant, make_job, recipe, rows, superposition, train_here
 
 import tst_titan.train.titan  # noqa: F401
 from tst_titan.errors import UserError
-from tst_titan.plan.costs import flops_per_step
+from tst_titan.plan.costs import PEAK_FLOPS, flops_per_step
 from tst_titan.train.job import write_job
+from tst_titan.train.peaks import PEAK_BY_NAME
+from tst_titan.train.titan.metrics import SegmentMetrics
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -30,18 +33,51 @@ def test_tokens_are_counted_twice_by_name(tmp_path: Path, corpus_dir: Path) -> N
         assert data_rate == pytest.approx(4 * rate)
 
 
-def test_utilization_is_of_the_right_peak() -> None:
-    from torchtitan.tools.utils import get_peak_flops
+@pytest.mark.parametrize(
+    ("device", "bf16"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H20", 148e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA B200", 2.25e15),
+        ("NVIDIA GB200", 2.5e15),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("AMD Instinct MI300X", 1307e12),
+        # Not looked up, a part of a GPU, no GPU: torchtitan would take an A100's peak, or an H100's.
+        ("NVIDIA GeForce RTX 4090", None),
+        ("NVIDIA RTX A6000 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H20 Something", None),
+        ("Some CPU @ 2.20GHz", None),
+    ],
+)
+def test_utilization_is_of_the_devices_own_peak_and_an_unknown_device_has_none(
+    monkeypatch: pytest.MonkeyPatch, device: str, bf16: float | None
+) -> None:
+    """An L40S had none, a MIG part that of the whole GPU, and an H20 an H100's: `lspci` calls it "GH100 [H20]"."""
+    monkeypatch.setattr(SegmentMetrics, "__init__", lambda self: None)
+    metrics = SegmentMetrics()  # type: ignore[call-arg]
+    metrics.device_memory_monitor = SimpleNamespace(device_name=device)  # type: ignore[assignment]
+    metrics.parallel_dims = SimpleNamespace(world_size=4)  # type: ignore[assignment]
+    for metrics.has_quantization, factor in ((False, 1), (True, 2)):
+        found = metrics.utilization(4 * 37e12)
+        assert found == ({} if bf16 is None else {"utilization": pytest.approx(37e12 / bf16 / factor)})
 
-    from tst_titan.train.titan.metrics import peak_flops
 
-    h200 = "NVIDIA H200"
-    assert peak_flops(h200, get_peak_flops(h200), float8=False) == 989e12
-    assert peak_flops(h200, get_peak_flops(h200), float8=True) == 2 * 989e12
-    assert peak_flops("NVIDIA B200", get_peak_flops("NVIDIA B200"), float8=False) == 2.25e15
-    # torchtitan would take an A100's peak for these.
-    for unknown in ("Some CPU @ 2.20GHz", "NVIDIA GeForce RTX 4090"):
-        assert peak_flops(unknown, get_peak_flops(unknown), float8=False) is None
+def test_a_device_is_as_fast_for_the_utilization_as_for_the_plan() -> None:
+    names = {
+        "a100": "NVIDIA A100-SXM4-80GB",
+        "h100": "NVIDIA H100 80GB HBM3",
+        "h200": "NVIDIA H200",
+        "b200": "NVIDIA B200",
+    }
+    assert {name: PEAK_BY_NAME[device] for name, device in names.items()} == {
+        name: peak for name, peak in PEAK_FLOPS.items() if name != "cpu"
+    }
 
 
 def test_tensorboard_gets_every_logged_number(tmp_path: Path, corpus_dir: Path) -> None:

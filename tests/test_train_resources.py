@@ -15,7 +15,6 @@ from tst_titan.train.resources import (
     training_minutes,
     training_resources,
 )
-from tst_titan.train.slurm import parse_duration
 
 GPUS = Site(partition="gpu", account="lab", gpus_per_node=8, gpu_type="h100", accelerator="h100")
 
@@ -66,6 +65,11 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
         ({"max_minutes": -1}, r"site\.max_minutes"),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
+        # The executor refused it at every submission.
+        (
+            {"gpu_type": "a100-sxm4-80gb"},
+            r"site\.gpu_type = 'a100-sxm4-80gb': .* resources: \{constraint: FEATURE\}",
+        ),
         (
             {"resources": {"slurm_extra": "'--exclusive'"}},
             r"site\.resources\.slurm_extra .*without the inner quotes",
@@ -81,18 +85,3 @@ def test_a_wrong_site_is_one_error_that_names_the_key(settings: object, message:
 def test_setup_and_environment_come_before_each_command() -> None:
     lines = job_prologue(Site(setup="module load cuda\n", environment={"NCCL_SOCKET_IFNAME": "ib0 ib1"}))
     assert lines == "set -euo pipefail; export NCCL_SOCKET_IFNAME='ib0 ib1'; module load cuda\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("59", 59),
-        ("1:30", 90),
-        ("2:00:00", 7200),
-        ("1-02:03:04", 93784),
-        ("UNLIMITED", float("inf")),
-        ("", float("inf")),
-    ],
-)
-def test_slurms_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds

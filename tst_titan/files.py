@@ -58,7 +58,9 @@ def read_json(path: Path, *, mend: str = "delete it and run again") -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting without end
         raise UserError(f"{path}: not a whole JSON file ({error}); {mend}") from error
 
 

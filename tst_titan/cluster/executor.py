@@ -1,7 +1,8 @@
-"""Where Snakemake's Slurm executor would wait for ever, mended in the Snakemake that runs; nothing installed is changed."""
+"""Where Snakemake's Slurm executor would wait for ever or refuse too late, mended in the Snakemake that runs; nothing installed is changed."""
 
 import inspect
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 from tst_titan.cluster.slurm import ask
@@ -47,3 +48,19 @@ def mend_executor(settings: Any) -> None:
     plugin.validate_account = lambda account, logger: account
     if "storage is disabled" in ask(["sacct", "-X", "-n"]).error:
         settings.status_command = "squeue"
+
+
+def check_resources(rule: str, resources: Any) -> None:
+    """`UserError` where the executor itself would refuse jobs of `rule` as it submits them, each one anew.
+
+    `resources` are a job's, by name and as attributes. Its rules for `gres`, `gpu_model` and `slurm_extra` are its own.
+    """
+    import snakemake_executor_plugin_slurm as plugin
+    from snakemake_interface_common.exceptions import WorkflowError
+
+    job = SimpleNamespace(resources=resources)
+    try:
+        plugin.validate_slurm_extra(job)
+        plugin.set_gres_string(job)
+    except WorkflowError as error:
+        raise UserError(f"rule {rule}: the Slurm executor cannot submit it: {error}") from error

@@ -4,6 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from tst_titan.cluster.slurm import parse_duration
+
 # Exact groups of equal nodes (-e); one line a partition, kind of node and state.
 SINFO = ["sinfo", "-e", "-h", "-o", "%P|%a|%l|%s|%D|%c|%m|%G|%T"]
 # A node in one of these runs nothing until an administrator or its return says otherwise.
@@ -62,22 +64,11 @@ def read_partitions(text: str) -> dict[str, Partition]:
             name=name.rstrip("*"),
             default=name.endswith("*"),
             up=up == "up",
-            max_minutes=minutes(limit),
+            max_minutes=parse_duration(limit) / 60,
             max_nodes=_most(size),
             groups=(*(before.groups if before else ()), group),
         )
     return partitions
-
-
-def minutes(text: str) -> float:
-    """Minutes of a Slurm time such as 1-00:00:00, 30:00 or infinite."""
-    days, _, clock = text.rpartition("-")
-    if not re.fullmatch(r"\d*", days) or not re.fullmatch(r"\d+(:\d+){0,2}", clock):
-        return math.inf
-    parts = [int(part) for part in clock.split(":")]
-    # With days the clock begins with hours; without, three numbers are hours, two minutes, one minutes.
-    hours, mins, seconds = [*parts, 0, 0][:3] if days or len(parts) == 3 else [0, *[*parts, 0][:2]]
-    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
 def _number(text: str) -> int:
@@ -92,10 +83,15 @@ def _most(size: str) -> float:
 
 
 def _gpus(gres: str) -> tuple[Gpus, ...]:
-    """GPUs in a node's generic resources, such as gpu:h100:8(S:0-1),nvme:1."""
+    """GPUs in a node's generic resources, such as gpu:h100:8(S:0-1),shard:h100:32,nvme:1; "(null)": none.
+
+    In parentheses are sockets or indices. Parts of a GPU (MIG) are GPUs of a type of their own, shards are none. Without
+    a number there is one.
+    """
     found = []
     for word in re.sub(r"\([^)]*\)", "", gres).split(","):
         kind, *rest = word.split(":")
-        if kind == "gpu" and rest and rest[-1].isdigit():
-            found.append(Gpus(":".join(rest[:-1]), int(rest[-1])))
+        if kind == "gpu":
+            count = int(rest.pop()) if rest and rest[-1].isdigit() else 1
+            found.append(Gpus(":".join(part for part in rest if part != "no_consume"), count))
     return tuple(found)

@@ -5,6 +5,7 @@ Only what can be known on the machine that submits: `tst_titan.cluster.probe` as
 
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -28,7 +29,10 @@ LOCAL_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"}
 
 @dataclass(frozen=True)
 class Request:
-    """What jobs of one kind ask Slurm for, a node at a time; `rule` and `count` say which and how many jobs."""
+    """What jobs of one kind ask Slurm for, a node at a time; `rule` and `count` say which and how many jobs.
+
+    `partition` may name several ("gpu,gpu2"), of which Slurm takes one. `extra`: further options, as the shell reads them.
+    """
 
     rule: str
     partition: str = ""
@@ -41,6 +45,7 @@ class Request:
     cpus: int = 1
     memory_mb: int = 0
     minutes: float = 0.0
+    extra: str = ""
     count: int = 1
 
     def __str__(self) -> str:
@@ -80,6 +85,7 @@ def request_of(rule: str, resources: Mapping[str, Any], threads: int) -> Request
         cpus=cpus,
         memory_mb=number("mem_mb_per_cpu", 0) * cpus or number("mem_mb", 0),
         minutes=number("runtime", 0),
+        extra=str(resources.get("slurm_extra") or ""),
     )
 
 
@@ -140,17 +146,32 @@ def check_commands() -> None:
 
 
 def check_request(request: Request, partitions: Mapping[str, Partition]) -> str | None:
-    """Why no node of the request's partition can ever run it; None where some can."""
-    partition = partitions.get(request.partition) or (
-        None if request.partition else next((each for each in partitions.values() if each.default), None)
-    )
+    """Why no node of any of the request's partitions can ever run it; None where some can."""
     names = ", ".join(sorted(partitions))
-    if partition is None and not request.partition:
-        return f"rule {request.rule}: no partition is given and the cluster has no default; set one in site.yaml: {names}"
-    if partition is None:
-        near = get_close_matches(request.partition, partitions, n=1)
+    unknown = [name for name in _names(request) if name not in partitions]
+    if unknown:
+        near = get_close_matches(unknown[0], partitions, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"partition {request.partition!r}: the cluster has none of that name; {hint}there are: {names}"
+        return f"partition {unknown[0]!r}: the cluster has none of that name; {hint}there are: {names}"
+    asked = _partitions(request, partitions)
+    if not asked:
+        return f"rule {request.rule}: no partition is given and the cluster has no default; set one in site.yaml: {names}"
+    problems = [_why_never(request, partition) for partition in asked]
+    return None if None in problems else "; ".join(filter(None, problems))
+
+
+def _names(request: Request) -> list[str]:
+    return [name.strip() for name in request.partition.split(",") if name.strip()]
+
+
+def _partitions(request: Request, partitions: Mapping[str, Partition]) -> list[Partition]:
+    """The partitions that a job of the request may run in: those it names, else the cluster's default."""
+    if names := _names(request):
+        return [partitions[name] for name in names]
+    return [each for each in partitions.values() if each.default][:1]
+
+
+def _why_never(request: Request, partition: Partition) -> str | None:
     where = f"partition {partition.name}"
     if request.minutes > partition.max_minutes:
         return (
@@ -184,18 +205,21 @@ def _words(group: NodeGroup) -> str:
 
 
 def waiting(request: Request, partitions: Mapping[str, Partition]) -> list[str]:
-    """Why the request would wait, although it could run: a closed partition, nodes that are away."""
-    partition = partitions.get(request.partition) or next(
-        each for each in partitions.values() if each.default
-    )
-    if not partition.up:
-        return [f"partition {partition.name} is not up: jobs of rule {request.rule} wait until it is"]
-    able = sum(group.count for group in partition.groups if _fits(request, group) and not group.away)
-    if able < request.nodes:
-        return [
-            f"partition {partition.name}: only {able} of the {request.nodes} nodes that rule {request.rule} needs are up now"
-        ]
-    return []
+    """Why the request would wait in each of its partitions, although it could run: they are closed, or nodes are away."""
+    reasons = []
+    for partition in _partitions(request, partitions):
+        able = sum(group.count for group in partition.groups if _fits(request, group) and not group.away)
+        if not partition.up:
+            reasons.append(
+                f"partition {partition.name} is not up: jobs of rule {request.rule} wait until it is"
+            )
+        elif able < request.nodes:
+            reasons.append(
+                f"partition {partition.name}: only {able} of the {request.nodes} nodes that rule {request.rule} needs are up now"
+            )
+        else:
+            return []
+    return reasons
 
 
 def _associations() -> dict[str, set[str]] | None:
@@ -238,7 +262,8 @@ def _refused(request: Request) -> str:
         *(f"--{name}={value}" for name, value in options.items() if value),
         "--wrap=true",
     ]
-    answer = ask(command)
+    # Further options come as one text, which the executor leaves to the shell.
+    answer = ask(["sh", "-c", f"{shlex.join(command)} {request.extra}"])
     return (
         "" if answer.ok else answer.error.removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
     )

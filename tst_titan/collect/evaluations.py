@@ -1,10 +1,10 @@
 """Read `results/evaluations/SEGMENT_ID/GROUP.json` into rows: one a task and metric."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tst_titan.collect.notices import Notice
+from tst_titan.collect.notices import Notice, listed
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 
@@ -21,7 +21,7 @@ def read_evaluations(
 
     Returns:
         Rows with `group, task, metric, value, stderr, higher_is_better, num_samples, version, lm_eval_version,
-        shown` (whether tables show this metric) and `file`; and what was wrong with the files.
+        dtype, shown` (whether tables show this metric) and `file`; and what was wrong with the files.
     """
     rows: list[dict[str, Any]] = []
     notices = []
@@ -36,6 +36,10 @@ def read_evaluations(
                 text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out"
                 notices.append(Notice("damaged", str(path), text))
                 continue
+            if trial := _trial(content):
+                text = f"a trial ({trial}), not the evaluation of a study; left out; delete it and evaluate again"
+                notices.append(Notice("damaged", str(path), text))
+                continue
             rows.extend(_rows(content, path))
         except UserError as error:
             where, _, text = str(error).partition(": ")
@@ -45,6 +49,46 @@ def read_evaluations(
                 Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out")
             )
     return rows, notices
+
+
+def _trial(content: dict[str, Any]) -> str:
+    """What makes an evaluation a trial; "" for one of a study."""
+    if content.get("limit") is not None:
+        return f"{content['limit']} samples a task"
+    backend = content.get("backend", "checkpoint")
+    return "" if backend == "checkpoint" else f"backend {backend}"
+
+
+def mixed_settings(rows: Iterable[dict[str, Any]]) -> list[Notice]:
+    """A notice for each task whose scores were made under several settings: they are not comparable without a look.
+
+    Args:
+        rows: of all runs, as `read_evaluations` gives them.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        of_task = found.setdefault(row["task"], {})
+        for name, words in _SETTINGS.items():
+            of_task.setdefault(words, set()).add(str(row.get(name)))
+    return [
+        Notice(
+            "uncertain",
+            f"task {task}",
+            f"scored under several {words}: {listed(sorted(values))}; evaluate again",
+        )
+        for task, settings in found.items()
+        for words, values in settings.items()
+        if len(values) > 1
+    ]
+
+
+# What must be equal of all scores of a task in one table.
+_SETTINGS = {
+    "version": "definitions (versions)",
+    "lm_eval_version": "versions of lm-eval",
+    "dtype": "dtypes",
+    "num_samples": "numbers of samples",
+}
 
 
 def _step_folder(checkpoint: str) -> str:
@@ -66,6 +110,7 @@ def _rows(content: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
                 "num_samples": result.get("num_samples"),
                 "version": str(result.get("version", "")),
                 "lm_eval_version": content.get("lm_eval_version"),
+                "dtype": content.get("dtype"),
                 "shown": metric == result["metric"],
                 "file": str(path),
             }

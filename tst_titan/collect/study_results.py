@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.collect.comparisons import VARIANT, label_of
+from tst_titan.collect.evaluations import mixed_settings
 from tst_titan.collect.metrics import Columns
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.runs import RunRecord, read_runs
@@ -95,6 +96,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     table = runs_table(rows)
     corpora, problems = _read_corpora(plan, results)
     notices += problems
+    notices += mixed_settings(evaluations)
     notices += _study_notices(table, corpora, labels)
     return StudyResults(
         plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices)

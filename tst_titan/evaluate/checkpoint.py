@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
+from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
 
 Dtype = Literal["float32", "bfloat16"]
@@ -63,6 +64,10 @@ def find_checkpoint(results: Path, segment_id: str) -> Checkpoint:
     checkpoint or corpus is missing.
     """
     folder = results / "segments" / segment_id
+    if not is_segment_id(segment_id):
+        raise UserError(
+            f"segment {segment_id!r}: no id of a segment, FAMILY/SEGMENT as below {results / 'segments'}"
+        )
     settings_file = folder / "settings.json"
     if not settings_file.is_file():
         raise UserError(f"{folder}: no such segment{_nearest(results, segment_id)}")

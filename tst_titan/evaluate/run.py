@@ -2,7 +2,8 @@
 
 Each finished task leaves `results/evaluations/SEGMENT_ID/tasks/TASK.json` with the key it was evaluated under: checkpoint
 digest, task version, lm-eval version, limit, dtype, backend. GROUP.json is put together from these when all tasks of the
-group are there, so a killed evaluation resumes after the last finished task.
+group are there, so a killed evaluation resumes after the last finished task. A trial (some samples, a chosen dtype, through the export) has
+a folder of its own, `trials`, so that no study takes its scores for final ones.
 """
 
 import os
@@ -54,9 +55,20 @@ class Evaluation:
     user_tasks: Path = Path("studies/tasks")
     shard: bool = False
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether its scores are other than a study's: of some samples, in a chosen dtype, through the export."""
+        return self.limit is not None or self.dtype != "auto" or self.backend != "checkpoint"
+
+    @property
+    def folder(self) -> Path:
+        """Where its scores go: those of a trial beside a study's, never in their place."""
+        folder = self.results / "evaluations" / self.segment
+        return folder / "trials" if self.is_trial else folder
+
 
 def evaluate(evaluation: Evaluation) -> list[Path]:
-    """Write `results/evaluations/SEGMENT_ID/GROUP.json` for each group and return their paths.
+    """Write `results/evaluations/SEGMENT_ID/GROUP.json` (a trial: `.../trials/GROUP.json`) for each group; returns the paths.
 
     Raises `UserError` for a segment without a whole checkpoint, an unknown task, data that are not in the cache, or a
     file there that is of another segment.
@@ -66,7 +78,7 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     if ranks.size > 1 and evaluation.backend == "export":
         raise UserError("an export is evaluated by one process: leave --processes or --through-export away")
     checkpoint = find_checkpoint(results, segment_id)
-    folder = results / "evaluations" / segment_id
+    folder = evaluation.folder
     for group in evaluation.groups:
         _check_file(folder / f"{group}.json", segment_id)
     names = list(dict.fromkeys(task for group in evaluation.groups for task in tasks_of(group)))
@@ -122,7 +134,7 @@ class _Runner:
 
     def finished(self, task: str) -> dict[str, Any]:
         """The record of a task: the one that is there, or a new one."""
-        path = self.folder / "tasks" / f"{_file_name(task)}.json"
+        path = self.folder / "tasks" / f"{task}.json"
         key = self.key(task)
         # All ranks must take the same way: the first one looks.
         record = self.ranks.from_first(lambda: self._kept(path, key))
@@ -254,7 +266,3 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name}: cannot be used here ({reason}); use auto or cpu") from error
     return name
-
-
-def _file_name(task: str) -> str:
-    return task.replace("/", "_")

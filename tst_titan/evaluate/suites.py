@@ -12,6 +12,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json
+from tst_titan.names import RULE, is_name
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
 
 # The metric that tables show of each task of the suites; all are kept. Those of the published suite are its authors'.
@@ -55,6 +56,9 @@ class Tasks:
     """
 
     def __init__(self, names: Sequence[str], *, corpus_tasks: Path | None, user_tasks: Path | None):
+        for name in names:
+            if not is_name(name):
+                raise UserError(f"task {name!r}: {RULE}")
         builtin = Path(lm_eval.tasks.__file__).parent
         own = [folder for folder in (corpus_tasks, user_tasks) if folder is not None and folder.is_dir()]
         known = sorted({builtin / _FOLDERS[name] for name in names if name in _FOLDERS})

@@ -32,27 +32,37 @@ class Difference:
     settings: tuple[tuple[str, Any, Any], ...]
 
 
-def read_finished(results: Path, families: Iterable[str]) -> dict[str, Finished]:
-    """The finished segments (those with a `done.json`) of the named families, by id."""
-    found = {}
+def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Finished], dict[str, UserError]]:
+    """The finished segments (those with a `done.json`) of the named families by id, and what is wrong with damaged ones.
+
+    A damaged segment concerns the studies that want it: it is left out, and hurts no other.
+    """
+    found, damaged = {}, {}
     for family in families:
         for done in sorted((results / "segments" / family).glob("*/done.json")):
-            folder = done.parent
-            file = folder / "settings.json"
-            settings = read_json(file, mend=MEND)
+            identity = f"{family}/{done.parent.name}"
             try:
-                segment = segment_from_dict(settings)
-            except (KeyError, TypeError):
-                segment = None
-            identity = f"{family}/{folder.name}"
-            if segment is not None and segment.id != identity and settings.get("id") != identity:
-                raise UserError(
-                    f"{file}: id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}"
-                )
-            if segment is not None and segment.id != identity:
-                segment = None
-            found[identity] = Finished(id=identity, settings=settings, segment=segment)
-    return found
+                found[identity] = _read_finished(done.with_name("settings.json"), identity)
+            except UserError as error:
+                damaged[identity] = error
+    return found, damaged
+
+
+def _read_finished(file: Path, identity: str) -> Finished:
+    settings = read_json(file, mend=MEND)
+    if not isinstance(settings, dict):
+        raise UserError(f"{file}: holds a {type(settings).__name__}, no settings; {MEND}")
+    try:
+        segment = segment_from_dict(settings)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        segment = None
+    if segment is not None and segment.id != identity:
+        if settings.get("id") != identity:
+            raise UserError(
+                f"{file}: id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}"
+            )
+        segment = None
+    return Finished(id=identity, settings=settings, segment=segment)
 
 
 def differences(wanted: Iterable[Segment], orphans: Iterable[Finished]) -> tuple[Difference, ...]:

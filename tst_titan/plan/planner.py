@@ -6,7 +6,7 @@ end and another begin. None of this touches identities: those are made of the tr
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,25 +126,37 @@ def load_plans(
     accelerator: Accelerator | None = None,
     max_segment_steps: int | None = None,
 ) -> tuple[dict[str, Plan], dict[str, UserError]]:
-    """Plan every ``*.yaml`` of a folder, by name; a broken file lands in the second mapping and hurts no other."""
+    """Plan every ``*.yaml`` of a folder, by name; a broken file, or a study that needs a damaged segment, lands in the second mapping
+    and hurts no other."""
     studies: list[LoadedStudy] = []
     errors: dict[str, UserError] = {}
-    for file in sorted(Path(studies_dir).glob("*.yaml")):
+    for file in sorted(Path(studies_dir).glob("[!.]*.yaml")):
         try:
             studies.append(load_study(file))
         except UserError as error:
             errors[file.stem] = error
-    plans = make_plans(studies, Path(results), accelerator=accelerator, max_segment_steps=max_segment_steps)
-    return {plan.study: plan for plan in plans}, errors
+    plans, damaged = make_plans(
+        studies, Path(results), accelerator=accelerator, max_segment_steps=max_segment_steps
+    )
+    return {plan.study: plan for plan in plans}, errors | damaged
 
 
-def find_segment(plans: dict[str, Plan] | Iterable[Plan], segment_id: str) -> Segment:
-    """The segment of that id in any of ``plans``; `UserError` where none has it."""
-    for plan in plans.values() if isinstance(plans, dict) else plans:
+def find_segment(plans: Mapping[str, Plan], segment_id: str, errors: Mapping[str, UserError]) -> Segment:
+    """The segment of that id in any of ``plans``; `UserError` where none has it.
+
+    ``errors``: what is wrong with the studies that could not be planned, one of which may want it.
+    """
+    for plan in plans.values():
         if segment_id in plan.segments:
             return plan.segments[segment_id]
+    left_out = [f"study {name} is left out: {error}" for name, error in errors.items()]
     raise UserError(
-        f"segment {segment_id!r}: no study has it (`tst-titan plan NAME` lists a study's segments)"
+        "\n".join(
+            [
+                f"segment {segment_id!r}: no study has it (`tst-titan plan NAME` lists a study's segments)",
+                *left_out,
+            ]
+        )
     )
 
 
@@ -176,6 +188,7 @@ class _Planner:
         self.recipes = Recipes()
         self.chains: dict[tuple, _Chain] = {}
         self.finished: dict[str, Finished] = {}
+        self.damaged: dict[str, UserError] = {}
         self.made: dict[tuple[int, int], Segment] = {}
 
     def chain(self, recipe: Recipe, stages: tuple[Stage, ...]) -> _Chain:
@@ -199,7 +212,7 @@ class _Planner:
             family(Segment(recipe=chain.recipe, stages=chain.stages(max(chain.ends))))
             for chain in self.chains.values()
         }
-        self.finished = read_finished(self.results, sorted(families))
+        self.finished, self.damaged = read_finished(self.results, sorted(families))
         for done in self.finished.values():
             if done.segment is not None:
                 recipe = self.recipes.intern(done.segment.recipe)
@@ -263,8 +276,11 @@ def make_plans(
     *,
     accelerator: Accelerator | None = None,
     max_segment_steps: int | None = None,
-) -> list[Plan]:
-    """Plan ``studies`` together. ``max_segment_steps`` splits longer jobs; no identity depends on it."""
+) -> tuple[list[Plan], dict[str, UserError]]:
+    """Plan ``studies`` together. ``max_segment_steps`` splits longer jobs; no identity depends on it.
+
+    Returns the plans, and by study's name what is wrong with a finished segment that it needs.
+    """
     planner = _Planner(results, max_segment_steps)
     accelerator = accelerator or Accelerator()
     resolved: list[tuple[LoadedStudy, list[_Resolved]]] = []
@@ -281,7 +297,11 @@ def make_plans(
     plans = [_plan(planner, study, own, accelerator) for study, own in resolved]
     wanted = {id for plan in plans for id in plan.segments}
     orphans = [done for id, done in planner.finished.items() if id not in wanted]
-    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in plans]
+    damaged = {
+        plan.study: error for plan in plans for id, error in planner.damaged.items() if id in plan.segments
+    }
+    whole = [plan for plan in plans if plan.study not in damaged]
+    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in whole], damaged
 
 
 def _plan(

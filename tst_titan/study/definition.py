@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from tst_titan.names import RULE, is_name
 from tst_titan.study import catalogue
 from tst_titan.study.corpus import Corpus
 from tst_titan.study.fields import (
@@ -155,8 +156,8 @@ class Exclude(Strict):
 
 
 def _task(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]*", value):
-        raise ValueError("must be the name of an lm-eval task or of a group (offline, paper)")
+    if not isinstance(value, str) or not is_name(value):
+        raise ValueError(f"must be the name of an lm-eval task or of a group (offline, paper); {RULE}")
     if value not in catalogue.KNOWN_TASKS:
         near = nearest(value, catalogue.KNOWN_TASKS, cutoff=0.85)
         # Real neighbours differ by a suffix (arc_easy_mt, mmlu_abstract_algebra): only slips are refused.

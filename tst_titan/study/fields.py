@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tst_titan.names import RULE, is_name
+
 T = TypeVar("T")
 
-_TOKENS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])$")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")
+_TOKENS = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])")
 _UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -58,7 +59,7 @@ def nearest(value: Any, names: Iterable[str], cutoff: float = 0.6) -> str | None
 def parse_tokens(value: Any) -> Any:
     """A number of tokens: ``200000``, ``200k``, ``10M``, ``1.5B``, ``2T``."""
     if isinstance(value, str):
-        match = _TOKENS.match(value.strip())
+        match = _TOKENS.fullmatch(value.strip())
         if not match:
             raise ValueError("must be a number of tokens, such as 200000, 200k, 10M or 1.5B")
         whole, _, fraction = match[1].partition(".")
@@ -132,10 +133,8 @@ NotNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeVal
 
 
 def _name(value: str) -> str:
-    if not _NAME.match(value):
-        raise ValueError(
-            "a name is letters, digits, dots, dashes and underscores, and starts with a letter or digit"
-        )
+    if not is_name(value):
+        raise ValueError(RULE)
     return value
 
 

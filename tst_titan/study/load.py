@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tst_titan.errors import UserError
+from tst_titan.names import RULE, is_name
 from tst_titan.study.definition import Study
 from tst_titan.study.expand import RunDefinition, expand
 from tst_titan.study.fields import choices
@@ -34,6 +35,10 @@ def load_study(file: Path) -> LoadedStudy:
     file = Path(file)
     if not file.is_file():
         raise UserError(f"{file}: no such study file")
+    if not is_name(file.stem):
+        raise UserError(
+            f"{str(file)!r}: a study has the name of its file, and cannot have this one; {RULE}; rename the file"
+        )
     if file.stem in RESERVED_NAMES:
         raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
     source = read_study_file(file)

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.train.launch import run_segment
     from tst_titan.train.layouts import hardware_of, read_section
 
-    plans, _ = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
-    segment = find_segment(plans, args.segment)
+    plans, errors = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
+    segment = find_segment(plans, args.segment, errors)
     wanting = [plan for plan in plans.values() if segment.id in plan.segments]
     parent_checkpoint = None
     if segment.parent:

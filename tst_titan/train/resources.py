@@ -6,6 +6,7 @@ others ignore.
 """
 
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -67,6 +68,12 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
             raise UserError(f"{source}.{key} = {value!r}: must be a {_NAMES[wanted]}")
     if settings.get("accelerator", "cpu") not in PEAK_FLOPS:
         raise UserError(f"{source}.accelerator: {choices(settings['accelerator'], PEAK_FLOPS)}")
+    gpu_type = settings.get("gpu_type", "")
+    if not re.fullmatch(r"[A-Za-z0-9_.]*", gpu_type):
+        raise UserError(
+            f"{source}.gpu_type = {gpu_type!r}: Snakemake's Slurm executor submits types of letters, digits, _ and . alone; leave "
+            "it empty and choose the nodes by a feature of theirs (sinfo -o '%G %f'): resources: {constraint: FEATURE}"
+        )
     extra = str(settings.get("resources", {}).get("slurm_extra", ""))
     if extra.startswith(("'", '"')):
         # One word to the shell: all options but the first would be swallowed.

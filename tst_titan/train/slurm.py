@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 
+from tst_titan.cluster.slurm import parse_duration
 from tst_titan.errors import UserError
 
 COMMAND_SECONDS = 60
@@ -81,16 +82,6 @@ def seconds_left() -> float:
     """Until this job's time limit; infinite where there is none."""
     left = _run("squeue", "--noheader", f"--jobs={job_id()}", "--format=%L").strip()
     return parse_duration(left)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of Slurm's `days-hours:minutes:seconds`, of which the front may be missing; infinite for words."""
-    days, _, clock = text.rpartition("-")
-    if not re.fullmatch(r"(\d+)?", days) or not re.fullmatch(r"\d+(:\d+){0,2}", clock):
-        return float("inf")
-    numbers = [int(number) for number in clock.split(":")]
-    seconds = sum(number * unit for number, unit in zip(reversed(numbers), (1, 60, 3600), strict=False))
-    return 86400 * int(days or 0) + seconds
 
 
 def run_again(*, after: str | None = None) -> bool:

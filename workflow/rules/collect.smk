@@ -36,7 +36,7 @@ rule study:
     message:
         "Collect {wildcards.study}"
     shell:
-        "{TST_TITAN} collect {STUDIES}/{wildcards.study}.yaml --results {RESULTS} --out {output}"
+        "{TST_TITAN} collect {STUDIES:q}/{wildcards.study:q}.yaml --results {RESULTS:q} --out {output:q}"
 
 
 rule published:
@@ -48,4 +48,4 @@ rule published:
     message:
         "Rebuild the published study from its printed numbers"
     shell:
-        "{TST_TITAN} published --out {output}"
+        "{TST_TITAN} published --out {output:q}"

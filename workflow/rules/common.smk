@@ -27,27 +27,32 @@ from tst_titan.train.resources import (
     training_resources,
 )
 
+for key in ("studies", "results"):
+    # Snakemake takes them for wildcards.
+    if set("{}") & set(str(config[key])):
+        sys.exit(f"error: configuration: {key} = {config[key]!r}: braces cannot be part of this path; choose another folder")
 STUDIES = Path(config["studies"])
 RESULTS = Path(config["results"])
+# Every value goes into a command quoted ({NAME:q}), but this, which is words of a command already.
 TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
 MAX_SEGMENT_STEPS = config["max_segment_steps"]
 PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
 EVALUATION = config["evaluation"]
 # Task definitions of the user's own, in lm-eval's format.
-USER_TASKS = shlex.quote(str(STUDIES / "tasks"))
+USER_TASKS = STUDIES / "tasks"
 # The published study has no definition: its numbers are data of the package (rule published).
 PUBLISHED = "published"
 HARDWARE = config["hardware"] or {}
 # Part of a command and never of `params`: another machine is no reason to train again.
-HARDWARE_TEXT = shlex.quote(json.dumps(HARDWARE))
+HARDWARE_TEXT = json.dumps(HARDWARE)
 try:
     SITE = parse_site(config["site"])
     # A study that cannot be read may have a model of that name.
     check_section(HARDWARE, None if BROKEN else [*MODELS, *(s.recipe.model.name for s in SEGMENTS.values())])
 except UserError as error:
     sys.exit(f"error: {error}")
-SPLIT = f"--max-segment-steps {MAX_SEGMENT_STEPS}" if MAX_SEGMENT_STEPS else ""
+SPLIT = ["--max-segment-steps", str(MAX_SEGMENT_STEPS)] if MAX_SEGMENT_STEPS else []
 
 
 # Before each job's command, wherever it runs.
@@ -96,11 +101,13 @@ if PUBLISHED in {*PLANS, *BROKEN}:
 onstart:
     # With the jobs and their resources known, and none submitted: what Slurm would refuse, or let wait for ever.
     if workflow.executor_plugin.name == "slurm":
-        from tst_titan.cluster.executor import mend_executor
+        from tst_titan.cluster.executor import check_resources, mend_executor
         from tst_titan.cluster.preflight import check_cluster, request_of
 
         jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
         try:
+            for job in jobs:
+                check_resources(job.rule.name, job.resources)
             requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
             for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
                 print(f"warning: {warning}", file=sys.stderr)

@@ -8,7 +8,7 @@ from tst_titan.files import read_json
 
 DATA = config["data"]
 TOKENS_NEEDED = tokens_needed(PLANS.values())
-TOKENIZE = f"{TST_TITAN} data build {STUDIES} --results {RESULTS} --corpus {{wildcards.corpus}}"
+TOKENIZE = "{TST_TITAN} data build {STUDIES:q} --results {RESULTS:q} --corpus {wildcards.corpus:q} --workers {threads}"
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes
 # At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
@@ -50,7 +50,7 @@ rule corpus_listing:
     message:
         "List {wildcards.corpus}"
     shell:
-        f"{TOKENIZE} --workers {{threads}} --list"
+        TOKENIZE + " --list"
 
 
 rule corpus_part:
@@ -65,7 +65,7 @@ rule corpus_part:
     message:
         "Tokenize share {wildcards.part} of {wildcards.parts} of {wildcards.corpus}"
     shell:
-        f"{TOKENIZE} --workers {{threads}} --part {{wildcards.part}}/{{wildcards.parts}}"
+        TOKENIZE + " --part {wildcards.part}/{wildcards.parts}"
 
 
 rule corpus:
@@ -80,7 +80,7 @@ rule corpus:
     message:
         "Tokenize {wildcards.corpus}"
     shell:
-        f"{TOKENIZE} --workers {{threads}}"
+        TOKENIZE
 
 
 rule corpus_growth:
@@ -93,4 +93,4 @@ rule corpus_growth:
     message:
         "Tokenize more of {wildcards.corpus}"
     shell:
-        f"{TOKENIZE} --workers {{threads}}"
+        TOKENIZE

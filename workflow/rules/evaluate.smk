@@ -17,20 +17,17 @@ rule evaluate:
     message:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
-        "{TST_TITAN} evaluate {wildcards.segment} --tasks {wildcards.group} --results {RESULTS}"
-        " --task-definitions {USER_TASKS} --processes {EVALUATION[processes]} > {log} 2>&1"
+        "{TST_TITAN} evaluate {wildcards.segment:q} --tasks {wildcards.group:q} --results {RESULTS:q}"
+        " --task-definitions {USER_TASKS:q} --processes {EVALUATION[processes]:q} > {log:q} 2>&1"
 
 
 rule fetch_eval_data:
     # The data of every task that a study names, into the Hugging Face cache (HF_HOME): run it where there is a network,
     # for nodes that have none. It has no output: what is in the cache already is not downloaded again.
     params:
-        tasks=" ".join(
-            shlex.quote(group) for group in sorted({group for plan in PLANS.values() for group in plan.task_groups})
-        )
-        or "offline",
+        tasks=sorted({group for plan in PLANS.values() for group in plan.task_groups}) or ["offline"],
     localrule: True
     message:
         "Fetch the data of {params.tasks}"
     shell:
-        "{TST_TITAN} fetch-eval-data --tasks {params.tasks} --task-definitions {USER_TASKS}"
+        "{TST_TITAN} fetch-eval-data --tasks {params.tasks:q} --task-definitions {USER_TASKS:q}"

@@ -40,8 +40,8 @@ rule train:
     message:
         "Train {wildcards.segment}"
     shell:
-        "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} {SPLIT}"
-        " --hardware {HARDWARE_TEXT}"
+        "{TST_TITAN} train {wildcards.segment:q} --studies {STUDIES:q} --results {RESULTS:q} {SPLIT:q}"
+        " --hardware {HARDWARE_TEXT:q}"
 
 
 rule export:
@@ -58,4 +58,4 @@ rule export:
     message:
         "Export {wildcards.segment}"
     shell:
-        "{TST_TITAN} export {wildcards.segment} --results {RESULTS} --out {output} > {log} 2>&1"
+        "{TST_TITAN} export {wildcards.segment:q} --results {RESULTS:q} --out {output:q} > {log:q} 2>&1"

@@ -17,6 +17,7 @@ from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
 from tst_titan.files import whole_file
+from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
 
 
@@ -118,10 +119,8 @@ class SegmentMetrics(MetricsProcessor):
         return routing_statistics(self.model_parts[0], self.parallel_dims)
 
     def utilization(self, flops_per_s: float) -> dict[str, float]:
-        """Share of the devices' peak; absent where torchtitan does not know the device's peak (a CPU for one)."""
-        peak = peak_flops(
-            self.device_memory_monitor.device_name, self.gpu_peak_flops, float8=self.has_quantization
-        )
+        """Share of the devices' peak; absent where that is not known (`tst_titan.train.peaks`)."""
+        peak = peak_flops(self.device_memory_monitor.device_name, float8=self.has_quantization)
         return {"utilization": flops_per_s / (peak * self.parallel_dims.world_size)} if peak else {}
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
@@ -151,34 +150,6 @@ class SegmentMetrics(MetricsProcessor):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-
-
-# Devices whose dense bf16 peak torchtitan lists; for any other it assumes an A100's, which would be no utilization.
-_LISTED_DEVICES = (
-    "A100",
-    "A6000",
-    "H100",
-    "H200",
-    "H20",
-    "B200",
-    "B300",
-    "MI355X",
-    "MI300X",
-    "MI325X",
-    "MI250X",
-    "l40s",
-)
-
-
-def peak_flops(device_name: str, bf16_peak: float, *, float8: bool) -> float | None:
-    """The peak that utilization is measured against: dense bf16, or dense float8 where layers are quantized to it.
-
-    Every listed device that has float8 does it at twice its bf16 rate. The head and attention are not quantized and
-    run at the lower rate, so that a float8 utilization of 1 cannot be reached. None where the peak is not known.
-    """
-    if not any(name in device_name for name in _LISTED_DEVICES):
-        return None
-    return bf16_peak * (2 if float8 else 1)
 
 
 def _scalars(row: dict[str, Any]) -> dict[str, Any]:

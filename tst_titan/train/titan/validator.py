@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.validate import Validator
@@ -92,4 +93,17 @@ class PlainValidator(Validator):
 
     def validate(self, model_parts: list[torch.nn.Module], step: int) -> None:
         super().validate(model_parts, step)
+        _reshard(model_parts)
         self.last_step = step
+
+
+def _reshard(model_parts: list[torch.nn.Module]) -> None:
+    """Give the gathered weights of every FSDP group back.
+
+    Groups that keep theirs for the backward (norm and head, and the root) would keep them after a forward that has none. A
+    step that replays a CUDA graph runs no hooks, so nothing would gather anew: a graph captured now would compute with these
+    weights for ever, and so would the next validation.
+    """
+    for module in (module for part in model_parts for module in part.modules()):
+        if isinstance(module, FSDPModule):
+            module.reshard()
