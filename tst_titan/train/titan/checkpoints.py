@@ -18,6 +18,7 @@ from torchtitan.tools.logging import logger
 from tst_titan.errors import UserError
 from tst_titan.train.checkpoint_reader import load_into, read_index
 from tst_titan.train.titan.models import reinitialize_embeddings
+from tst_titan.train.titan.plain_weights import PlainWeights
 
 
 class SegmentCheckpoints(CheckpointManager):
@@ -32,6 +33,7 @@ class SegmentCheckpoints(CheckpointManager):
 
     def __init__(self, config: Config, **kwargs: Any):
         super().__init__(config, **kwargs)
+        self.states[MODEL] = PlainWeights(kwargs["model_parts"])
         self.config = config
         self.last_saved_step = 0
 
