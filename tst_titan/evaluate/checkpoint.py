@@ -151,8 +151,7 @@ def model_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
     """Fill `tensors` (name to an allocated tensor) from the checkpoint in place, converting to their dtypes."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.api import CheckpointException
+    from tst_titan.train.checkpoint_reader import load_into
 
     saved = _saved_shapes(checkpoint)
     missing = [name for name in tensors if name not in saved]
@@ -168,17 +167,22 @@ def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(tensors, checkpoint_id=str(checkpoint.path), no_dist=True)
-    except (CheckpointException, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise damaged(checkpoint, str(error).strip().splitlines()[-1]) from error
+            load_into(tensors, checkpoint.path, no_dist=True)
+    except UserError:
+        raise
+    except Exception as error:  # damaged data can fail in any way
+        raise damaged(checkpoint, repr(error)) from error
 
 
 def _saved_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+    from tst_titan.train.checkpoint_reader import read_index
+
     try:
-        saved = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
+        saved = read_index(checkpoint.path).state_dict_metadata
+    except UserError:
+        raise
     except Exception as error:  # a damaged index can fail in any way
         raise damaged(checkpoint, repr(error)) from error
     return {

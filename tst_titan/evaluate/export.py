@@ -35,6 +35,10 @@ from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
 SHARD_BYTES = 5 * 10**9
 RECORD = "tst_titan.json"
 OWN_CODE = "qwen3_moe_biased"
+_AUTO_MAP = {
+    "AutoConfig": f"{OWN_CODE}.Qwen3MoeBiasedConfig",
+    "AutoModelForCausalLM": f"{OWN_CODE}.Qwen3MoeBiasedForCausalLM",
+}
 _BIAS = "moe.expert_bias_E"
 
 Shapes = dict[str, tuple[int, ...]]
@@ -86,6 +90,21 @@ def read_export(folder: Path) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder}: not an export of tst-titan ({RECORD} is missing); choose another --out")
     return read_json(folder / RECORD, mend="delete the folder and export again")
+
+
+def check_own_code(folder: Path) -> None:
+    """Raise `UserError` where an export, which a colleague may have written, would run other code than ours."""
+    ours = Path(__file__).with_name(f"{OWN_CODE}.py").read_bytes()
+    other = [path for path in folder.rglob("*.py") if path.read_bytes() != ours]
+    other += [
+        path
+        for path in folder.glob("*.json")
+        if read_json(path, mend="export again").get("auto_map", _AUTO_MAP) != _AUTO_MAP
+    ]
+    if other:
+        raise UserError(
+            f"{other[0]}: brings code that is not tst-titan's, which is not run; delete {folder} and export again"
+        )
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
@@ -263,10 +282,7 @@ def _config(recipe: Recipe, eos_id: int, dtype: Dtype, biased: bool) -> dict[str
     return {
         "architectures": ["Qwen3MoeBiasedForCausalLM"],
         "model_type": "qwen3_moe_biased",
-        "auto_map": {
-            "AutoConfig": f"{OWN_CODE}.Qwen3MoeBiasedConfig",
-            "AutoModelForCausalLM": f"{OWN_CODE}.Qwen3MoeBiasedForCausalLM",
-        },
+        "auto_map": _AUTO_MAP,
         **moe,
         **common,
     }

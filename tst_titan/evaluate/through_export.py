@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype
-from tst_titan.evaluate.export import read_export
+from tst_titan.evaluate.export import check_own_code, read_export
 
 _CPU_BATCH = 8
 
@@ -40,6 +40,7 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
         raise UserError(
             f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
         )
+    check_own_code(folder)
     return ExportLM(
         pretrained=str(folder),
         device=device,

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import FileSystemReader
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.checkpointer.base import DATALOADER, MODEL, OPTIMIZER, TRAIN_STATE
 from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
+from tst_titan.train.checkpoint_reader import load_into, read_index
 from tst_titan.train.titan.models import reinitialize_embeddings
+from tst_titan.train.titan.plain_weights import PlainWeights
 
 
 class SegmentCheckpoints(CheckpointManager):
@@ -32,6 +33,7 @@ class SegmentCheckpoints(CheckpointManager):
 
     def __init__(self, config: Config, **kwargs: Any):
         super().__init__(config, **kwargs)
+        self.states[MODEL] = PlainWeights(kwargs["model_parts"])
         self.config = config
         self.last_saved_step = 0
 
@@ -56,8 +58,14 @@ class SegmentCheckpoints(CheckpointManager):
         self.last_saved_step = state.step if resumes else 0
         return loaded
 
+    def dcp_load(
+        self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool
+    ) -> None:
+        load_into(state_dict, Path(checkpoint_id))
+        self.states[MODEL].load_state_dict(state_dict)
+
     def _check_shapes(self, checkpoint: Path) -> None:
-        entries = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        entries = read_index(checkpoint).state_dict_metadata
         found = {name: getattr(entry, "size", None) for name, entry in entries.items()}
         state = self.states[MODEL].state_dict()
         wanted = {name: value.shape for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -125,7 +133,9 @@ def whole_checkpoint(folder: Path) -> bool:
     if not (folder / ".metadata").is_file():
         return False
     try:
-        places = FileSystemReader(folder).read_metadata().storage_data
+        places = read_index(folder).storage_data
+    except UserError:  # it names what no index does: for a user to look at
+        raise
     except Exception as error:  # a damaged index can fail in any way; whatever it is, the folder is not whole
         logger.warning(f"{folder}: the checkpoint's index cannot be read ({error!r})")
         return False

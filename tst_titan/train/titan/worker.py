@@ -66,6 +66,8 @@ def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
 
 def failure_message(error: Exception, job: Job) -> str | None:
     """One clear message for the failures that a user can meet; None for a defect of ours."""
+    if isinstance(error, UserError):
+        return str(error)
     last = latest_whole_step(job.checkpoints)
     good = (
         f"the last good checkpoint is {job.checkpoints / f'step-{last}'}"
@@ -83,8 +85,6 @@ def failure_message(error: Exception, job: Job) -> str | None:
         return (
             f"{job.segment.id}: no space left on the device of {job.folder}; make room and run again; {good}"
         )
-    if isinstance(error, UserError):
-        return str(error)
     return None
 
 

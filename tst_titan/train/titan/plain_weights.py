@@ -1,0 +1,40 @@
+"""A model's weights as a checkpoint holds them: the numbers, without the wrapper that float8 experts compute through."""
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torchtitan.components.checkpointer.base import ModelWrapper
+
+
+class PlainWeights(ModelWrapper):
+    """torchtitan's view of a model for checkpoints, with plain tensors for float8 experts.
+
+    torchao wraps their weights into a tensor without storage, which torchtitan compares by storage and DCP writes from
+    it. So a checkpoint does not depend on the precision that computed it.
+    """
+
+    def _get_state_dict(self) -> dict[str, Any]:
+        return {name: plain(value) for name, value in super()._get_state_dict().items()}
+
+
+def plain(value: Any) -> Any:
+    """`value`, or the tensor inside of torchao's wrapper (or of a DTensor of wrapped shards): the same memory."""
+    if isinstance(value, DTensor):
+        local = plain(value._local_tensor)
+        if local is value._local_tensor:
+            return value
+        with torch.no_grad():
+            return DTensor.from_local(
+                local,
+                value.device_mesh,
+                value.placements,
+                run_check=False,
+                shape=value.shape,
+                stride=value.stride(),
+            )
+    if is_traceable_wrapper_subclass(value):
+        (inner,), _ = value.__tensor_flatten__()
+        return getattr(value, inner)
+    return value
