@@ -87,3 +87,33 @@ def starts(job: Job) -> list[int]:
     """The step at which each start of the training processes began."""
     log = (job.folder / "train.log").read_text()
     return list(dict.fromkeys(map(int, re.findall(r"Training starts at step (\d+)", log))))
+
+
+SLOWED = """\
+import os, sys, time
+
+# The ranks, and not torchrun, whose command line ends like theirs.
+if "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+    import tst_titan.train.titan
+    from torchtitan.trainer import Trainer
+
+    step, fsync = Trainer.train_step, os.fsync
+
+    def slow_step(self, *arguments):
+        time.sleep({step})
+        return step(self, *arguments)
+
+    def slow_fsync(file):
+        if os.readlink(f"/proc/self/fd/{{file}}").endswith(".distcp"):
+            time.sleep({save})
+        fsync(file)
+
+    Trainer.train_step, os.fsync = slow_step, slow_fsync
+"""
+
+
+def slowed(folder: Path, *, step: float, save: float) -> dict[str, str]:
+    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOWED.format(step=step, save=save))
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}

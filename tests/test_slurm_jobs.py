@@ -4,6 +4,8 @@ Every fault ends with the losses, weights and moments of a run that nothing dist
 """
 
 import itertools
+import json
+import math
 import subprocess
 import threading
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, cluster_or_skip
-from slurm_jobs import attempts, finish, nodes_of, reach, said, starts, state_of, steps_done, submit
+from slurm_jobs import attempts, finish, nodes_of, reach, said, slowed, starts, state_of, steps_done, submit
 from slurm_studies import wait_for
 from training import chain, constant, launch, make_job, recipe
 
@@ -133,6 +135,45 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
     assert len(reached) == int(end["restarts"]) + 2
     assert reached == sorted(reached)
     assert starts(job) == list(dict.fromkeys([1, *(step + 1 for step in reached[:-1])]))
+
+
+def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
+    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
+) -> None:
+    """Without `stop_seconds`: steps and saves are measured, and the job is told early enough to save before its limit."""
+    segment, peace = train_in_peace(30, tmp_path / "peace", corpus_dir)
+    # How long a start takes on this machine, as it is busy now; limits are whole minutes.
+    first_row = json.loads((peace / "metrics.jsonl").read_text().splitlines()[0])
+    start_seconds = first_row["time"] - json.loads((peace / "done.json").read_text())["attempts"][0]["start"]
+    minutes = math.ceil((1.5 * start_seconds + 60) / 56)
+    step, save = (60 * minutes - 50) / 30, 3.0  # more than one start has time for
+    job = make_job(segment, tmp_path, corpus_dir, nodes=2, checkpoint_steps=4)
+    job.folder.mkdir(parents=True)
+    job_id = submit(
+        cluster, job, f"--time={minutes}", environment=slowed(tmp_path / "slowed", step=step, save=save)
+    )
+    end = finish(cluster, job, job_id, peace, seconds=600)
+    first, *_, last = attempts(job)
+    assert (first["outcome"], last["outcome"]) == ("stopped", "finished")
+    assert int(end["restarts"]) >= 1
+    # It stopped before the limit by at least what stopping took, and lost no step.
+    assert first["end"] - first["start"] < 60 * minutes - save
+    assert starts(job)[:2] == [1, first["step"] + 1]
+
+
+@pytest.mark.long
+def test_a_fixed_time_to_stop_that_is_too_short_ends_in_timeout(
+    cluster: SlurmCluster, undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path
+) -> None:
+    """What one number for all layouts did to a slow one: Slurm ends the job while it saves, and never runs it again."""
+    job = make_job(undisturbed[0], tmp_path, corpus_dir, nodes=2, stop_seconds=2)
+    job.folder.mkdir(parents=True)
+    environment = slowed(tmp_path / "slowed", step=2, save=60)
+    job_id = submit(cluster, job, "--time=1", environment=environment)
+    wait_for(lambda: state_of(cluster, job_id)["state"] == "TIMEOUT", 300, lambda: str(cluster.jobs()))
+    assert state_of(cluster, job_id)["restarts"] == "0"
+    assert not (job.folder / "done.json").exists()
+    assert not list(job.folder.glob("checkpoint/step-*/.metadata"))
 
 
 def test_a_second_job_goes_behind_the_first_and_trains_nothing(

@@ -122,7 +122,7 @@ FIELDS = {
         "data_parallel_replicate_degree data_parallel_shard_degree tensor_parallel_degree context_parallel_degree "
         "expert_parallel_degree spmd_backend context_parallel_load_balancer"
     ),
-    "torchtitan.config:CommConfig": "trace_buf_size train_timeout_seconds mode",
+    "torchtitan.config:CommConfig": "trace_buf_size init_timeout_seconds train_timeout_seconds mode",
     "torchtitan.config:CompileConfig": "enable components",
     "torchtitan.config:DebugConfig": "seed deterministic save_config_file",
     "torchtitan.components.checkpoint:CheckpointManager.Config": (

@@ -21,12 +21,19 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         help="as the workflow's max_segment_steps: how segments are split into jobs",
     )
+    parser.add_argument(
+        "--accelerator", default="cpu", help="the devices that step times are planned for, as the site's"
+    )
+    parser.add_argument(
+        "--utilization", type=float, default=0.4, help="the share of their peak that training reaches"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from tst_titan.files import digest_file
     from tst_titan.plan import find_segment, load_plans
+    from tst_titan.plan.costs import Accelerator
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
     from tst_titan.train.layouts import hardware_of, read_section
@@ -51,5 +58,6 @@ def run(args: argparse.Namespace) -> int:
             validate_every=min((plan.validate_every for plan in wanting if plan.validate_every), default=0),
             validation_tokens=max(plan.validation_tokens for plan in wanting),
             studies={plan.study: digest_file(plan.file) for plan in wanting},
+            accelerator=Accelerator(args.accelerator, args.utilization),
         )
     )

@@ -16,7 +16,7 @@ class Hardware:
     of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; the rest is
     gradient accumulation). A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes`
     minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
-    `stop_seconds` before its time limit. `emulate_float8` computes
+    `stop_seconds` before its time limit (0: as long as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
     float8 layers on a device that has no float8, slowly, for tests.
     """
 
@@ -35,7 +35,7 @@ class Hardware:
     loss_chunks: int = 1
     checkpoint_steps: int = 0
     checkpoint_minutes: float = 10.0
-    stop_seconds: float = 180.0
+    stop_seconds: float = 0.0
     deterministic: bool = True
     emulate_float8: bool = False
     tensorboard: bool = False

@@ -1,9 +1,10 @@
 """One training job as a file: what the launcher hands to the workers (`job.json`)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tst_titan.files import read_json, write_json
+from tst_titan.plan.costs import Accelerator
 from tst_titan.plan.settings import Segment, segment_from_dict, segment_to_dict
 from tst_titan.train.hardware import Hardware
 
@@ -15,6 +16,7 @@ EXIT_CONTINUE = 75
 class Job:
     """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
 
+    `accelerator`: of the devices that it is planned for (time bounds, no identity); measured times take its place.
     `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity).
     """
 
@@ -27,6 +29,7 @@ class Job:
     validate_every: int
     validation_tokens: int
     studies: dict[str, str]
+    accelerator: Accelerator = field(default_factory=lambda: Accelerator("cpu"))
 
     @property
     def checkpoints(self) -> Path:
@@ -48,6 +51,7 @@ def write_job(job: Job) -> Path:
             "validate_every": job.validate_every,
             "validation_tokens": job.validation_tokens,
             "studies": job.studies,
+            "accelerator": asdict(job.accelerator),
         },
     )
     return job.folder / "job.json"
@@ -60,6 +64,7 @@ def read_job(path: Path) -> Job:
     return Job(
         segment=segment_from_dict(value.pop("segment")),
         hardware=Hardware(**value.pop("hardware")),
+        accelerator=Accelerator(**value.pop("accelerator")),
         folder=Path(value.pop("folder")),
         corpus_dir=Path(value.pop("corpus_dir")),
         parent_checkpoint=Path(parent) if parent else None,

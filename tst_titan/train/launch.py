@@ -4,13 +4,12 @@ This process imports no torch. The workers' output goes to `train.log`; numbers 
 """
 
 import json
-import os
+import math
 import shutil
 import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, visible_gpus
@@ -29,6 +28,8 @@ from tst_titan.train.attempts import (
 )
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 from tst_titan.train.lock import HeldByJob, SegmentLock, segment_lock
+from tst_titan.train.measured import LAST_SAVE, last_training_rows
+from tst_titan.train.stop_clock import StopClock
 
 PROGRESS_SECONDS = 10.0
 # Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
@@ -141,14 +142,14 @@ def _check_inputs(job: Job) -> None:
 def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
     """Run the training processes on every node to their end; a stop signal to this process reaches them all."""
     progress = Progress(job)
-    stop_at = (
-        time.monotonic() + slurm.seconds_left() - job.hardware.stop_seconds if slurm.launches() else None
-    )
+    clock = StopClock(job, slurm.seconds_left() if slurm.launches() else math.inf)
+    if warning := clock.warning():
+        print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
     def each_round() -> bool:
         lock.beat()
         progress.show()
-        return stop_at is not None and time.monotonic() > stop_at
+        return clock.is_due()
 
     with (job.folder / "train.log").open("a", encoding="utf-8") as log:
         if slurm.launches():
@@ -180,9 +181,10 @@ class Progress:
         if time.monotonic() < self.next_time:
             return
         self.next_time = time.monotonic() + PROGRESS_SECONDS
-        row = last_training_row(self.job.folder / "metrics.jsonl")
-        if row is None or row["step"] <= self.shown_step:
+        rows = last_training_rows(self.job.folder / "metrics.jsonl", 1)
+        if not rows or rows[0]["step"] <= self.shown_step:
             return
+        row = rows[0]
         self.shown_step = row["step"]
         segment = self.job.segment
         left = max(0.0, (segment.end_step - row["step"]) * row["step_time_s"])
@@ -192,25 +194,6 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
-
-
-def last_training_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row with a training loss, read from the file's end."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 8192))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return None
-    for line in reversed(lines[:-1]):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "loss" in row:
-            return row
-    return None
 
 
 def _failure(job: Job, failure: dict[str, Any] | None, returncode: int) -> str:
@@ -255,7 +238,7 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
     for path in job.checkpoints.glob("step-*"):
         if path.name != f"step-{segment.end_step}":
             shutil.rmtree(path)
-    for name in ("outcome.json", "attempts.json"):
-        (job.folder / name).unlink()
+    for name in ("outcome.json", "attempts.json", LAST_SAVE):
+        (job.folder / name).unlink(missing_ok=True)
     for name in ("torchrun", "nodes"):
         shutil.rmtree(job.folder / name, ignore_errors=True)

@@ -19,6 +19,7 @@ from tst_titan.study.fields import choices
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import hardware_of
 from tst_titan.train.memory import estimate_memory
+from tst_titan.train.time_bounds import planned_bounds
 
 # Over the estimate: validation, checkpoints, a machine that reaches less than its site says.
 RUNTIME_MARGIN = 1.5
@@ -98,7 +99,12 @@ def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site
 
 
 def check_hardware(hardware: Hardware, site: Site) -> None:
-    """`UserError` where a node of the site has fewer GPUs than a training job starts processes there."""
+    """`UserError` where a node has fewer GPUs than a job starts processes there, or jobs have no time before they stop."""
+    if not 0 <= hardware.stop_seconds < 60 * site.max_minutes:
+        raise UserError(
+            f"hardware: stop_seconds {hardware.stop_seconds:g} leaves no time to train within site.max_minutes "
+            f"{site.max_minutes}; use stop_seconds: 0, which computes it"
+        )
     if site.gpus_per_node and hardware.processes > site.gpus_per_node:
         raise UserError(
             f"hardware: processes {hardware.processes} on a node, but site.gpus_per_node is {site.gpus_per_node}: each "
@@ -118,11 +124,15 @@ def training_resources(hardware: Hardware, site: Site) -> dict[str, int | str]:
 
 
 def training_minutes(segment: Segment, hardware: Hardware, site: Site) -> int:
-    """Minutes to ask for: the plan's estimate with a margin, at most what the partition allows."""
+    """Minutes to ask for: the plan's estimate with a margin, starting and stopping, at most what the partition allows."""
     accelerator = Accelerator(site.accelerator, site.utilization)
     flops = (segment.end_step - segment.start_step) * flops_per_step(segment.recipe)
     devices = hardware.world_size * (hardware.threads if site.accelerator == "cpu" else 1)
-    minutes = math.ceil(RUNTIME_MARGIN * 60 * accelerator.hours(flops) / devices) + START_MINUTES
+    stop_seconds = hardware.stop_seconds or planned_bounds(segment.recipe, hardware, accelerator).stop_seconds
+    minutes = (
+        math.ceil(RUNTIME_MARGIN * 60 * accelerator.hours(flops) / devices + stop_seconds / 60)
+        + START_MINUTES
+    )
     return min(minutes, site.max_minutes)
 
 

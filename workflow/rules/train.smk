@@ -41,7 +41,8 @@ rule train:
         "Train {wildcards.segment}"
     shell:
         "{TST_TITAN} train {wildcards.segment:q} --studies {STUDIES:q} --results {RESULTS:q} {SPLIT:q}"
-        " --hardware {HARDWARE_TEXT:q}"
+        " --hardware {HARDWARE_TEXT:q} --accelerator {SITE.accelerator:q}"
+        " --utilization {SITE.utilization}"
 
 
 rule export:

@@ -5,6 +5,7 @@ has saved, from its own latest whole one. Nothing that is not whole is loaded, n
 """
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
 from tst_titan.train.checkpoint_reader import load_into, read_index
+from tst_titan.train.measured import record_save
 from tst_titan.train.titan.models import reinitialize_embeddings
 from tst_titan.train.titan.plain_weights import PlainWeights
 
@@ -86,9 +88,12 @@ class SegmentCheckpoints(CheckpointManager):
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if not self._should_save(curr_step, last_step) or curr_step == self.last_saved_step:
             return False
+        begin = time.monotonic()
         if not self._weights_are_finite():
             raise FloatingPointError(f"weights are not finite at step {curr_step}")
         saved = super()._save(curr_step, last_step)
+        if dist.get_rank() == 0:
+            record_save(Path(self.folder).parent, curr_step, time.monotonic() - begin)
         self.last_saved_step = curr_step
         return saved
 

@@ -1,5 +1,7 @@
 """A segment and its hardware as one torchtitan configuration."""
 
+import math
+
 import torch
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
@@ -10,6 +12,7 @@ from tst_titan.plan.costs import flops_per_position
 from tst_titan.plan.settings import Recipe, Segment
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
+from tst_titan.train.measured import measured
 from tst_titan.train.titan.checkpoints import SegmentCheckpoints
 from tst_titan.train.titan.components import BagDataLoader, MultiHotCrossEntropyLoss
 from tst_titan.train.titan.device import DEVICE_TYPE
@@ -17,9 +20,6 @@ from tst_titan.train.titan.metrics import SegmentMetrics
 from tst_titan.train.titan.models import Float8, model_spec
 from tst_titan.train.titan.trainer import SegmentTrainer
 from tst_titan.train.titan.validator import HeldOutDataLoader, PlainValidator
-
-# A stop costs at most this many steps on several ranks, where asking costs a synchronization.
-AGREE_EVERY_STEPS = 5
 
 
 def trainer_config(job: Job) -> SegmentTrainer.Config:
@@ -44,6 +44,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         plain_loss = ChunkedLossWrapper.Config(num_chunks=hardware.loss_chunks, loss_fn=plain_loss)
     bag_size = stage.bag_size if superposed else 1
     corpus = str(job.corpus_dir)
+    bounds = measured(job)
     positions = "document" if recipe.attention == "document" else "none"
     if hardware.context_parallel > 1:
         positions = "sequence"
@@ -96,7 +97,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             ),
         ),
         checkpoint_minutes=hardware.checkpoint_minutes,
-        agree_every=AGREE_EVERY_STEPS,
+        longest_wait=bounds.longest_start,
         metrics=SegmentMetrics.Config(
             log_freq=job.log_every,
             disable_color_printing=True,
@@ -124,7 +125,11 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         ),
         activation_checkpoint=activation_checkpoint(hardware),
         compile=CompileConfig(enable=hardware.compile),
-        comm=CommConfig(trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000, train_timeout_seconds=600),
+        comm=CommConfig(
+            trace_buf_size=0 if DEVICE_TYPE == "cpu" else 20000,
+            init_timeout_seconds=math.ceil(bounds.longest_start),
+            train_timeout_seconds=math.ceil(bounds.longest_wait),
+        ),
         debug=DebugConfig(
             seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"
         ),

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
+
+from tst_titan.train.titan.agreement import Agreement, Decision
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -26,8 +27,8 @@ class SegmentTrainer(Trainer):
     class Config(Trainer.Config):
         checkpoint_minutes: float = 0.0
         """Save when this many minutes passed since the last checkpoint (0: by steps alone)."""
-        agree_every: int = 1
-        """Ask all ranks whether to stop or save at steps divisible by this."""
+        longest_wait: float = 600.0
+        """Seconds that another rank may be late before a step."""
 
     config: Config  # type: ignore[assignment]
 
@@ -39,6 +40,7 @@ class SegmentTrainer(Trainer):
         super().__init__(config)
         self._last_save = time.monotonic()
         self._resumed = False
+        self._agreement: Agreement | None = None
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.stop_signal = self.stop_signal or number
@@ -63,15 +65,12 @@ class SegmentTrainer(Trainer):
         """Whether any rank was told to stop, and whether rank 0's clock says to save: the same on every rank."""
         minutes = self.config.checkpoint_minutes
         save = bool(minutes) and time.monotonic() - self._last_save > 60 * minutes
-        flags = [bool(self.stop_signal), save and dist.get_rank() == 0]
+        decision = Decision(bool(self.stop_signal), save)
         if dist.get_world_size() > 1:
-            if self.step % self.config.agree_every:
-                return False, False
-            wishes = torch.tensor(flags, dtype=torch.int32, device=self.device)
-            dist.all_reduce(wishes, op=dist.ReduceOp.MAX)
-            flags = [bool(flag) for flag in wishes.tolist()]
-        if flags[0]:
+            self._agreement = self._agreement or Agreement(dist.get_rank(), self.config.longest_wait)
+            decision = self._agreement.ask(self.step, stop=decision.stop, save=save)
+        if decision.stop:
             logger.warning(
                 f"Told to stop (signal {self.stop_signal or 'on another rank'}) after step {self.step}"
             )
-        return flags[0], flags[1]
+        return decision.stop, decision.save
