@@ -48,7 +48,7 @@ def test_text_jsonl_and_parquet_plain_and_compressed(tmp_path):
         ("g.parquet:0", "row"), ("g.parquet:2", "last"),
     ]  # fmt: skip
     assert tally == {"empty documents skipped": 1}
-    assert list_source(source(tmp_path)).notes == ("local: 1 files of other kinds left out",)
+    assert list_source(source(tmp_path)).notes == ("local: left out, of other kinds: h.bin",)
 
 
 def test_a_file_a_folder_a_pattern(tmp_path):

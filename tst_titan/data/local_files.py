@@ -4,13 +4,13 @@ A text file is one document, a JSONL line or a Parquet row one each. Inside a fo
 a file named directly or by a pattern is plain text unless its suffix says otherwise.
 """
 
-import glob
 import gzip
 import io
 import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from glob import has_magic
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tst_titan.data.documents import Input, decoded, valid_text
+from tst_titan.data.file_search import EVERYTHING, Found, find_files, printable, split_pattern
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
@@ -30,44 +31,69 @@ _FORMATS = {
 _COMPRESSED = {".gz", ".zst"}
 KINDS = f"{' '.join(_FORMATS)}, plain, .gz or .zst"
 _ROWS_AT_ONCE = 1024
+_NAMES_SHOWN = 20
 
 
 def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], list[str]]:
     """The files of `source.path`, sorted by name. Raises `UserError` where there is none."""
     path = Path(source.path).expanduser()
-    skipped = 0
-    if path.is_dir():
-        root = path
-        found = [
-            p
-            for p in sorted(path.glob(source.file_pattern or "**/*"))
-            if p.is_file() and not p.name.startswith(".")
-        ]
-        files = found if source.file_pattern else [p for p in found if format_of(p)]
-        skipped = len(found) - len(files)
-    elif path.is_file():
-        root, files = path.parent, [path]
-    else:
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207
-        fixed = [part for part in path.parent.parts if not glob.has_magic(part)]
-        root = Path(*fixed) if fixed and files and files[0].is_relative_to(Path(*fixed)) else Path()
+    try:
+        root, found = _found(path, source.file_pattern)
+    except UserError as error:
+        raise UserError(f"corpus source {source.name}: {error}") from error
+    files = sorted(found.files)
+    if path.is_dir() and not source.file_pattern:
+        found.left_out["of other kinds"] |= {file for file in files if not format_of(file)}
+        files = [file for file in files if format_of(file)]
+    notes = [f"{source.name}: {note}" for note in _notes(root, found.left_out)]
     if not files:
         pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
+        bracket = "; [ begins a set of characters, [[] is the character" if "[" in source.path else ""
         raise UserError(
-            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file "
-            f"(known: {KINDS}); correct `path` in the study"
+            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file (known: {KINDS}{bracket}); "
+            f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
         )
     inputs = []
     for file in files:
         status = file.stat()
-        name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
-        inputs.append(Input(name, str(file), status.st_size, version=str(status.st_mtime_ns)))
-    notes = [f"{source.name}: {skipped} files of other kinds left out"] if skipped else []
+        inputs.append(Input(_name(file, root), str(file), status.st_size, version=str(status.st_mtime_ns)))
     return (
         inputs,
         {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)},
         notes,
     )
+
+
+def _found(path: Path, file_pattern: str) -> tuple[Path, Found]:
+    """What `path` means, and the folder that names are relative to."""
+    if path.is_dir():
+        return path, find_files(path, file_pattern or EVERYTHING)
+    if path.is_file():
+        return path.parent, Found({path})
+    fixed, pattern = split_pattern(path)
+    if not pattern:
+        return path, Found()
+    found = find_files(fixed, pattern)
+    # Without a fixed name behind a wildcard, names begin where the wildcards do. Names order the documents: keep this.
+    behind = [part for part in Path(pattern).parent.parts if not has_magic(part)]
+    root = fixed.joinpath(*behind)
+    first = min(found.files, default=root)
+    return (root if root.parts and first.is_relative_to(root) else Path()), found
+
+
+def _name(path: Path, root: Path) -> str:
+    """The path below `root`; bytes that are not UTF-8, which no record can hold, as escapes."""
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _notes(root: Path, left_out: dict[str, set[Path]]) -> Iterator[str]:
+    """A line for each reason, with the first names that it holds for."""
+    for reason, paths in sorted(left_out.items()):
+        if paths:
+            names = [printable(_name(path, root)) for path in sorted(paths)]
+            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            yield f"left out, {reason}: {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
