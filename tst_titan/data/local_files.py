@@ -1,15 +1,17 @@
-"""Local text, JSONL and Parquet files, plain or compressed with gzip or zstandard.
+"""Local text, JSONL and Parquet files, plain or compressed with gzip, zstandard, bzip2 or xz.
 
 A text file is one document, a JSONL line or a Parquet row one each. Inside a folder, files are taken by their suffix;
-a file named directly or by a pattern is plain text unless its suffix says otherwise.
+a file named directly or by a pattern is plain text unless its suffix says otherwise, and refused if its content is none.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import has_magic
 from pathlib import Path
 from typing import IO, Any
@@ -19,18 +21,21 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tst_titan.data.documents import Input, decoded, valid_text
+from tst_titan.data.file_kinds import (
+    KINDS,
+    TextShare,
+    check_beginning,
+    compression_of,
+    format_of,
+    is_pointer,
+    not_read,
+)
 from tst_titan.data.file_search import EVERYTHING, Found, find_files, printable, split_pattern
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
-_FORMATS = {
-    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
-    ".parquet": "parquet",
-}
-_COMPRESSED = {".gz", ".zst"}
-KINDS = f"{' '.join(_FORMATS)}, plain, .gz or .zst"
 _ROWS_AT_ONCE = 1024
+_HEAD = 4096
 _NAMES_SHOWN = 20
 
 
@@ -43,8 +48,19 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         raise UserError(f"corpus source {source.name}: {error}") from error
     files = sorted(found.files)
     if path.is_dir() and not source.file_pattern:
-        found.left_out["of other kinds"] |= {file for file in files if not format_of(file)}
+        for file in files:
+            if not format_of(file):
+                found.left_out[not_read(file) or "of other kinds"].add(file)
         files = [file for file in files if format_of(file)]
+    refused = {reason: file for file in reversed(files) if (reason := not_read(file))}
+    if refused:
+        each = "; ".join(
+            f"{printable(str(file))} is one of the files that are {reason}"
+            for reason, file in refused.items()
+        )
+        raise UserError(
+            f"corpus source {source.name}: cannot be read as text: {each}; or leave them out of `path` and `file_pattern`"
+        )
     notes = [f"{source.name}: {note}" for note in _notes(root, found.left_out)]
     if not files:
         pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
@@ -97,37 +113,41 @@ def _notes(root: Path, left_out: dict[str, set[Path]]) -> Iterator[str]:
 
 
 def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Iterate (id, text) of one file."""
+    """Iterate (id, text) of one file. Raises `UserError` where it is damaged, or text of no or another encoding."""
     path = Path(entry.path)
     kind = format_of(path)
     reader = {"jsonl": _read_jsonl, "parquet": _read_parquet}.get(kind, _read_text)
+    share = TextShare(path)
     try:
-        yield from reader(source, entry, path, tally)
-    except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+        yield from reader(source, entry, path, tally, share)
+        share.check()
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        # Damaged pages and damaged bzip2 data are an OSError, too, one without a number of the system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        if is_pointer(path):
+            check_beginning(path, path.read_bytes())
+        what = "Parquet" if kind == "parquet" else "compressed"
         raise UserError(
-            f"{path}: damaged compressed file ({error}); replace or remove it and run again"
+            f"{path}: damaged {what} file ({_one_line(error)}); replace or remove it and run again"
         ) from error
-    except (pa.ArrowException, OSError) as error:
-        # Arrow reports damaged pages as an OSError, too, one without a number of the system's.
-        if isinstance(error, pa.ArrowException) or error.errno is None:
-            raise UserError(
-                f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
-            ) from error
-        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
 
 
-def format_of(path: Path) -> str:
-    """ "text", "jsonl", "parquet", or "" for an unknown suffix."""
-    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
-    return _FORMATS.get(suffix.lower(), "")
+def _opened(path: Path) -> IO[bytes]:
+    """The file's content, unpacked; its beginning is checked."""
+    unpacked: dict[str, Callable[[Path], Any]]
+    unpacked = {"gzip": gzip.open, "zstandard": _whole_zstd, "bzip2": bz2.open, "xz": lzma.open}
+    file = unpacked[kind](path) if (kind := compression_of(path)) else path.open("rb")
+    try:
+        check_beginning(path, file.peek(_HEAD)[:_HEAD])
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(_WholeZstd(path))
-    return path.open("rb")
+def _whole_zstd(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(_WholeZstd(path))
 
 
 class _WholeZstd(io.RawIOBase):
@@ -166,14 +186,14 @@ class _WholeZstd(io.RawIOBase):
 
 
 def _read_text(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     with _opened(path) as file:
-        yield entry.name, decoded(file.read(), tally)
+        yield entry.name, decoded(file.read(), tally, share)
 
 
 def _read_jsonl(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
     with _opened(path) as file:
@@ -181,7 +201,7 @@ def _read_jsonl(
             if not line.strip():
                 continue
             try:
-                row = json.loads(decoded(line, tally))
+                row = json.loads(decoded(line, tally, share))
             except json.JSONDecodeError as error:
                 raise UserError(
                     f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line"
@@ -199,10 +219,10 @@ def _read_jsonl(
 
 
 def _read_parquet(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
-    if path.suffix in _COMPRESSED:
+    if compression_of(path):
         raise UserError(f"{path}: Parquet compresses by itself; unpack this file")
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
@@ -217,7 +237,7 @@ def _read_parquet(
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
             # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
             for value in batch.column(0).cast(pa.large_binary()).to_pylist():
-                yield f"{entry.name}:{row}", decoded(value or b"", tally)
+                yield f"{entry.name}:{row}", decoded(value or b"", tally, share)
                 row += 1
 
 
