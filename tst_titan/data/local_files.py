@@ -36,6 +36,16 @@ from tst_titan.plan.settings import SourceSettings
 
 _ROWS_AT_ONCE = 1024
 _HEAD = 4096
+# Also behind a dictionary (pandas' categories). A column without a value has the type null: empty texts.
+_TEXT_COLUMNS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_null,
+)
 _NAMES_SHOWN = 20
 
 
@@ -200,22 +210,40 @@ def _read_jsonl(
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(decoded(line, tally, share))
-            except json.JSONDecodeError as error:
+            where = f"{path}, line {number}"
+            row = _row(where, decoded(line, tally, share))
+            if column not in row:
+                raise UserError(f"{where}: no column {column!r} (there: {', '.join(row)}); set `text_column`")
+            text = row[column]
+            if not (text is None or isinstance(text, str)):
+                raise UserError(f"{where}: column {column!r} is {type(text).__name__}, not text")
+            yield f"{entry.name}:{number}", valid_text(text or "", tally)
+
+
+def _row(where: str, line: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises `UserError` where it is none."""
+    try:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if line.strip() in ("{", "[", "[{"):
                 raise UserError(
-                    f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line"
-                ) from error
-            if not isinstance(row, dict) or column not in row:
-                there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UserError(
-                    f"{path}, line {number}: no column {column!r} (there: {there}); set `text_column`"
-                )
-            if not isinstance(row[column] or "", str):
-                raise UserError(
-                    f"{path}, line {number}: column {column!r} is {type(row[column]).__name__}, not text"
-                )
-            yield f"{entry.name}:{number}", valid_text(row[column] or "", tally)
+                    f"{where}: JSON over several lines; write each document as an object on a line of its own "
+                    "(jq -c . FILE > NEW.jsonl, or for an array jq -c '.[]' FILE > NEW.jsonl)"
+                ) from None
+            raise UserError(f"{where}: not JSON ({error.msg}); mend or remove the line") from error
+        except ValueError:
+            # Python converts no integers of thousands of digits; no text is one.
+            row = json.loads(line, parse_int=lambda _: 0)
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply; mend or remove the line") from None
+    if isinstance(row, list):
+        raise UserError(
+            f"{where}: a JSON array; write each document as an object on a line of its own (jq -c '.[]' FILE > NEW.jsonl)"
+        )
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON {type(row).__name__}, not an object; mend or remove the line")
+    return row
 
 
 def _read_parquet(
@@ -230,13 +258,21 @@ def _read_parquet(
             raise UserError(
                 f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`"
             )
+        if schema.names.count(column) > 1:
+            raise UserError(
+                f"{path}: {schema.names.count(column)} columns are named {column!r}; give each a name of its own"
+            )
         kind = schema.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(is_kind(kind) for is_kind in _TEXT_COLUMNS):
             raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")
         row = 0
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
             # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
-            for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+            values = batch.column(0)
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            for value in values.cast(pa.large_binary()).to_pylist():
                 yield f"{entry.name}:{row}", decoded(value or b"", tally, share)
                 row += 1
 
