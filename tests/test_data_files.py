@@ -1,14 +1,18 @@
 """Which files a path, a folder or a pattern means: links, hidden names, wildcards, and every name that is left out."""
 
+import json
 import os
 import socket
 
+import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, settings, texts
 from test_data_sources import everything, source
 
 from tst_titan.data.build import build_corpus
 from tst_titan.data.corpora import list_source
+from tst_titan.data.documents import document_hash
+from tst_titan.data.held_out import ONE_IN
 from tst_titan.errors import UserError
 
 
@@ -113,3 +117,66 @@ def test_a_source_without_a_file_says_what_it_left_out(tmp_path):
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"matches no text file.*left out, links that lead nowhere: gone"):
         list_source(source(tmp_path))
+
+
+def test_a_folder_with_brackets_in_its_name_is_that_folder(tmp_path):
+    for file in ("text[v1]/a.txt", "text[v1]/deep/b.txt", "textv/wrong.txt", "text1/wrong.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(file)
+    assert names(source(tmp_path / "text[v1]")) == ["a.txt", "deep/b.txt"]
+    assert names(source(tmp_path / "text[v1]/**/*.txt")) == ["a.txt", "deep/b.txt"]
+    assert names(source(tmp_path / "text[v1]/a.txt")) == ["a.txt"]
+    assert names(source(tmp_path / "text[v]/*.txt")) == ["textv/wrong.txt"]
+    with pytest.raises(UserError, match=r"text\[x\]/\*\.txt' matches no text file .*\[\[\] is the character"):
+        list_source(source(tmp_path / "text[x]/*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("/abs/*", r"local: file_pattern = '/abs/\*': is absolute; write it relative to the folder"),
+        (
+            "**.jsonl",
+            r"= '\*\*\.jsonl': \*\* stands for folders .* write '\*\*/\*\.jsonl' for .* or '\*\.jsonl'",
+        ),
+        ("a**/b.txt", r"file_pattern = 'a\*\*/b\.txt': \*\* stands for folders"),
+        (".", r"file_pattern = '\.': names no file; leave it out"),
+    ],
+)
+def test_a_pattern_that_can_match_nothing_says_what_to_write(tmp_path, pattern, message):
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=message):
+        list_source(source(tmp_path, file_pattern=pattern))
+    if not pattern.startswith(("/", ".")):
+        with pytest.raises(UserError, match=message.replace("file_pattern", "path")):
+            list_source(source(tmp_path / pattern))
+
+
+def test_file_names_that_are_not_utf8_are_read_and_recorded(tmp_path):
+    folder = tmp_path / "in"
+    jsonl(folder / "a.jsonl", texts(150))
+    name = os.fsencode(folder) + b"/caf\xe9.jsonl"
+    with open(name, "w") as file:  # noqa: PTH123 (bytes)
+        file.write("".join(json.dumps({"text": text}) + "\n" for text in texts(150, seed=1)))
+    with open(os.fsencode(folder) + b"/b\xff.bin", "w"):  # noqa: PTH123
+        pass
+    chosen = settings(folder, validation_tokens=700)
+    manifest = build_corpus(chosen, tmp_path / "corpus", num_workers=1)
+    assert "local: left out, of other kinds: b\\xff.bin" in manifest["notes"]
+    inputs = pq.read_table(tmp_path / "corpus/shards.parquet")["inputs"].to_pylist()
+    assert {name for row in inputs for name in row} == {"a.jsonl", "caf\\xe9.jsonl"}
+    held_out = (tmp_path / "corpus/validation.jsonl").read_text().splitlines()
+    assert any(json.loads(line)["id"].startswith("local/caf\\xe9.jsonl:") for line in held_out)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_one_large_text_file_is_told_that_it_is_one_document(tmp_path, held_out):
+    number = next(
+        n for n in range(1000) if (document_hash(f"text {n}. " * 900) < 2**64 // ONE_IN) == held_out
+    )
+    (tmp_path / "book.txt").write_text(f"text {number}. " * 900)
+    with pytest.raises(
+        UserError,
+        match=r"a text file is one document, however long: write the texts of local \(1 text file\) as JSONL",
+    ):
+        build_corpus(settings(tmp_path / "book.txt"), tmp_path / "corpus", num_workers=1)

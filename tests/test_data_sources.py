@@ -61,6 +61,33 @@ def test_a_file_a_folder_a_pattern(tmp_path):
     assert [identity for identity, _ in everything(source(tmp_path / "*/*.txt"))[0]] == ["x/a.txt", "y/c.txt"]
 
 
+def test_zstandard_with_a_long_window_is_read(tmp_path):
+    long = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=long).compressobj()
+    (tmp_path / "a.txt.zst").write_bytes(stream.compress(b"far back") + stream.flush())
+    assert everything(source(tmp_path))[0] == [("a.txt.zst", "far back")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
+def test_a_compressed_file_without_a_byte_is_a_download_that_broke_off(tmp_path, suffix):
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"a\.jsonl\{suffix}: damaged compressed file \(it is empty, as after a download"
+    ):
+        everything(source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.jsonl", "a.parquet", "a.txt.gz", "a.txt.zst", "a.md.bz2", "a.txt.xz"]
+)
+def test_a_git_lfs_pointer_is_no_text(tmp_path, name):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    )
+    with pytest.raises(UserError, match=r"is a Git LFS pointer, not the file .* `git lfs pull`"):
+        everything(source(tmp_path))
+
+
 def test_invalid_utf8_is_replaced_and_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good \xff bad")
     (tmp_path / "b.jsonl").write_bytes(

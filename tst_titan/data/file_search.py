@@ -90,6 +90,8 @@ def _checked(pattern: str) -> tuple[str, ...]:
     parts = PurePosixPath(pattern).parts
     if pattern.startswith("/"):
         raise UserError(f"{pattern!r}: is absolute; write it relative to the folder, which is `path`")
+    if not parts:
+        raise UserError(f"{pattern!r}: names no file; leave it out for all files of the folder")
     for part in parts:
         if "**" in part and part != "**":
             mend = f"*{part.replace('**', '')}"

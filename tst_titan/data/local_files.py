@@ -36,6 +36,8 @@ from tst_titan.plan.settings import SourceSettings
 
 _ROWS_AT_ONCE = 1024
 _HEAD = 4096
+# The largest of the format (`zstd --long=31`); the library's own bound is 128 MiB.
+_LARGEST_WINDOW = 2**31
 # Also behind a dictionary (pandas' categories). A column without a value has the type null: empty texts.
 _TEXT_COLUMNS = (
     pa.types.is_string,
@@ -55,7 +57,8 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     try:
         root, found = _found(path, source.file_pattern)
     except UserError as error:
-        raise UserError(f"corpus source {source.name}: {error}") from error
+        key = "file_pattern" if source.file_pattern else "path"
+        raise UserError(f"corpus source {source.name}: {key} = {error}") from error
     files = sorted(found.files)
     if path.is_dir() and not source.file_pattern:
         for file in files:
@@ -147,7 +150,12 @@ def _opened(path: Path) -> IO[bytes]:
     """The file's content, unpacked; its beginning is checked."""
     unpacked: dict[str, Callable[[Path], Any]]
     unpacked = {"gzip": gzip.open, "zstandard": _whole_zstd, "bzip2": bz2.open, "xz": lzma.open}
-    file = unpacked[kind](path) if (kind := compression_of(path)) else path.open("rb")
+    kind = compression_of(path)
+    if kind and not path.stat().st_size:
+        raise EOFError(
+            "it is empty, as after a download that broke off; compressed, even no text takes some bytes"
+        )
+    file = unpacked[kind](path) if kind else path.open("rb")
     try:
         check_beginning(path, file.peek(_HEAD)[:_HEAD])
     except BaseException:
@@ -165,7 +173,7 @@ class _WholeZstd(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
-        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
         self._pending = b""
         self._in_frame = False
 
@@ -176,7 +184,9 @@ class _WholeZstd(io.RawIOBase):
         while not self._pending:
             data = self._decompressor.unused_data if self._decompressor.eof else b""
             if self._decompressor.eof:
-                self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+                self._decompressor = zstandard.ZstdDecompressor(
+                    max_window_size=_LARGEST_WINDOW
+                ).decompressobj()
                 self._in_frame = False
             data = data or self._file.read(2**17)
             if not data:
