@@ -48,7 +48,7 @@ def test_text_jsonl_and_parquet_plain_and_compressed(tmp_path):
         ("g.parquet:0", "row"), ("g.parquet:2", "last"),
     ]  # fmt: skip
     assert tally == {"empty documents skipped": 1}
-    assert list_source(source(tmp_path)).notes == ("local: 1 files of other kinds left out",)
+    assert list_source(source(tmp_path)).notes == ("local: left out, of other kinds: h.bin",)
 
 
 def test_a_file_a_folder_a_pattern(tmp_path):
@@ -59,6 +59,33 @@ def test_a_file_a_folder_a_pattern(tmp_path):
     assert [text for _, text in everything(source(tmp_path / "*/*.txt"))[0]] == ["x/a.txt", "y/c.txt"]
     assert [text for _, text in everything(source(tmp_path, file_pattern="x/*"))[0]] == ["x/a.txt", "x/b.log"]
     assert [identity for identity, _ in everything(source(tmp_path / "*/*.txt"))[0]] == ["x/a.txt", "y/c.txt"]
+
+
+def test_zstandard_with_a_long_window_is_read(tmp_path):
+    long = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=long).compressobj()
+    (tmp_path / "a.txt.zst").write_bytes(stream.compress(b"far back") + stream.flush())
+    assert everything(source(tmp_path))[0] == [("a.txt.zst", "far back")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
+def test_a_compressed_file_without_a_byte_is_a_download_that_broke_off(tmp_path, suffix):
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"a\.jsonl\{suffix}: damaged compressed file \(it is empty, as after a download"
+    ):
+        everything(source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.jsonl", "a.parquet", "a.txt.gz", "a.txt.zst", "a.md.bz2", "a.txt.xz"]
+)
+def test_a_git_lfs_pointer_is_no_text(tmp_path, name):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    )
+    with pytest.raises(UserError, match=r"is a Git LFS pointer, not the file .* `git lfs pull`"):
+        everything(source(tmp_path))
 
 
 def test_invalid_utf8_is_replaced_and_counted(tmp_path):
@@ -103,8 +130,30 @@ def test_an_enormous_document_is_cut_at_line_ends(tmp_path, monkeypatch):
             b'{"content": "x", "id": 1}\n',
             r"a\.jsonl, line 1: no column 'text' \(there: content, id\); set `text_column`",
         ),
-        ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: no column 'text' \(there: list\)"),
+        ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: a JSON array; .*jq -c '\.\[\]' FILE"),
+        ("a.json", b'[{"text": "x"}, {"text": "y"}]', r"a\.json, line 1: a JSON array; write each document"),
+        (
+            "a.json",
+            b'[\n {"text": "x"}\n]\n',
+            r"a\.json, line 1: JSON over several lines; write each document",
+        ),
+        ("a.json", b'{\n "text": "x"\n}\n', r"a\.json, line 1: JSON over several lines; write each document"),
+        ("a.jsonl", b'"x"\n', r"a\.jsonl, line 1: a JSON str, not an object"),
         ("a.jsonl", b'{"text": 5}\n', r"a\.jsonl, line 1: column 'text' is int, not text"),
+        ("a.jsonl", b'{"text": 0}\n', r"a\.jsonl, line 1: column 'text' is int, not text"),
+        ("a.jsonl", b'{"text": false}\n', r"a\.jsonl, line 1: column 'text' is bool, not text"),
+        ("a.jsonl", b'{"text": []}\n', r"a\.jsonl, line 1: column 'text' is list, not text"),
+        ("a.jsonl", b'{"text": {}}\n', r"a\.jsonl, line 1: column 'text' is dict, not text"),
+        (
+            "a.jsonl",
+            b'{"text": ' + b"9" * 5000 + b"}\n",
+            r"a\.jsonl, line 1: column 'text' is int, not text",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "x", "y": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n",
+            r"a\.jsonl, line 1: JSON nested too deeply",
+        ),
         (
             "a.txt.gz",
             gzip.compress(b"some text" * 1000, mtime=0)[:40],
@@ -133,6 +182,47 @@ def test_a_missing_or_wrong_parquet_column_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.parquet: column 'id' is int64, not text"):
         everything(source(tmp_path, text_column="id"))
     assert everything(source(tmp_path, text_column="body"))[0] == [("a.parquet:0", "x")]
+
+
+def test_a_number_of_any_length_beside_the_text_is_no_matter(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": ' + "9" * 5000 + ', "text": "x"}\n{"text": null}\n')
+    assert everything(source(tmp_path)) == ([("a.jsonl:1", "x")], {"empty documents skipped": 1})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["é", None, "last"]).dictionary_encode(),
+        pa.array(["é", None, "last"], pa.string_view()),
+        pa.array(["é", None, "last"], pa.large_string()),
+        pa.array(["é".encode(), None, b"last"], pa.binary()),
+        pa.array(["é".encode(), None, b"last"], pa.large_binary()),
+        pa.array(["é".encode(), None, b"last"], pa.binary_view()),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_text_is_read_from_every_parquet_type_that_holds_it(tmp_path, values):
+    pq.write_table(pa.table({"text": values, "id": [1, 2, 3]}), tmp_path / "a.parquet")
+    found, tally = everything(source(tmp_path))
+    assert found == [("a.parquet:0", "é"), ("a.parquet:2", "last")]
+    assert tally == {"empty documents skipped": 1}
+
+
+def test_a_parquet_column_without_a_value_is_empty_texts_and_one_of_pictures_no_text(tmp_path):
+    pq.write_table(pa.table({"text": pa.nulls(3)}), tmp_path / "a.parquet")
+    assert everything(source(tmp_path)) == ([], {"empty documents skipped": 3})
+    pq.write_table(pa.table({"text": pa.array([b"\x89PNG" + bytes(range(256))])}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: is no UTF-8 text"):
+        everything(source(tmp_path))
+
+
+def test_two_parquet_columns_of_one_name_are_refused_where_they_are_the_text(tmp_path):
+    columns = [pa.array(["x"]), pa.array(["y"]), pa.array([1]), pa.array([2])]
+    pq.write_table(pa.Table.from_arrays(columns, ["text", "text", "id", "id"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: 2 columns are named 'text'"):
+        everything(source(tmp_path))
+    pq.write_table(pa.Table.from_arrays(columns[1:], ["text", "id", "id"]), tmp_path / "a.parquet")
+    assert everything(source(tmp_path))[0] == [("a.parquet:0", "y")]
 
 
 def test_a_missing_or_empty_source_is_refused(tmp_path):

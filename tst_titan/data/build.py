@@ -113,6 +113,9 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     if not names or len(set(names)) < len(names):
         raise UserError(f"corpus {settings.id}: needs sources with names of their own, has {names}")
     listings = [_listed(source, Path(out_dir)) for source in settings.sources]
+    for listing in listings:
+        for note in listing.notes:
+            say(note)
     tokenizer_folder = Path(out_dir) / "tokenizer"
     rule = held_out_rule(settings, listings)
     _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)

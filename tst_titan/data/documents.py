@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tst_titan.data.file_kinds import TextShare
+
 # Bounds the memory of one document; a tokenizer needs about 100 bytes a token.
 LONGEST_DOCUMENT = 4 * 2**20
 
@@ -43,13 +45,19 @@ def valid_text(text: str, tally: Counter[str]) -> str:
     return text
 
 
-def decoded(data: bytes, tally: Counter[str]) -> str:
-    """`data` as UTF-8; what is not UTF-8 becomes U+FFFD, and the document is counted."""
+def decoded(data: bytes, tally: Counter[str], share: TextShare) -> str:
+    """`data` as UTF-8; what is not UTF-8 becomes U+FFFD, and the document is counted.
+
+    Raises `UserError` where `share`, the file that it is of, turns out to be mostly no text.
+    """
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        share.add(data, 0)
     except UnicodeDecodeError:
         tally["documents with invalid UTF-8, replaced by U+FFFD"] += 1
-        return data.decode("utf-8-sig", errors="replace")
+        text = data.decode("utf-8-sig", errors="replace")
+        share.add(data, text.count("\ufffd") - data.count("\ufffd".encode()))
+    return text
 
 
 def cut_long(identity: str, text: str, tally: Counter[str]) -> Iterator[Document]:

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from tst_titan.data.file_kinds import format_of
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
-from tst_titan.data.held_out import wanted_bytes
+from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.run_groups import SourceJobs
 from tst_titan.data.shards import (
     Columns,
@@ -98,9 +99,11 @@ def finish(
         )
         notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
         if not sources[-1]["num_tokens"]:
-            raise UserError(f"corpus source {part.source.name}: no document to train on; {rule}")
+            raise UserError(
+                f"corpus source {part.source.name}: no document to train on; {rule}{_few_documents(prepared)}"
+            )
     held_out = [group for of_source in groups for group in _enough_held_out(settings, of_source)]
-    validation = _validation_split(settings, out_dir, held_out, tokenizer)
+    validation = _validation_split(settings, out_dir, held_out, tokenizer, _few_documents(prepared))
     num_tokens = sum(source["num_tokens"] for source in sources)
     manifest = {
         "corpus_id": settings.id,
@@ -222,10 +225,30 @@ def _enough_held_out(settings: CorpusSettings, groups: Sequence[_Group]) -> list
     return [*groups[: 1 + sum(end < wanted_bytes(settings) for end in ends)]]
 
 
+def _few_documents(prepared: Sequence[SourceJobs]) -> str:
+    """What to do about sources of few documents, however long: a text file is one of them."""
+    few = []
+    for part in prepared:
+        names = [entry.name for job in part.jobs for entry in job.inputs]
+        if part.source.kind == "files" and len(names) < 2 * ONE_IN and all(map(_is_one_document, names)):
+            files = "1 text file" if len(names) == 1 else f"{len(names)} text files"
+            few.append(f"{part.source.name} ({files})")
+    if not few:
+        return ""
+    return (
+        f"; a text file is one document, however long: write the texts of {', '.join(few)} as JSONL, a document a line, "
+        "or as many files"
+    )
+
+
+def _is_one_document(name: str) -> bool:
+    return format_of(Path(name)) in ("text", "")
+
+
 def _validation_split(
-    settings: CorpusSettings, out_dir: Path, groups: Sequence[_Group], tokenizer: CorpusTokenizer
+    settings: CorpusSettings, out_dir: Path, groups: Sequence[_Group], tokenizer: CorpusTokenizer, mend: str
 ) -> dict[str, Any]:
-    """Held-out documents in the order of their hashes until `validation_tokens` are reached."""
+    """Held-out documents in the order of their hashes until `validation_tokens` are reached; if they are not, `mend`."""
     documents: dict[int, dict[str, Any]] = {}
     for group in groups:
         with group.job.file(".held_out.jsonl").open(encoding="utf-8") as lines:
@@ -251,7 +274,7 @@ def _validation_split(
     if num_tokens < max(1, settings.validation_tokens):
         raise UserError(
             f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} held-out "
-            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add documents"
+            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add documents{mend}"
         )
     columns = Columns(
         np.concatenate(ids).astype(id_dtype(settings.tokenizer.vocab_size)),

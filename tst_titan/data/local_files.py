@@ -1,16 +1,18 @@
-"""Local text, JSONL and Parquet files, plain or compressed with gzip or zstandard.
+"""Local text, JSONL and Parquet files, plain or compressed with gzip, zstandard, bzip2 or xz.
 
 A text file is one document, a JSONL line or a Parquet row one each. Inside a folder, files are taken by their suffix;
-a file named directly or by a pattern is plain text unless its suffix says otherwise.
+a file named directly or by a pattern is plain text unless its suffix says otherwise, and refused if its content is none.
 """
 
-import glob
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from glob import has_magic
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,50 +21,71 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tst_titan.data.documents import Input, decoded, valid_text
+from tst_titan.data.file_kinds import (
+    KINDS,
+    TextShare,
+    check_beginning,
+    compression_of,
+    format_of,
+    is_pointer,
+    not_read,
+)
+from tst_titan.data.file_search import EVERYTHING, Found, find_files, printable, split_pattern
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
-_FORMATS = {
-    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
-    ".parquet": "parquet",
-}
-_COMPRESSED = {".gz", ".zst"}
-KINDS = f"{' '.join(_FORMATS)}, plain, .gz or .zst"
 _ROWS_AT_ONCE = 1024
+_HEAD = 4096
+# The largest of the format (`zstd --long=31`); the library's own bound is 128 MiB.
+_LARGEST_WINDOW = 2**31
+# Also behind a dictionary (pandas' categories). A column without a value has the type null: empty texts.
+_TEXT_COLUMNS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_null,
+)
+_NAMES_SHOWN = 20
 
 
 def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], list[str]]:
     """The files of `source.path`, sorted by name. Raises `UserError` where there is none."""
     path = Path(source.path).expanduser()
-    skipped = 0
-    if path.is_dir():
-        root = path
-        found = [
-            p
-            for p in sorted(path.glob(source.file_pattern or "**/*"))
-            if p.is_file() and not p.name.startswith(".")
-        ]
-        files = found if source.file_pattern else [p for p in found if format_of(p)]
-        skipped = len(found) - len(files)
-    elif path.is_file():
-        root, files = path.parent, [path]
-    else:
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207
-        fixed = [part for part in path.parent.parts if not glob.has_magic(part)]
-        root = Path(*fixed) if fixed and files and files[0].is_relative_to(Path(*fixed)) else Path()
+    try:
+        root, found = _found(path, source.file_pattern)
+    except UserError as error:
+        key = "file_pattern" if source.file_pattern else "path"
+        raise UserError(f"corpus source {source.name}: {key} = {error}") from error
+    files = sorted(found.files)
+    if path.is_dir() and not source.file_pattern:
+        for file in files:
+            if not format_of(file):
+                found.left_out[not_read(file) or "of other kinds"].add(file)
+        files = [file for file in files if format_of(file)]
+    refused = {reason: file for file in reversed(files) if (reason := not_read(file))}
+    if refused:
+        each = "; ".join(
+            f"{printable(str(file))} is one of the files that are {reason}"
+            for reason, file in refused.items()
+        )
+        raise UserError(
+            f"corpus source {source.name}: cannot be read as text: {each}; or leave them out of `path` and `file_pattern`"
+        )
+    notes = [f"{source.name}: {note}" for note in _notes(root, found.left_out)]
     if not files:
         pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
+        bracket = "; [ begins a set of characters, [[] is the character" if "[" in source.path else ""
         raise UserError(
-            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file "
-            f"(known: {KINDS}); correct `path` in the study"
+            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file (known: {KINDS}{bracket}); "
+            f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
         )
     inputs = []
     for file in files:
         status = file.stat()
-        name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
-        inputs.append(Input(name, str(file), status.st_size, version=str(status.st_mtime_ns)))
-    notes = [f"{source.name}: {skipped} files of other kinds left out"] if skipped else []
+        inputs.append(Input(_name(file, root), str(file), status.st_size, version=str(status.st_mtime_ns)))
     return (
         inputs,
         {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)},
@@ -70,38 +93,79 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     )
 
 
+def _found(path: Path, file_pattern: str) -> tuple[Path, Found]:
+    """What `path` means, and the folder that names are relative to."""
+    if path.is_dir():
+        return path, find_files(path, file_pattern or EVERYTHING)
+    if path.is_file():
+        return path.parent, Found({path})
+    fixed, pattern = split_pattern(path)
+    if not pattern:
+        return path, Found()
+    found = find_files(fixed, pattern)
+    # Without a fixed name behind a wildcard, names begin where the wildcards do. Names order the documents: keep this.
+    behind = [part for part in Path(pattern).parent.parts if not has_magic(part)]
+    root = fixed.joinpath(*behind)
+    first = min(found.files, default=root)
+    return (root if root.parts and first.is_relative_to(root) else Path()), found
+
+
+def _name(path: Path, root: Path) -> str:
+    """The path below `root`; bytes that are not UTF-8, which no record can hold, as escapes."""
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _notes(root: Path, left_out: dict[str, set[Path]]) -> Iterator[str]:
+    """A line for each reason, with the first names that it holds for."""
+    for reason, paths in sorted(left_out.items()):
+        if paths:
+            names = [printable(_name(path, root)) for path in sorted(paths)]
+            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            yield f"left out, {reason}: {', '.join(names[:_NAMES_SHOWN])}{more}"
+
+
 def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Iterate (id, text) of one file."""
+    """Iterate (id, text) of one file. Raises `UserError` where it is damaged, or text of no or another encoding."""
     path = Path(entry.path)
     kind = format_of(path)
     reader = {"jsonl": _read_jsonl, "parquet": _read_parquet}.get(kind, _read_text)
+    share = TextShare(path)
     try:
-        yield from reader(source, entry, path, tally)
-    except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+        yield from reader(source, entry, path, tally, share)
+        share.check()
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        # Damaged pages and damaged bzip2 data are an OSError, too, one without a number of the system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        if is_pointer(path):
+            check_beginning(path, path.read_bytes())
+        what = "Parquet" if kind == "parquet" else "compressed"
         raise UserError(
-            f"{path}: damaged compressed file ({error}); replace or remove it and run again"
+            f"{path}: damaged {what} file ({_one_line(error)}); replace or remove it and run again"
         ) from error
-    except (pa.ArrowException, OSError) as error:
-        # Arrow reports damaged pages as an OSError, too, one without a number of the system's.
-        if isinstance(error, pa.ArrowException) or error.errno is None:
-            raise UserError(
-                f"{path}: damaged Parquet file ({_one_line(error)}); replace or remove it and run again"
-            ) from error
-        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
 
 
-def format_of(path: Path) -> str:
-    """ "text", "jsonl", "parquet", or "" for an unknown suffix."""
-    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
-    return _FORMATS.get(suffix.lower(), "")
+def _opened(path: Path) -> IO[bytes]:
+    """The file's content, unpacked; its beginning is checked."""
+    unpacked: dict[str, Callable[[Path], Any]]
+    unpacked = {"gzip": gzip.open, "zstandard": _whole_zstd, "bzip2": bz2.open, "xz": lzma.open}
+    kind = compression_of(path)
+    if kind and not path.stat().st_size:
+        raise EOFError(
+            "it is empty, as after a download that broke off; compressed, even no text takes some bytes"
+        )
+    file = unpacked[kind](path) if kind else path.open("rb")
+    try:
+        check_beginning(path, file.peek(_HEAD)[:_HEAD])
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(_WholeZstd(path))
-    return path.open("rb")
+def _whole_zstd(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(_WholeZstd(path))
 
 
 class _WholeZstd(io.RawIOBase):
@@ -109,7 +173,7 @@ class _WholeZstd(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
-        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
         self._pending = b""
         self._in_frame = False
 
@@ -120,7 +184,9 @@ class _WholeZstd(io.RawIOBase):
         while not self._pending:
             data = self._decompressor.unused_data if self._decompressor.eof else b""
             if self._decompressor.eof:
-                self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+                self._decompressor = zstandard.ZstdDecompressor(
+                    max_window_size=_LARGEST_WINDOW
+                ).decompressobj()
                 self._in_frame = False
             data = data or self._file.read(2**17)
             if not data:
@@ -140,43 +206,61 @@ class _WholeZstd(io.RawIOBase):
 
 
 def _read_text(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     with _opened(path) as file:
-        yield entry.name, decoded(file.read(), tally)
+        yield entry.name, decoded(file.read(), tally, share)
 
 
 def _read_jsonl(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(decoded(line, tally))
-            except json.JSONDecodeError as error:
+            where = f"{path}, line {number}"
+            row = _row(where, decoded(line, tally, share))
+            if column not in row:
+                raise UserError(f"{where}: no column {column!r} (there: {', '.join(row)}); set `text_column`")
+            text = row[column]
+            if not (text is None or isinstance(text, str)):
+                raise UserError(f"{where}: column {column!r} is {type(text).__name__}, not text")
+            yield f"{entry.name}:{number}", valid_text(text or "", tally)
+
+
+def _row(where: str, line: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises `UserError` where it is none."""
+    try:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if line.strip() in ("{", "[", "[{"):
                 raise UserError(
-                    f"{path}, line {number}: not JSON ({error.msg}); mend or remove the line"
-                ) from error
-            if not isinstance(row, dict) or column not in row:
-                there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UserError(
-                    f"{path}, line {number}: no column {column!r} (there: {there}); set `text_column`"
-                )
-            if not isinstance(row[column] or "", str):
-                raise UserError(
-                    f"{path}, line {number}: column {column!r} is {type(row[column]).__name__}, not text"
-                )
-            yield f"{entry.name}:{number}", valid_text(row[column] or "", tally)
+                    f"{where}: JSON over several lines; write each document as an object on a line of its own "
+                    "(jq -c . FILE > NEW.jsonl, or for an array jq -c '.[]' FILE > NEW.jsonl)"
+                ) from None
+            raise UserError(f"{where}: not JSON ({error.msg}); mend or remove the line") from error
+        except ValueError:
+            # Python converts no integers of thousands of digits; no text is one.
+            row = json.loads(line, parse_int=lambda _: 0)
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply; mend or remove the line") from None
+    if isinstance(row, list):
+        raise UserError(
+            f"{where}: a JSON array; write each document as an object on a line of its own (jq -c '.[]' FILE > NEW.jsonl)"
+        )
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON {type(row).__name__}, not an object; mend or remove the line")
+    return row
 
 
 def _read_parquet(
-    source: SourceSettings, entry: Input, path: Path, tally: Counter[str]
+    source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
-    if path.suffix in _COMPRESSED:
+    if compression_of(path):
         raise UserError(f"{path}: Parquet compresses by itself; unpack this file")
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
@@ -184,14 +268,22 @@ def _read_parquet(
             raise UserError(
                 f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`"
             )
+        if schema.names.count(column) > 1:
+            raise UserError(
+                f"{path}: {schema.names.count(column)} columns are named {column!r}; give each a name of its own"
+            )
         kind = schema.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(is_kind(kind) for is_kind in _TEXT_COLUMNS):
             raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")
         row = 0
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
             # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
-            for value in batch.column(0).cast(pa.large_binary()).to_pylist():
-                yield f"{entry.name}:{row}", decoded(value or b"", tally)
+            values = batch.column(0)
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            for value in values.cast(pa.large_binary()).to_pylist():
+                yield f"{entry.name}:{row}", decoded(value or b"", tally, share)
                 row += 1
 
 
