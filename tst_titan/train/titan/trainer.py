@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from tst_titan.train.titan.agreement import Agreement, Decision
+from tst_titan.train.titan.replicas import ReplicaSums
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -41,6 +44,20 @@ class SegmentTrainer(Trainer):
         self._last_save = time.monotonic()
         self._resumed = False
         self._agreement: Agreement | None = None
+        # A captured graph runs no Python: each of its replays all-reduces as the captured micro-batch did.
+        self._replica_sums = None
+        if self.parallel_dims.dp_replicate_enabled and config.training.disable_cuda_graphs:
+            (model,) = self.model_parts
+            self._replica_sums = ReplicaSums(
+                model,  # type: ignore[arg-type]
+                self.gradient_accumulation_steps,
+                head_apart=isinstance(self.loss_fn, ChunkedLossWrapper),
+            )
+
+    def forward_backward_step(self, **micro_batch: Any) -> torch.Tensor:
+        if self._replica_sums is not None:
+            self._replica_sums.next_micro_batch()
+        return super().forward_backward_step(**micro_batch)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.stop_signal = self.stop_signal or number
