@@ -15,7 +15,8 @@ EXIT_CONTINUE = 75
 class Job:
     """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
 
-    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity).
+    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity). `gpus`: those
+    that the job holds on each node, by the names that `CUDA_VISIBLE_DEVICES` takes on the first; () where it trains on CPUs.
     """
 
     segment: Segment
@@ -27,6 +28,7 @@ class Job:
     validate_every: int
     validation_tokens: int
     studies: dict[str, str]
+    gpus: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -48,6 +50,7 @@ def write_job(job: Job) -> Path:
             "validate_every": job.validate_every,
             "validation_tokens": job.validation_tokens,
             "studies": job.studies,
+            "gpus": job.gpus,
         },
     )
     return job.folder / "job.json"
@@ -63,5 +66,6 @@ def read_job(path: Path) -> Job:
         folder=Path(value.pop("folder")),
         corpus_dir=Path(value.pop("corpus_dir")),
         parent_checkpoint=Path(parent) if parent else None,
+        gpus=tuple(value.pop("gpus")),
         **value,
     )
