@@ -1,6 +1,8 @@
 """What tests of several stages share: a small real corpus, tiny segments, and ways to train them."""
 
+import errno
 import os
+import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -38,3 +40,25 @@ def process_group() -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
     )  # 0: any free port
+
+
+# What a process on Lustre mounted `noflock`, or on NFS without lockd, is told.
+NO_FLOCK = """
+#include <errno.h>
+#include <stdlib.h>
+int flock(int file, int operation) { errno = atoi(getenv("NO_FLOCK_ERRNO")); return -1; }
+"""
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def without_flock(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that are started now live on a file system that carries no locks."""
+    folder = tmp_path_factory.mktemp("no-flock")
+    (folder / "flock.c").write_text(NO_FLOCK)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", "flock.so", "flock.c"], cwd=folder, check=True, capture_output=True
+    )
+    monkeypatch.setenv("LD_PRELOAD", str(folder / "flock.so"))
+    monkeypatch.setenv("NO_FLOCK_ERRNO", str(request.param))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from slurm_cluster import SlurmCluster, cluster_or_skip
 
 from tst_titan.cluster.accounting import job_usage
@@ -123,7 +124,9 @@ def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     options = ["--partition=main", "--nodes=2", "--time=5"]
-    assert probe_nodes(options, [tmp_path]) == (["n1", "n2"], [])
+    nodes, problems = probe_nodes(options, [tmp_path])
+    assert (list(nodes), problems) == (["n1", "n2"], [])
+    assert all(has.startswith(f"no GPU; torch {torch.__version__} (built for ") for has in nodes.values())
     assert list(tmp_path.iterdir()) == []
     # The second node with something else mounted where the folder is.
     cluster.kill("n2")
@@ -131,7 +134,7 @@ def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
     cluster._daemon("n2", ["unshare", "--mount", "sh", "-c", command])
     cluster.wait_until_idle()
     nodes, problems = probe_nodes(options, [tmp_path], python="/no/venv/bin/python")
-    assert nodes == ["n1", "n2"]
+    assert list(nodes) == ["n1", "n2"]
     assert problems == [
         "n1: has no /no/venv/bin/python: put the virtual environment on the shared file system",
         f"n2: does not see {tmp_path} (or not what this machine writes there)",
@@ -139,6 +142,19 @@ def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
     ]
     with pytest.raises(UserError, match="invalid partition specified: man"):
         probe_nodes(["--partition=man"], [tmp_path])
+
+
+def test_a_node_whose_torch_does_not_see_its_gpus_is_named(
+    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where torch is for a newer CUDA than the driver: here GPUs that Slurm gives, and no driver at all."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    nodes, (problem,) = probe_nodes(["--partition=main", "--nodes=1", "--gres=gpu:2", "--time=5"], [tmp_path])
+    (node,) = nodes
+    assert problem.startswith(
+        f"{node}: holds 2 GPUs (0, 1), torch sees 0: torch {torch.__version__} (built for "
+    )
+    assert "no NVIDIA driver found; install a torch that is built for" in problem
 
 
 def test_a_cluster_without_accounting_is_no_error(cluster: SlurmCluster) -> None:

@@ -1,4 +1,4 @@
-"""Two processes give to the bit the scores of one, through torchrun as a user starts them."""
+"""Two processes give to the bit the scores of one, as a user starts them."""
 
 import json
 import os

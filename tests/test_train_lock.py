@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -162,3 +164,46 @@ def test_nodes_whose_file_system_carries_no_locks_take_turns(tmp_path: Path, slu
     for holder in holders:
         holder.join()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(held))
+
+
+# Holds a segment's lock for some seconds and notes when, with tenths of seconds for what takes a minute in earnest.
+HOLDER = """
+import json, sys, time
+from pathlib import Path
+from tst_titan.train import lock
+lock.BEAT_SECONDS, lock.QUIET_SECONDS, lock.SETTLE_SECONDS, lock.POLL_SECONDS = 0.1, 2.0, 0.3, 0.1
+with lock.segment_lock(Path(sys.argv[1])) as held:
+    start = time.monotonic()
+    print("held", flush=True)
+    while time.monotonic() < start + float(sys.argv[2]):
+        held.beat()
+        time.sleep(0.02)
+    print(json.dumps([start, time.monotonic()]), flush=True)
+"""
+
+
+def test_where_the_file_system_carries_no_locks_jobs_of_one_machine_take_turns(
+    tmp_path: Path, without_flock: None
+) -> None:
+    """A killed one is waited for until its count stands still, and that there are no locks is said once."""
+
+    def start(seconds: float) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", HOLDER, str(tmp_path), str(seconds)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    killed = start(60)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "held\n"
+    others = [start(1.0), start(1.0)]
+    time.sleep(1.0)
+    assert all(other.poll() is None for other in others)
+    killed.kill()
+    killed.communicate()
+    spans = []
+    for other in others:
+        out, errors = other.communicate(timeout=120)
+        assert other.returncode == 0, errors
+        assert errors.count("this file system carries no locks (flock)") == 1
+        spans.append(json.loads(out.splitlines()[1]))
+    (_, first_end), (second_start, _) = sorted(spans)
+    assert first_end <= second_start

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
@@ -105,17 +106,21 @@ def train_here(segment: Segment, results: Path, corpus_dir: Path, **hardware: An
 
     job = make_job(segment, results, corpus_dir, **hardware)
     write_job(job)
-    train_segment(job)
+    try:
+        train_segment(job)
+    finally:  # a rank that fails leaves this to the end of its process
+        if dist.is_initialized():
+            dist.destroy_process_group()
     return job.folder
 
 
-def start_launcher(job: Job) -> "subprocess.Popen[str]":
-    """Start a job as the workflow does: the launcher in a process of its own, torchrun below it."""
+def start_launcher(job: Job, *, worker: str | None = None) -> "subprocess.Popen[str]":
+    """Start a job as the workflow does: the launcher in a process of its own, the ranks below it (by another module: `worker`)."""
     path = write_job(job)
     code = (
         "import sys; from pathlib import Path; from tst_titan.train.job import read_job;"
         "from tst_titan.train.launch import run_segment;"
-        "from tst_titan.errors import UserError\n"
+        f"from tst_titan.errors import UserError; from tst_titan.train import node; node.WORKER = {worker!r} or node.WORKER\n"
         "try: sys.exit(run_segment(read_job(Path(sys.argv[1]))))\n"
         "except UserError as error: sys.exit(f'error: {error}')"
     )

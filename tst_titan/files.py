@@ -1,5 +1,7 @@
 """Whole files or none: write beside, flush to disk, then rename."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -7,9 +9,25 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tst_titan.errors import UserError
+
+# What flock says on file systems that carry no locks: Lustre without `flock`, NFS without lockd.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+def try_flock(file: IO[str]) -> bool | None:
+    """Lock an open file until every process that inherits it is gone; False: another has it, None: no locks on this file system."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`tst-titan nodes`: asks a cluster's nodes, by one small job, whether they see what jobs need."""
+"""`tst-titan nodes`: asks a cluster's nodes, by one small job, whether they see what jobs need, GPUs among it."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,8 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "nodes",
-        help="ask Slurm's nodes whether they see the shared folders and this Python",
-        epilog="Example: tst-titan nodes --folder /scratch/me/results -- --partition=gpu --account=me --nodes=2 --time=5",
+        help="ask Slurm's nodes whether they see the shared folders and this Python, and whether its torch sees their GPUs",
+        epilog="Example: tst-titan nodes --folder /scratch/me/results -- --partition=gpu --account=me --nodes=2 --gres=gpu:8 --time=5",
     )  # fmt: skip
     parser.add_argument(
         "--folder",
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     wrong = {problem.split(": ")[0] for problem in problems}
-    for node in nodes:
+    for node, has in nodes.items():
         if node not in wrong:
-            print(f"{node}: ready")
+            print(f"{node}: ready: {has}")
     return 1 if problems else 0

@@ -1,12 +1,14 @@
 """Which GPUs a training job on this machine may use: each is held by one job at a time.
 
-A held GPU is a locked file. The lock is the kernel's and workers inherit it, so it ends with the last of them however they
-die, and a GPU is never given away under a worker that outlived its launcher.
+A held GPU is a locked file. The lock is the kernel's and ranks inherit it from the launcher, so it ends with the last of them
+however they die, and a GPU is never given away under a rank that still has it. Ranks are killed when their launcher ends
+(`tst_titan.processes`), so that this is soon. Where /tmp carries no locks, a socket's name in the kernel is the lock.
 """
 
-import fcntl
+import errno
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -18,13 +20,15 @@ from pathlib import Path
 from typing import IO
 
 from tst_titan.errors import UserError
+from tst_titan.files import try_flock
 
 POLL_SECONDS = 0.5
+Lock = IO[str] | socket.socket
 
 
 @dataclass(frozen=True)
 class HeldGpus:
-    """GPUs by the names that `CUDA_VISIBLE_DEVICES` takes, and the open files whose locks workers must inherit."""
+    """GPUs by the names that `CUDA_VISIBLE_DEVICES` takes, and the open files whose locks ranks must inherit."""
 
     gpus: tuple[str, ...]
     locks: tuple[int, ...] = ()
@@ -48,6 +52,15 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return tuple(re.findall(r"^GPU (\d+):", shown.stdout, re.MULTILINE)) if shown.returncode == 0 else ()
+
+
+def promised_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The GPUs that Slurm gave this job on this node, also where neither Slurm's variable for CUDA nor the driver's tool shows any."""
+    visible = visible_gpus(environment)
+    count = environment.get("SLURM_GPUS_ON_NODE", "")
+    if not visible and "CUDA_VISIBLE_DEVICES" not in environment and count.isdecimal():
+        return tuple(map(str, range(int(count))))
+    return visible
 
 
 @contextmanager
@@ -75,8 +88,7 @@ def hold_gpus(count: int, gpus: tuple[str, ...], folder: Path) -> Iterator[HeldG
     with ExitStack() as held:
         # One job at a time chooses, and waits while it does: two never hold half each of what both need, and one that
         # needs many is not overtaken for ever by those that need few.
-        with (folder / "choosing").open("a") as choosing:
-            fcntl.flock(choosing, fcntl.LOCK_EX)
+        with _wait_for_lock(folder / "choosing"):
             locks = _try_to_hold(count, gpus, folder)
             if locks is None:
                 print(
@@ -91,22 +103,49 @@ def hold_gpus(count: int, gpus: tuple[str, ...], folder: Path) -> Iterator[HeldG
         yield HeldGpus(tuple(locks), tuple(lock.fileno() for lock in locks.values()))
 
 
-def _try_to_hold(count: int, gpus: tuple[str, ...], folder: Path) -> dict[str, IO[str]] | None:
-    locks: dict[str, IO[str]] = {}
+def _try_to_hold(count: int, gpus: tuple[str, ...], folder: Path) -> dict[str, Lock] | None:
+    locks: dict[str, Lock] = {}
     for gpu in gpus:
         if len(locks) == count:
             break
-        lock: IO[str] = (folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock(folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}")
+        if lock is not None:
             locks[gpu] = lock
-        except BlockingIOError:
-            lock.close()
     if len(locks) == count:
         return locks
     for lock in locks.values():
         lock.close()
     return None
+
+
+def _wait_for_lock(path: Path) -> Lock:
+    while (lock := _lock(path)) is None:
+        time.sleep(POLL_SECONDS)
+    return lock
+
+
+def _lock(path: Path) -> Lock | None:
+    """A lock on `path` that lasts until every process that inherits it is gone; None while another holds it."""
+    file: IO[str] = path.open("a")
+    held = try_flock(file)
+    if held:
+        return file
+    file.close()
+    if held is None:  # no flock here: a name in the kernel can be bound once
+        return _bound_name(f"\0tst-titan:{path}")
+    return None
+
+
+def _bound_name(name: str) -> socket.socket | None:
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(name)
+    except OSError as error:
+        holder.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return holder
 
 
 def lock_folder() -> Path:

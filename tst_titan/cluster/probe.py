@@ -1,4 +1,6 @@
-"""What only the nodes know: whether they see the shared folders and the Python environment, asked by one small Slurm job.
+"""What only the nodes know: whether they see the shared folders and the Python environment, and whether its torch sees their GPUs.
+
+One small Slurm job asks them.
 
 The answers come through srun, so that a node that sees no shared folder can still say so.
 """
@@ -15,7 +17,8 @@ from pathlib import Path
 from tst_titan.errors import UserError
 from tst_titan.files import write_text
 
-# On a node: arguments are the token, the Python and the folders. Prints one line for each thing that is wrong, then "asked".
+# On a node: arguments are the token, the Python and the folders. Prints one line for each thing that is wrong, one for
+# what the node has, then "asked".
 _NODE_SCRIPT = r"""
 token=$1 python=$2; shift 2; node=${SLURMD_NODENAME:-$(hostname)}
 for folder in "$@"; do
@@ -25,6 +28,8 @@ for folder in "$@"; do
 done 2>/dev/null
 if ! [ -x "$python" ]; then echo "$node: has no $python: put the virtual environment on the shared file system"
 elif ! said=$("$python" -c 'import tst_titan' 2>&1); then echo "$node: $python cannot import tst_titan: $(echo "$said" | tail -n 1)"
+elif ! said=$("$python" -m tst_titan.cluster.driver 2>&1); then echo "$node: $(echo "$said" | tail -n 1)"
+else echo "$node: ready: $(echo "$said" | tail -n 1)"
 fi
 echo "$node: asked"
 """
@@ -34,8 +39,8 @@ LATENCY_SECONDS = 60.0
 
 def probe_nodes(
     srun_options: Sequence[str], folders: Sequence[Path], python: str = sys.executable
-) -> tuple[list[str], list[str]]:
-    """Ask the nodes that `srun_options` choose; returns the nodes that answered and what is wrong with them.
+) -> tuple[dict[str, str], list[str]]:
+    """Ask the nodes that `srun_options` choose; returns the nodes that answered, with their devices, torch and driver, and what is wrong.
 
     Waits in Slurm's queue. `UserError` where Slurm does not run the job.
     """
@@ -57,7 +62,8 @@ def probe_nodes(
             ) from None
         lines = run.stdout.splitlines()
         nodes = sorted(line.removesuffix(": asked") for line in lines if line.endswith(": asked"))
-        problems = sorted(line for line in lines if not line.endswith(": asked"))
+        has = dict(line.split(": ready: ", 1) for line in lines if ": ready: " in line)
+        problems = sorted(line for line in lines if not line.endswith(": asked") and ": ready: " not in line)
         if not nodes:
             raise UserError(
                 f"{shlex.join(command[:4] + list(srun_options))}: {' '.join(run.stderr.split()) or 'no node answered'}"
@@ -66,7 +72,7 @@ def probe_nodes(
         problems += _unseen(
             [path / f".probe-{token}-{node}" for path in paths for node in nodes if node not in wrong]
         )
-    return nodes, problems
+    return {node: has.get(node, "") for node in nodes}, problems
 
 
 def _unseen(files: list[Path]) -> list[str]:

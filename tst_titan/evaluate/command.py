@@ -98,30 +98,35 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tst_titan.evaluate.environment import prepare_environment
 
     prepare_environment(network=args.network, verbose=args.verbose)
-    from tst_titan.evaluate.ranks import join_ranks, run_on, under_torchrun
+    from tst_titan.evaluate.ranks import among_ranks, join_ranks, leave, run_on
 
     # Before torch looks for a GPU: those that no training job on this machine holds. The processes of an evaluation use what the
     # one that starts them holds.
-    wanted = args.processes if args.device == "auto" and not under_torchrun() else 0
+    wanted = args.processes if args.device == "auto" and not among_ranks() else 0
     with gpus_for_job(wanted) as held:
         os.environ |= held.environment
-        if args.processes > 1 and not under_torchrun():
-            return run_on(args.processes, _words(args))
+        if args.processes > 1 and not among_ranks():
+            return run_on(args.processes, _words(args), held.locks)
         from tst_titan.evaluate.run import Evaluation, evaluate
 
-        paths = evaluate(
-            Evaluation(
-                results=args.results,
-                segment=args.segment,
-                groups=args.tasks,
-                limit=args.limit,
-                device=args.device,
-                dtype=args.dtype,
-                backend="export" if args.through_export else "checkpoint",
-                user_tasks=args.task_definitions,
-                shard=args.shard,
+        try:
+            paths = evaluate(
+                Evaluation(
+                    results=args.results,
+                    segment=args.segment,
+                    groups=args.tasks,
+                    limit=args.limit,
+                    device=args.device,
+                    dtype=args.dtype,
+                    backend="export" if args.through_export else "checkpoint",
+                    user_tasks=args.task_definitions,
+                    shard=args.shard,
+                )
             )
-        )
+        except Exception as error:
+            if among_ranks():
+                leave(error)
+            raise
     if join_ranks().first:
         for path in paths:
             print(path)

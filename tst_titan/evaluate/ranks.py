@@ -6,12 +6,12 @@ one GPU can be divided between them instead (`shard_model`): then all of them sc
 """
 
 import os
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tst_titan.errors import UserError
+from tst_titan.processes import held_port, start_ranks, wait_for_ranks
 
 T = TypeVar("T")
 # The slowest share of a large task may take hours longer than the fastest.
@@ -68,7 +69,7 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Meet the other processes that torchrun started, if it did."""
+    """Meet the other processes of an evaluation, if there are any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Ranks()
@@ -93,20 +94,35 @@ def shard_model(model: Any, device: str) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
 
-def under_torchrun() -> bool:
-    """Whether this process is one of several that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def among_ranks() -> bool:
+    """Whether this process is one of several that `run_on` or torchrun started."""
+    return "LOCAL_WORLD_SIZE" in os.environ
 
 
-def run_on(processes: int, arguments: Sequence[str]) -> int:
+def leave(error: Exception) -> NoReturn:
+    """End this rank for `error` at once: what runs at an orderly exit may wait for other ranks, which wait for this one."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2 if isinstance(error, UserError) else 1)
+
+
+def run_on(processes: int, arguments: Sequence[str], locks: Sequence[int]) -> int:
     """Run `tst-titan ARGUMENTS` on that many ranks of this machine; returns the exit status.
 
-    Each rank has a GPU of its own, where there are GPUs; else they share the cores.
+    Each rank has a GPU of its own, where there are GPUs; else they share the cores. All hold `locks`, and end with this process.
     """
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}", "--standalone",
-        "-m", "tst_titan.cli", *arguments,
-    ]  # fmt: skip
-    # torchrun would set one thread a process by itself, and say so.
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.run(command, env=environment, check=False).returncode
+    with held_port() as port:
+        return wait_for_ranks(
+            start_ranks(
+                [sys.executable, "-m", "tst_titan.cli", *arguments],
+                processes,
+                environment=environment,
+                master=f"127.0.0.1:{port}",
+                pass_fds=locks,
+            )
+        )

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from tst_titan import __version__
+from tst_titan.cluster.devices import promised_gpus
+from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
@@ -258,7 +260,9 @@ def _write_group(runner: _Runner, group: str, path: Path) -> Path:
 
 def _device(name: str) -> str:
     if name == "auto":
-        # Under torchrun each process has the GPU of its number.
+        if gpus := promised_gpus():
+            check_torch_sees(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), gpus, "the evaluation")
+        # Of several processes each has the GPU of its number.
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)

@@ -17,7 +17,8 @@ class Job:
     """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
 
     `accelerator`: of the devices that it is planned for (time bounds, no identity); measured times take its place.
-    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity).
+    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity). `gpus`: those
+    that the job holds on each node, by the names that `CUDA_VISIBLE_DEVICES` takes on the first; () where it trains on CPUs.
     """
 
     segment: Segment
@@ -30,6 +31,7 @@ class Job:
     validation_tokens: int
     studies: dict[str, str]
     accelerator: Accelerator = field(default_factory=lambda: Accelerator("cpu"))
+    gpus: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -52,6 +54,7 @@ def write_job(job: Job) -> Path:
             "validation_tokens": job.validation_tokens,
             "studies": job.studies,
             "accelerator": asdict(job.accelerator),
+            "gpus": job.gpus,
         },
     )
     return job.folder / "job.json"
@@ -68,5 +71,6 @@ def read_job(path: Path) -> Job:
         folder=Path(value.pop("folder")),
         corpus_dir=Path(value.pop("corpus_dir")),
         parent_checkpoint=Path(parent) if parent else None,
+        gpus=tuple(value.pop("gpus")),
         **value,
     )

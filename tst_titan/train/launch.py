@@ -6,17 +6,17 @@ This process imports no torch. The workers' output goes to `train.log`; numbers 
 import json
 import math
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import replace
 
-from tst_titan.cluster.devices import HeldGpus, gpus_for_job, visible_gpus
+from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
+from tst_titan.processes import held_port
 from tst_titan.train import node, slurm
 from tst_titan.train.attempts import (
     STANDSTILL,
@@ -26,6 +26,7 @@ from tst_titan.train.attempts import (
     start_attempt,
     usage_record,
 )
+from tst_titan.train.failures import Failure, first_failure, has_failure
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 from tst_titan.train.lock import HeldByJob, SegmentLock, segment_lock
 from tst_titan.train.measured import LAST_SAVE, last_training_rows
@@ -54,22 +55,35 @@ def run_segment(job: Job) -> int:
             status = _attempt(job, lock)
     except HeldByJob as held:
         print(f"{job.segment.id}: Slurm job {held.job} trains it; this job goes behind that", file=sys.stderr)
-        slurm.run_again(after=held.job)
+        _run_again(job, after=held.job)
         return EXIT_CONTINUE
     # With the lock given back: the next start may come at once, on another node.
     if status == EXIT_CONTINUE and slurm.launches():
-        slurm.run_again()
+        _run_again(job)
     return status
 
 
+def _run_again(job: Job, *, after: str | None = None) -> None:
+    """Put this job of Slurm back into the queue. That Slurm does not is no failure of the segment's: its state is saved."""
+    try:
+        slurm.run_again(after=after)
+    except UserError as error:
+        print(
+            f"{job.segment.id}: could not be put back into Slurm's queue; start it again to go on: {error}",
+            file=sys.stderr,
+        )
+
+
 def _attempt(job: Job, lock: SegmentLock) -> int:
-    write_job(job)
     for stale in ("outcome.json", "failure.json"):
         (job.folder / stale).unlink(missing_ok=True)
-    shutil.rmtree(job.folder / "nodes", ignore_errors=True)
+    for stale in ("nodes", "failures"):
+        shutil.rmtree(job.folder / stale, ignore_errors=True)
     if slurm.launches():
         slurm.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
     with _gpus(job) as held:
+        job = replace(job, gpus=held.gpus)
+        write_job(job)
         start_attempt(job, len(held.gpus))
         returncode = _train(job, lock, held)
     # After a node hung, others' files may lie here by now.
@@ -82,11 +96,13 @@ def _attempt(job: Job, lock: SegmentLock) -> int:
     if outcome is not None:
         why, attempts = f"stopped and saved at step {outcome['step']}", end_attempt(job, "stopped")
     else:
-        failure = read_json(job.folder / "failure.json") if (job.folder / "failure.json").exists() else None
+        failure = first_failure(job.folder)
         why = _not_its_fault(job, failure)
         attempts = end_attempt(job, "killed" if why else "failed")
         if not why:
-            raise UserError(_failure(job, failure, returncode))
+            message = _failure(job, failure, returncode)
+            write_json(job.folder / "failure.json", {"message": message})
+            raise UserError(message)
     if stands_still(attempts):
         raise UserError(
             f"{job.segment.id}: {why}, and so it went {STANDSTILL} times without getting any further; give jobs more time "
@@ -98,14 +114,19 @@ def _attempt(job: Job, lock: SegmentLock) -> int:
 
 def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
     """The GPUs of this machine that the job may use: what Slurm gave it, or what it holds."""
-    return nullcontext(HeldGpus(visible_gpus())) if slurm.launches() else gpus_for_job(job.hardware.processes)
+    return (
+        nullcontext(HeldGpus(promised_gpus())) if slurm.launches() else gpus_for_job(job.hardware.processes)
+    )
 
 
-def _not_its_fault(job: Job, failure: dict[str, Any] | None) -> str:
+def _not_its_fault(job: Job, failure: Failure | None) -> str:
     """Why processes ended without an outcome, where that is no fault of the job's; else ""."""
-    if slurm.launches() and not (failure and failure["known"]):
-        if slurm.own_state() != "RUNNING":
-            return "ended by Slurm"
+    if slurm.launches() and not (failure and failure.known):
+        try:
+            if slurm.own_state() != "RUNNING":
+                return "ended by Slurm"
+        except slurm.NoAnswer as error:
+            return str(error)
         lost = node.silent_nodes(job)
         if lost:
             return f"node {', '.join(map(str, lost))} of {job.hardware.nodes} ended without a word (counted from 0)"
@@ -151,21 +172,20 @@ def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
         progress.show()
         return clock.is_due()
 
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log:
-        if slurm.launches():
-            command, pass_on = node.srun_command(job), node.signal_srun
-        elif job.hardware.nodes > 1:
-            raise UserError(
-                f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
+    if job.hardware.nodes > 1 and not slurm.launches():
+        raise UserError(
+            f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
+        )
+    environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
+    with (job.folder / "train.log").open("a", encoding="utf-8") as log, held_port() as port:
+        running: node.Running = (
+            node.start_step(job, environment, port=port, output=log.fileno(), pass_fds=locks)
+            if slurm.launches()
+            else node.start_here(
+                job, environment, master=f"127.0.0.1:{port}", output=log.fileno(), pass_fds=locks
             )
-        else:
-            command, pass_on = node.torchrun_command(job), node.signal_workers
-        # A session of its own: Ctrl-C on the terminal reaches the workers through us alone.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=node.environment(job) | held.environment, start_new_session=True,
-            pass_fds=[lock.fileno(), *held.locks],
-        )  # fmt: skip
-        return node.supervise(process, pass_on, each_round, said=f"{job.segment.id}: saving before it stops")
+        )
+        return node.supervise(running, each_round, said=f"{job.segment.id}: saving before it stops")
 
 
 class Progress:
@@ -196,15 +216,18 @@ class Progress:
         )
 
 
-def _failure(job: Job, failure: dict[str, Any] | None, returncode: int) -> str:
-    if failure and failure["known"]:
-        return failure["message"]
-    if failure:
-        return f"{job.segment.id}: training failed: {failure['message']}; see {job.folder / 'train.log'}"
-    return (
-        f"{job.segment.id}: the training processes ended with status {returncode} without a word (killed, or out of "
-        f"memory?); see {job.folder / 'train.log'}; run again to go on from the last checkpoint"
-    )
+def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
+    log = job.folder / "train.log"
+    if failure is None:
+        return (
+            f"{job.segment.id}: the training processes ended with status {returncode} without a word; see {log}; run again to "
+            "go on from the last checkpoint"
+        )
+    if failure.known:
+        return failure.message
+    silent = [rank for rank in range(job.hardware.world_size) if not has_failure(job.folder, rank)]
+    waits = f"; no word from rank {', '.join(map(str, silent))}" if failure.consequence and silent else ""
+    return f"{job.segment.id}: training failed: {failure.message}{waits}; see {log}"
 
 
 def _finish(job: Job, attempts: list[Attempt]) -> None:
@@ -240,5 +263,4 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             shutil.rmtree(path)
     for name in ("outcome.json", "attempts.json", LAST_SAVE):
         (job.folder / name).unlink(missing_ok=True)
-    for name in ("torchrun", "nodes"):
-        shutil.rmtree(job.folder / name, ignore_errors=True)
+    shutil.rmtree(job.folder / "nodes", ignore_errors=True)

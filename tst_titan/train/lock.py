@@ -1,10 +1,11 @@
 """One writer a segment: the lock beside its checkpoints, on one machine and across a cluster.
 
 `lock` names its holder: node, process, Slurm job, a token that is new each time, and a count that the holder raises every
-few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives, exactly: the
-training processes inherit it, so it ends with the last of them however they die. File systems that nodes share do not
-carry such locks reliably, so from another node the holder is gone when Slurm no longer runs its job (or it was no job of
-Slurm) *and* its count has stood still. A holder that finds another's token in the file has lost the lock and must end.
+few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives, exactly: the ranks
+inherit it from the launcher and are killed when that ends, so it ends with the last of them however they die. File systems
+that nodes share do not carry such locks reliably, so from another node the holder is gone when Slurm no longer runs its job
+(or it was no job of Slurm) *and* its count has stood still. Where the file system carries no such locks at all, the same
+holds on one node. A holder that finds another's token in the file has lost the lock and must end.
 """
 
 import fcntl
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from tst_titan.errors import UserError
+from tst_titan.files import try_flock
 from tst_titan.train import slurm
 
 BEAT_SECONDS = 5.0
@@ -131,15 +133,25 @@ def segment_lock(folder: Path) -> Iterator[SegmentLock]:
 def _acquire(lock: SegmentLock) -> None:
     waiting_for: str | None = None
     last, since = None, time.monotonic()
+    kernel_decides = True
     while True:
-        free = _kernel_lock(lock.file)
+        free = try_flock(lock.file)
+        if free is None and kernel_decides:
+            kernel_decides = False
+            print(
+                f"{lock.path}: this file system carries no locks (flock); holders are told apart by what they write there, and one that "
+                f"was killed is waited for {QUIET_SECONDS:g} s",
+                file=sys.stderr,
+            )
         other = read_holder(lock.path)
-        if free and (
-            other is None or other.node == lock.holder.node or _gone(other, last, since, lock.holder)
+        if free is not False and (
+            other is None
+            or (kernel_decides and other.node == lock.holder.node)
+            or _gone(other, last, since, lock.holder)
         ):
             lock.write()
             # On one machine the kernel's lock has decided already.
-            if slurm.job_id() is None:
+            if kernel_decides and slurm.job_id() is None:
                 return
             time.sleep(SETTLE_SECONDS)
             found = read_holder(lock.path)
@@ -159,14 +171,6 @@ def _acquire(lock: SegmentLock) -> None:
         if free:  # not while waiting: whoever comes to this node later decides by the same rules
             fcntl.flock(lock.file, fcntl.LOCK_UN)
         time.sleep(POLL_SECONDS)
-
-
-def _kernel_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _runs_elsewhere(other: Holder, me: Holder) -> bool:

@@ -9,11 +9,18 @@ import os
 import re
 import socket
 import subprocess
+import sys
+import time
 
 from tst_titan.cluster.slurm import parse_duration
 from tst_titan.errors import UserError
 
 COMMAND_SECONDS = 60
+# A controller that restarts, or is changed for its backup, is away for minutes: no reason to lose a job that trains.
+PATIENCE_SECONDS = 1200.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+# What Slurm says that asking again does not change.
+_REFUSED = re.compile(r"denied|disabled|invalid|not permitted|not found", re.IGNORECASE)
 # States in which a job has processes, or is about to.
 RUNNING_STATES = {
     "RUNNING",
@@ -62,9 +69,10 @@ def job_state(job: str) -> str | None:
 def own_state() -> str | None:
     """Slurm's word for the state of this start of our job; None where Slurm has queued or started it anew since.
 
-    A node whose slurmd died is lost to Slurm, which starts the job elsewhere; its processes may live on.
+    A node whose slurmd died is lost to Slurm, which starts the job elsewhere; its processes may live on. `NoAnswer` where Slurm
+    stays away.
     """
-    lines = _run(
+    lines = _ask(
         "squeue", "--noheader", "--states=all", f"--jobs={job_id()}", "--Format=State:30,RestartCnt:30"
     ).split()
     return lines[0] if lines and int(lines[1]) == restarts() else None
@@ -79,8 +87,15 @@ def job_runs(job: str) -> bool:
 
 
 def seconds_left() -> float:
-    """Until this job's time limit; infinite where there is none."""
-    left = _run("squeue", "--noheader", f"--jobs={job_id()}", "--format=%L").strip()
+    """Until this job's time limit; infinite where there is none, or Slurm stays away."""
+    try:
+        left = _ask("squeue", "--noheader", f"--jobs={job_id()}", "--format=%L").strip()
+    except NoAnswer as error:
+        print(
+            f"warning: time left is not known, so nothing is saved just before the limit: {error}",
+            file=sys.stderr,
+        )
+        return float("inf")
     return parse_duration(left)
 
 
@@ -93,9 +108,9 @@ def run_again(*, after: str | None = None) -> bool:
     job = job_id()
     if job is None or own_state() != "RUNNING":
         return False
-    _run("scontrol", "requeue", job)
+    _ask("scontrol", "requeue", job)
     if after is not None:
-        _run("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{after}")
+        _ask("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{after}")
     return True
 
 
@@ -110,7 +125,7 @@ def first_node() -> str:
     name = node_name()
     if name is None:
         return socket.gethostname()
-    address = re.search(r"NodeAddr=(\S+)", _run("scontrol", "show", "node", name))
+    address = re.search(r"NodeAddr=(\S+)", _ask("scontrol", "show", "node", name))
     return address.group(1) if address else name
 
 
@@ -124,6 +139,36 @@ def srun(nodes: int, cpus: int) -> list[str]:
         "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
         "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=60", "--unbuffered", "--job-name=train",
     ]  # fmt: skip
+
+
+class NoAnswer(UserError):
+    """Slurm was asked for as long as `PATIENCE_SECONDS` and did not answer."""
+
+
+def _ask(*command: str) -> str:
+    """The answer to a command that a controller which is away for some minutes only delays; the log says that it does."""
+    start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            answer = _run(*command)
+        except UserError as error:
+            waited = time.monotonic() - start
+            if _REFUSED.search(str(error)):
+                raise
+            if waited + pause > PATIENCE_SECONDS:
+                raise NoAnswer(f"Slurm did not answer for {waited / 60:.0f} minutes: {error}") from None
+            if pause == FIRST_PAUSE_SECONDS:
+                print(
+                    f"no answer from Slurm, asking again for {PATIENCE_SECONDS / 60:.0f} minutes: {error}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            if pause > FIRST_PAUSE_SECONDS:
+                print("Slurm answers again", file=sys.stderr, flush=True)
+            return answer
 
 
 def _run(*command: str) -> str:

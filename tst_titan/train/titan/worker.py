@@ -1,19 +1,24 @@
-"""One rank of a training job, started by torchrun: `python -m tst_titan.train.titan.worker job.json`."""
+"""One rank of a training job, started by `tst_titan.train.node`: `python -m tst_titan.train.titan.worker job.json`."""
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
 
+from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.errors import UserError
 from tst_titan.files import write_json
+from tst_titan.train.failures import record_failure
 from tst_titan.train.job import Job, read_job
 from tst_titan.train.titan.checkpoints import discard_broken, latest_whole_step
 from tst_titan.train.titan.checks import check_job
@@ -25,27 +30,23 @@ from tst_titan.train.titan.trainer import STOP_SIGNALS, SegmentTrainer
 
 def train_segment(job: Job) -> None:
     """Train to the segment's end, or to a stop signal; then validate what is missing at the end."""
+    if job.gpus:
+        check_torch_sees(job.hardware.processes, job.gpus, job.segment.id)
     if int(os.environ["RANK"]) == 0:
         for name in discard_broken(job.checkpoints):
             logger.warning(f"{job.checkpoints / name}: not a whole checkpoint; discarded")
     check_job(job)
     if int(os.environ["RANK"]) == 0:
         write_json(job.folder / "provenance.json", provenance(job))
-    config = trainer_config(job)
-    trainer: SegmentTrainer | None = None
-    try:
-        trainer = config.build()
-        assert trainer is not None
-        trainer.train()
-        if not trainer.stopped:
-            _validate_the_end(trainer, job)
-        if dist.get_rank() == 0:
-            write_json(job.folder / "outcome.json", {"step": trainer.step, "stopped": trainer.stopped})
-    finally:
-        if trainer is not None:
-            trainer.close()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    trainer = trainer_config(job).build()
+    trainer.train()
+    if not trainer.stopped:
+        _validate_the_end(trainer, job)
+    if dist.get_rank() == 0:
+        write_json(job.folder / "outcome.json", {"step": trainer.step, "stopped": trainer.stopped})
+    # Only here: after a failure these would wait for ranks that wait for this one.
+    trainer.close()
+    dist.destroy_process_group()
 
 
 def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
@@ -78,7 +79,12 @@ def failure_message(error: Exception, job: Job) -> str | None:
         return f"{job.segment.id}: {error}; {good}. Lower the learning rate or look at the data there."
     if isinstance(error, torch.OutOfMemoryError):
         return f"{job.segment.id}: out of device memory; lower hardware.micro_batch or raise the sharding. {good}."
-    if isinstance(error, OSError) and error.errno is not None:
+    # A connection that another rank's end has cut is no reason.
+    if (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, ConnectionError | TimeoutError)
+    ):
         return f"{job.segment.id}: {error.strerror} ({error.filename or job.folder}); {good}"
     if os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(job.folder).free < 1 << 16:
         # torch wraps what a writer met into errors of its own.
@@ -95,20 +101,39 @@ def main() -> int:
     try:
         train_segment(job)
     except Exception as error:
-        message = failure_message(error, job)
-        if os.environ["RANK"] == "0" or message:
-            write_json(
-                job.folder / "failure.json", {"message": message or repr(error), "known": message is not None}
-            )
-        if message is None:
-            raise
-        logger.error(json.dumps(message)[1:-1])
-        return 1
-    finally:
-        # Told to stop again while it ends: Python gives up its handlers before it is gone.
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        _fail(error, job)
+    # Told to stop again while it ends: Python gives up its handlers before it is gone.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     return 0
+
+
+def _fail(error: Exception, job: Job) -> NoReturn:
+    """Say why, and be gone.
+
+    The other ranks may wait for this one in a collective, and what Python and NCCL do at their end (exit handlers,
+    destructors of process groups) may wait for them: none of it runs, so that the launcher can end all.
+    """
+    try:
+        message = failure_message(error, job)
+        if message is None:
+            traceback.print_exception(error)
+        else:
+            logger.error(json.dumps(message)[1:-1])
+        record_failure(
+            job.folder, int(os.environ["RANK"]), message or _one_line(error), known=message is not None
+        )
+    except Exception:  # such as a full disk; the launcher says that there was no word
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
 
 
 if __name__ == "__main__":
