@@ -7,6 +7,7 @@ Everything here is Slurm's own commands. Nothing is asked unless the profile say
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 
@@ -14,6 +15,8 @@ from tst_titan.cluster.slurm import parse_duration
 from tst_titan.errors import UserError
 
 COMMAND_SECONDS = 60
+# In a job's environment: a site's own options of the srun that starts training.
+SRUN_OPTIONS = "TST_TITAN_SRUN_OPTIONS"
 # States in which a job has processes, or is about to.
 RUNNING_STATES = {
     "RUNNING",
@@ -123,6 +126,7 @@ def srun(nodes: int, cpus: int) -> list[str]:
     return [
         "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
         "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=60", "--unbuffered", "--job-name=train",
+        *shlex.split(os.environ.get(SRUN_OPTIONS, "")),
     ]  # fmt: skip
 
 
