@@ -119,6 +119,31 @@ def test_snakemake_says_it_in_one_message_and_submits_nothing(cluster: SlurmClus
     assert dry.returncode == 0, dry.stderr
 
 
+def test_a_study_whose_evaluation_data_are_not_there_is_not_queued(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    for name in ("Snakefile", "workflow", "slurm"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mine.yaml").write_text(
+        "extends: quickstart.yaml\nevaluate: {tasks: [offline, piqa]}\n"
+    )
+    shutil.copy(REPOSITORY / "studies" / "quickstart.yaml", tmp_path / "studies")
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "studies/mine"], cwd=tmp_path, text=True,
+        env=cluster.environment | {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    said = run.stdout + run.stderr
+    assert "error: the data of piqa are not in the prepared cache" in said
+    assert "tst-titan fetch-eval-data --tasks piqa" in said
+    assert "Traceback" not in said
+    assert cluster.jobs() == []
+    assert not (tmp_path / "results").exists()
+
+
 def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
     cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

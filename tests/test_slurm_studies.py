@@ -44,8 +44,11 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     (tmp_path / "slurm").mkdir()
     (tmp_path / "local").mkdir()
     site = {"hardware": {"nodes": 2, "processes": 2, "threads": 1}}
-    # There the corpus is made by jobs too, each a share of it.
-    shares = {"site": {"corpus_minutes": 5}, "data": {"tokens_per_job": 2000, "most_jobs": 3}}
+    # There the corpus is made by jobs too, each a share of it, where no training goes; training goes where it can start, asks
+    # for no memory, and its setup is as careless as some of conda's.
+    places = {"partition": "main,spare", "cpu_partition": "spare", "corpus_minutes": 5}
+    places |= {"ask_memory": False, "setup": "export LOADED=yes$NOT_SET_ANYWHERE", "srun_options": "--label"}
+    shares = {"site": places, "data": {"tokens_per_job": 2000, "most_jobs": 3}}
     there = checkout(tmp_path / "slurm", 20, site | shares)
     here = checkout(tmp_path / "local", 20, {"hardware": {"nodes": 1, "processes": 4, "threads": 1}})
     # The corpus' identity holds its sources' path.
@@ -58,6 +61,8 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     trained = [job for job in jobs if job["comment"].startswith("tiny tiny-baseline/")]
     assert len(trained) == 2  # the constant-rate segment, then its decay
     assert all(job["nodes"] == "n[1-2]" and job["state"] == "COMPLETED" for job in trained)
+    assert {job["partition"] for job in jobs if job not in trained} == {"spare"}
+    assert {job["partition"] for job in trained} == {"main"}  # of the higher priority
     assert all(job["name"].startswith("tst-titan") for job in jobs)
     logs = sorted(
         log.relative_to(there / "logs/slurm").parts[0] for log in there.glob("logs/slurm/*/*/*.log")

@@ -1,17 +1,25 @@
 """What jobs ask of a cluster: computed from the plan, the hardware and what a site says of itself."""
 
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
-from training import chain, constant, published_recipe
+from training import chain, constant, make_job, published_recipe
 
 from tst_titan.errors import UserError
-from tst_titan.plan.costs import Accelerator
+from tst_titan.plan.costs import Accelerator, checkpoint_bytes
+from tst_titan.train import node, slurm
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.recipes import layout
 from tst_titan.train.resources import (
     START_MINUTES,
     Site,
     check_hardware,
+    checkpoint_memory_mb,
     checkpoint_resources,
+    corpus_resources,
     job_prologue,
     parse_site,
     training_memory_mb,
@@ -81,6 +89,13 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
         ({"partiton": "gpu"}, r"site\.partiton: unknown key; .*did you mean 'partition'"),
         ({"gpus_per_node": "8"}, r"site\.gpus_per_node = '8': must be a number"),
         ({"max_minutes": -1}, r"site\.max_minutes"),
+        ({"max_minutes": True}, r"site\.max_minutes = True: must be a number"),
+        ({"ask_memory": "no"}, r"site\.ask_memory = 'no': must be true or false"),
+        ({"srun_options": "--container-image='x"}, r"site\.srun_options .* close the quote"),
+        (
+            {"cpu_resources": {"slurm_extra": "'--x'"}},
+            r"site\.cpu_resources\.slurm_extra .*without the inner",
+        ),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
         # The executor refused it at every submission.
@@ -100,6 +115,137 @@ def test_a_wrong_site_is_one_error_that_names_the_key(settings: object, message:
         parse_site(settings)
 
 
-def test_setup_and_environment_come_before_each_command() -> None:
-    lines = job_prologue(Site(setup="module load cuda\n", environment={"NCCL_SOCKET_IFNAME": "ib0 ib1"}))
-    assert lines == "set -euo pipefail; export NCCL_SOCKET_IFNAME='ib0 ib1'; module load cuda\n"
+def run_after_setup(setup: str, command: str = "echo trained") -> "subprocess.CompletedProcess[str]":
+    """A job's command as Snakemake runs it, below the site's setup."""
+    lines = job_prologue(Site(setup=setup, environment={"NCCL_SOCKET_IFNAME": "ib0 ib1"})) + command
+    return subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=False)
+
+
+# What `conda activate` sources of a package (binutils): each variable's backup, set or not.
+CONDA_ACTIVATE = """\
+_tc_activation() {
+  local thing=$1
+  eval "oldval=\"\\$CONDA_BACKUP_${thing}\""
+  if [ -n "${oldval}" ]; then eval export "${thing}='${oldval}'"; fi
+  export ADDR2LINE="$CONDA_PREFIX/bin/addr2line"
+}
+conda() { export CONDA_PREFIX=/env/$2; \\. "$ACTIVATED"; }
+_tc_activation LD
+"""
+
+
+def test_a_setup_may_read_variables_that_are_not_set(tmp_path: Path) -> None:
+    """`set -u` before the site's lines ended every job at `conda activate` and at many a `module load`."""
+    (tmp_path / "activate.sh").write_text(CONDA_ACTIVATE)
+    for setup in (
+        "export LD_LIBRARY_PATH=/opt/lib:$LD_LIBRARY_PATH_THAT_NOBODY_SET\n",
+        f"ACTIVATED={tmp_path}/activate.sh\nsource {tmp_path}/activate.sh\nconda activate tst\n",
+        # Shells that turn everything off, and a comment as the last line.
+        "set +euo pipefail; false\n# modules come with the image",
+    ):
+        done = run_after_setup(setup, 'echo "$NCCL_SOCKET_IFNAME"')
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ib0 ib1\n", "")
+        # The command itself is held to what it always was.
+        for command in ("echo $NOT_SET_ANYWHERE; echo trained", "false | cat; echo trained"):
+            strict = run_after_setup(setup, command)
+            assert strict.returncode != 0
+            assert "trained" not in strict.stdout
+            assert "site.setup" not in strict.stderr
+
+
+@pytest.mark.parametrize(
+    ("setup", "where"),
+    [
+        ("module load cuda/99", "status 127 at: module load cuda/99"),
+        ("load() { false; echo loaded; }\nload", "status 1 at: false"),
+        ("echo 'exit 3' > {folder}/rc; . {folder}/rc", "status 3 at: . "),
+        ("cat /nowhere/at/all | sort > {folder}/list", "status 1 at: "),
+    ],
+)
+def test_a_line_of_the_setup_that_fails_is_one_message_and_nothing_is_run(
+    tmp_path: Path, setup: str, where: str
+) -> None:
+    done = run_after_setup(setup.replace("{folder}", str(tmp_path)))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert f"error: site.setup: ended with {where}" in done.stderr
+    assert done.stderr.count("site.setup") == 1
+
+
+def test_what_a_setup_does_at_the_end_of_the_job_is_done(tmp_path: Path) -> None:
+    done = run_after_setup(f"trap 'rm {tmp_path}/scratch' EXIT; touch {tmp_path}/scratch", f"ls {tmp_path}")
+    assert (done.returncode, done.stdout) == (0, "scratch\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_without_gpus_go_where_the_site_says() -> None:
+    """Corpora and exports waited for, and were billed to, the GPU partition."""
+    resources = {"constraint": "a100_80g", "slurm_extra": "--licenses=scratch"}
+    site = replace(GPUS, qos="long", memory_mb=480_000, resources=resources)
+    own = replace(
+        site, cpu_partition="batch", cpu_account="cpus", cpu_qos="normal", cpu_resources={"constraint": ""}
+    )
+    (segment,) = chain(constant(10), recipe=published_recipe("3B"))
+
+    def places(site: Site) -> set[tuple[object, ...]]:
+        jobs = (corpus_resources(site), checkpoint_resources(site, gpus=0, minutes=60))
+        names = ("slurm_partition", "slurm_account", "qos", "constraint", "slurm_extra")
+        return {tuple(job.get(name) for name in names) for job in jobs}
+
+    assert places(own) == {("batch", "cpus", "normal", None, "--licenses=scratch")}
+    assert places(site) == {("gpu", "lab", "long", "a100_80g", "--licenses=scratch")}
+    # What the GPU jobs ask for is not touched, and the memory of a GPU node is not asked of another.
+    assert training_resources(Hardware(), own) == training_resources(Hardware(), site)
+    assert checkpoint_resources(own, gpus=1, minutes=60) == checkpoint_resources(site, gpus=1, minutes=60)
+    assert corpus_resources(site)["mem_mb"] == checkpoint_memory_mb(segment, site, gpus=0) == 480_000
+    assert corpus_resources(own)["mem_mb"] < checkpoint_memory_mb(segment, own, gpus=0) < 480_000
+    assert checkpoint_memory_mb(segment, own, gpus=1) == 480_000
+
+
+def test_a_site_that_takes_no_memory_request_is_sent_none() -> None:
+    """Snakemake's executor leaves --mem out where a job's `mem_mb` is 0."""
+    from snakemake.iocontainers import ResourceList
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+
+    def submitted(site: Site) -> str:
+        resources = corpus_resources(site) | {"mpi": "", "slurm_extra": "--open-mode=append"}
+        job = SimpleNamespace(resources=ResourceList(fromdict=resources), threads=2)
+        names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+        return str(get_submit_command(job, dict.fromkeys(names, "x")))
+
+    assert " --mem 16000 " in submitted(GPUS)
+    assert "--mem" not in submitted(replace(GPUS, ask_memory=False))
+    (segment,) = chain(constant(10), recipe=published_recipe("3B"))
+    for site in (replace(GPUS, ask_memory=False), replace(GPUS, ask_memory=False, memory_mb=64_000)):
+        assert training_memory_mb(segment, Hardware(), site) == 0
+        assert checkpoint_memory_mb(segment, site, gpus=1) == 0
+
+
+def test_a_gpu_rank_is_given_memory_for_its_context_and_for_the_processes_that_compile(
+    tmp_path: Path,
+) -> None:
+    """4,000 MB a rank left no room for CUDA, NCCL and 32 compile processes."""
+    (segment,) = chain(constant(10), recipe=published_recipe("270M"))
+    one, more = (training_memory_mb(segment, Hardware(threads=threads), GPUS) for threads in (1, 9))
+    assert one - 2 * checkpoint_bytes(segment.recipe.model) / 2**20 >= 12_000
+    assert more - one >= 8 * 500
+    assert training_memory_mb(segment, Hardware(processes=8), GPUS) >= 8 * 12_000
+    job = make_job(segment, tmp_path, tmp_path, threads=9)
+    assert node.environment(job)["TORCHINDUCTOR_COMPILE_THREADS"] == "9"
+
+
+def test_training_can_be_put_into_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--container-image='/images/py torch.sqsh' --container-mounts=/scratch"
+    exported = run_after_setup("", "true")  # no setup: nothing is said
+    assert (exported.returncode, exported.stderr) == (0, "")
+    prologue = job_prologue(Site(srun_options=options))
+    found = subprocess.run(
+        ["bash", "-c", f'{prologue} printf %s "$TST_TITAN_SRUN_OPTIONS"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    monkeypatch.setenv("TST_TITAN_SRUN_OPTIONS", found.stdout)
+    assert slurm.srun(2, 8)[-2:] == ["--container-image=/images/py torch.sqsh", "--container-mounts=/scratch"]
+    monkeypatch.delenv("TST_TITAN_SRUN_OPTIONS")
+    assert "container" not in " ".join(slurm.srun(2, 8))

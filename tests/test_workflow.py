@@ -41,7 +41,14 @@ validation: {{every: 10, tokens: 512}}
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of its own with one tiny study, built once."""
-    folder = tmp_path_factory.mktemp("checkout")
+    folder = make_checkout(tmp_path_factory.mktemp("checkout"))
+    built = snakemake(folder, "studies/tiny")
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def make_checkout(folder: Path) -> Path:
+    """The workflow, its profiles and one tiny study, of which nothing is built."""
     for name in ("Snakefile", "workflow", "local", "slurm"):
         source = REPOSITORY / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
@@ -53,8 +60,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(module, (texts / module.name).with_suffix(".txt"))
     (folder / "studies").mkdir()
     (folder / "studies" / "tiny.yaml").write_text(TINY.format(texts=texts))
-    built = snakemake(folder, "studies/tiny")
-    assert built.returncode == 0, built.stdout + built.stderr
     return folder
 
 
@@ -344,6 +349,31 @@ doc_to_target: gold
 target_delimiter: ""
 metric_list: [{metric: acc}]
 """
+
+
+def test_a_study_whose_evaluation_data_are_not_there_is_refused_before_its_first_job(tmp_path: Path) -> None:
+    """All evaluations failed, one by one, after the whole study was trained. No network is asked."""
+    (tmp_path / "checkout").mkdir()
+    folder = make_checkout(tmp_path / "checkout")
+    (folder / "studies" / "tasks").mkdir()
+    (folder / "studies" / "tasks" / "hosted.yaml").write_text(HOSTED)
+    tiny = folder / "studies" / "tiny.yaml"
+    tiny.write_text(tiny.read_text().replace("tasks: offline", "tasks: [offline, hosted, arc_easy]"))
+    # Where the jobs will look.
+    cache = tmp_path / "cache"
+    (folder / "site.yaml").write_text(f"site: {{environment: {{HF_HOME: {cache}}}}}\n")
+    refused = snakemake(folder, "studies/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+    said = refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert f"error: the data of arc_easy, hosted are not in the prepared cache {cache}" in said
+    command = "tst-titan fetch-eval-data --tasks arc_easy hosted --task-definitions studies/tasks"
+    assert f"on a machine with network run `{command}` with the same HF_HOME" in said
+    assert "Traceback" not in said
+    assert not (folder / "results").exists()
+    # A dry run asks nobody.
+    dry = snakemake(folder, "-n", "studies/tiny")
+    assert dry.returncode == 0, dry.stderr
+    assert "not in the prepared cache" not in dry.stdout + dry.stderr
 
 
 def test_fetched_data_serve_evaluation_jobs_that_have_no_network(checkout: Path, tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ def add_parser(subparsers: Any) -> None:
         "fetch-eval-data", help="download the data of tasks into the cache, for nodes without network"
     )
     _add_tasks(fetch)
+    fetch.add_argument(
+        "--check",
+        action="store_true",
+        help="download nothing: say which tasks' data are not in the cache",
+    )
     fetch.set_defaults(run=_fetch)
 
 
@@ -163,8 +168,8 @@ def _export(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace) -> int:
     from tst_titan.evaluate.environment import prepare_environment
 
-    prepare_environment(network=True)
-    from tst_titan.evaluate.fetch import fetch
+    prepare_environment(network=not args.check)
+    from tst_titan.evaluate.fetch import check, fetch
 
-    fetch(args.tasks, user_tasks=args.task_definitions)
+    (check if args.check else fetch)(args.tasks, user_tasks=args.task_definitions)
     return 0

@@ -1,5 +1,6 @@
-"""Prepare the data of tasks in the Hugging Face cache, so that evaluations need no network."""
+"""Prepare the data of tasks in the Hugging Face cache, so that evaluations need no network; or see whether they are there."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import datasets.config
 
 from tst_titan.errors import UserError
-from tst_titan.evaluate.suites import Tasks, tasks_of
+from tst_titan.evaluate.suites import MissingData, Tasks, tasks_of
 from tst_titan.study.catalogue import OFFLINE_TASKS
 
 
@@ -17,11 +18,7 @@ def fetch(groups: Sequence[str], *, user_tasks: Path) -> None:
     Offline tasks need nothing. Raises `UserError` at the first task whose data cannot be had; what was fetched
     before it stays.
     """
-    names = [
-        task
-        for task in dict.fromkeys(t for group in groups for t in tasks_of(group))
-        if task not in OFFLINE_TASKS
-    ]
+    names = _with_data(groups)
     if not names:
         print("the offline tasks are made of held-out text: nothing to download", file=sys.stderr)
         return
@@ -39,3 +36,32 @@ def fetch(groups: Sequence[str], *, user_tasks: Path) -> None:
         samples = sum(len(task.eval_docs) for task in loaded["tasks"].values())
         print(f"{name}: {samples:,} samples from {data}", file=sys.stderr, flush=True)
     print(f"prepared in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
+
+
+def check(groups: Sequence[str], *, user_tasks: Path) -> None:
+    """One `UserError` that names every task of `groups` whose data an evaluation, which downloads nothing, would not find.
+
+    Loads the tasks as an evaluation does; so a task that nobody defines, or a definition that cannot be read, is said as well.
+    """
+    names = _with_data(groups)
+    tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks)
+    missing = []
+    for name in names:
+        try:
+            tasks.load(name)
+        except MissingData:
+            missing.append(name)
+    if missing:
+        command = ["tst-titan", "fetch-eval-data", "--tasks", *missing]
+        command += ["--task-definitions", str(user_tasks)] if user_tasks.is_dir() else []
+        raise UserError(
+            f"the data of {', '.join(missing)} are not in the prepared cache {datasets.config.HF_DATASETS_CACHE}, and an evaluation "
+            f"downloads nothing; on a machine with network run `{shlex.join(command)}` with the same HF_HOME, or copy that "
+            "folder here"
+        )
+
+
+def _with_data(groups: Sequence[str]) -> list[str]:
+    """The tasks of `groups` but for the offline ones, whose data are held-out text."""
+    tasks = dict.fromkeys(task for group in groups for task in tasks_of(group))
+    return [task for task in tasks if task not in OFFLINE_TASKS]

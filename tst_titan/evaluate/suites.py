@@ -39,6 +39,10 @@ _NAME = re.compile(r"""^["']?(?:task|group|tag)["']?: ["']?([\w.-]+)""", re.MULT
 _LOCAL_BUILDERS = ("json", "csv", "text", "parquet", "arrow", "pandas")
 
 
+class MissingData(UserError):
+    """The data of a task are not in the prepared cache."""
+
+
 def tasks_of(group: str) -> tuple[str, ...]:
     """The tasks of a suite; any other name is a group of one task."""
     return TASK_GROUPS.get(group, (group,))
@@ -87,7 +91,7 @@ class Tasks:
     def load(self, name: str) -> Any:
         """lm-eval's `TaskDict` of one name: the leaf tasks with their data, and the groups over them.
 
-        Raises `UserError` where the data are not in the prepared cache or the definition is wrong.
+        Raises `MissingData` where the data are not in the prepared cache, another `UserError` where the definition is wrong.
         """
         try:
             return self._manager.load([name])
@@ -95,7 +99,7 @@ class Tasks:
             reason = " ".join(str(error).split())[:300]
             datasets = self.datasets(name)
             if isinstance(error, ConnectionError) or "find cache" in reason or "Couldn't find" in reason:
-                raise UserError(
+                raise MissingData(
                     f"task {name}: its data ({', '.join(datasets[:3])}{', ...' if datasets[3:] else ''}) are not in the prepared "
                     f"cache {_cache_dir()}, and an evaluation downloads nothing; on a machine with network run "
                     f"`tst-titan fetch-eval-data --tasks {name}` with the same HF_HOME, or copy that folder here"

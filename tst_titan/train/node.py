@@ -46,10 +46,14 @@ STEP_END_SECONDS = 20.0
 
 
 def environment(job: Job) -> dict[str, str]:
-    """The environment of the ranks, on this node or behind srun."""
+    """The environment of the ranks, on this node or behind srun.
+
+    Left to itself torch compiles with 32 processes a rank, whatever the job was granted.
+    """
     threads = str(job.hardware.threads)
     return (
         MALLOC_KEEPS_BUFFERS
+        | {"TORCHINDUCTOR_COMPILE_THREADS": threads}
         | slurm.environment()
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     )

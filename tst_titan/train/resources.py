@@ -19,13 +19,22 @@ from tst_titan.study.fields import choices
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import hardware_of
 from tst_titan.train.memory import estimate_memory
+from tst_titan.train.slurm import SRUN_OPTIONS
 from tst_titan.train.time_bounds import planned_bounds
 
 # Over the estimate: validation, checkpoints, a machine that reaches less than its site says.
 RUNTIME_MARGIN = 1.5
 # Python, torch and CUDA, collectives' set-up, reading the checkpoint.
 START_MINUTES = 15
+# Host memory of a process: Python, torch, a batch, what gloo and the page cache's maps take. On a GPU also CUDA's
+# libraries and context, NCCL's buffers in host memory and pinned batches. How much that is was not measured here; it grows
+# with the GPUs that a process talks to, and asking for too much costs little on nodes of 100 GB and more a GPU, while a job that
+# asks for too little is killed.
 PROCESS_MB = 4000
+GPU_PROCESS_MB = 12000
+# One of inductor's compile processes: a fork of Python with torch (165 MB of its own, measured on a CPU build), Triton, and
+# the compiler that it runs. Each rank has as many as it has threads (`tst_titan.train.node.environment`).
+COMPILE_WORKER_MB = 600
 MIB = 2**20
 
 
@@ -33,26 +42,35 @@ MIB = 2**20
 class Site:
     """What the workflow must know of a cluster: the section `site` of the configuration.
 
-    `gpus_per_node` 0: training on CPUs. `max_minutes`: the partition's time limit; what takes longer saves, and goes on
-    in the next start of the same job. `accelerator` and `utilization`: for the runtime, as for `tst-titan plan`.
-    `memory_mb`: of a node, where the computed amount is not to be asked for (0: compute it). `setup`: shell lines
-    before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `resources`: further
-    resources for the executor (constraint, slurm_extra).
+    `cpu_partition`: of jobs that need no GPU (corpora in jobs of their own, exports), with `cpu_account`, `cpu_qos` and
+    `cpu_resources`; what is empty is as for the others. `gpus_per_node` 0: training on CPUs. `max_minutes`: the partition's
+    time limit; what takes longer saves, and goes on in the next start of the same job. `accelerator` and `utilization`: for
+    the runtime, as for `tst-titan plan`. `memory_mb`: of a node of `partition`, where the computed amount is not to be asked
+    for (0: compute it). `ask_memory` false: ask for none, where a site gives memory by CPUs or GPUs. `setup`: shell lines
+    before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `srun_options`: further options of
+    the srun that starts training on the nodes (`--container-image`). `resources`: further resources for the executor
+    (constraint, slurm_extra).
     """
 
     partition: str = ""
     account: str = ""
     qos: str = ""
+    cpu_partition: str = ""
+    cpu_account: str = ""
+    cpu_qos: str = ""
     gpus_per_node: int = 0
     gpu_type: str = ""
     accelerator: str = "cpu"
     utilization: float = 0.4
     max_minutes: int = 1440
     memory_mb: int = 0
+    ask_memory: bool = True
     corpus_minutes: int = 0
     setup: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    srun_options: str = ""
     resources: dict[str, int | str] = field(default_factory=dict)
+    cpu_resources: dict[str, int | str] = field(default_factory=dict)
 
 
 def parse_site(settings: Any, *, source: str = "site") -> Site:
@@ -64,9 +82,10 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
         if key not in known:
             raise UserError(f"{source}.{key}: unknown key; {choices(key, known)}")
         wanted = known[key]
-        right = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+        right = isinstance(value, (int, float) if wanted is float else wanted)
+        right &= wanted is bool or not isinstance(value, bool)
         if not right or (wanted in (int, float) and value < 0):
-            raise UserError(f"{source}.{key} = {value!r}: must be a {_NAMES[wanted]}")
+            raise UserError(f"{source}.{key} = {value!r}: must be {_NAMES[wanted]}")
     if settings.get("accelerator", "cpu") not in PEAK_FLOPS:
         raise UserError(f"{source}.accelerator: {choices(settings['accelerator'], PEAK_FLOPS)}")
     gpu_type = settings.get("gpu_type", "")
@@ -75,16 +94,29 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
             f"{source}.gpu_type = {gpu_type!r}: Snakemake's Slurm executor submits types of letters, digits, _ and . alone; leave "
             "it empty and choose the nodes by a feature of theirs (sinfo -o '%G %f'): resources: {constraint: FEATURE}"
         )
-    extra = str(settings.get("resources", {}).get("slurm_extra", ""))
-    if extra.startswith(("'", '"')):
-        # One word to the shell: all options but the first would be swallowed.
-        raise UserError(f"{source}.resources.slurm_extra = {extra!r}: write it without the inner quotes")
+    for key in ("resources", "cpu_resources"):
+        extra = str(settings.get(key, {}).get("slurm_extra", ""))
+        if extra.startswith(("'", '"')):
+            # One word to the shell: all options but the first would be swallowed.
+            raise UserError(f"{source}.{key}.slurm_extra = {extra!r}: write it without the inner quotes")
+    try:
+        shlex.split(settings.get("srun_options", ""))
+    except ValueError as error:
+        raise UserError(
+            f"{source}.srun_options = {settings['srun_options']!r}: {error}; close the quote"
+        ) from error
     values = dict(settings)
     values["environment"] = {str(key): str(value) for key, value in settings.get("environment", {}).items()}
     return Site(**values)
 
 
-_NAMES = {str: "text", int: "number from 0", float: "number from 0", dict: "mapping"}
+_NAMES = {
+    str: "a text",
+    int: "a number from 0",
+    float: "a number from 0",
+    bool: "true or false",
+    dict: "a mapping",
+}
 
 
 def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site: Site) -> None:
@@ -137,44 +169,92 @@ def training_minutes(segment: Segment, hardware: Hardware, site: Site) -> int:
 
 
 def training_memory_mb(segment: Segment, hardware: Hardware, site: Site) -> int:
-    """Memory of a node in megabytes: on CPUs all of training, with GPUs what a checkpoint passes through."""
-    if site.memory_mb:
-        return site.memory_mb
+    """Memory of a node in megabytes: on CPUs all of training, with GPUs what a checkpoint passes through.
+
+    Beside them each rank may have as many processes that compile as it has threads.
+    """
     if site.gpus_per_node:
+        process_mb = GPU_PROCESS_MB
         rank_bytes = 2 * checkpoint_bytes(segment.recipe.model) / hardware.world_size
     else:
+        process_mb = PROCESS_MB
         rank_bytes = 1.3 * estimate_memory(segment.recipe, hardware).total
-    return hardware.processes * (PROCESS_MB + math.ceil(rank_bytes / MIB))
+    if site.gpus_per_node or hardware.compile:
+        process_mb += hardware.threads * COMPILE_WORKER_MB
+    return _memory_mb(site, hardware.processes * (process_mb + math.ceil(rank_bytes / MIB)))
 
 
 def checkpoint_resources(site: Site, *, gpus: int, minutes: int) -> dict[str, int | str]:
-    """Of a job of one process that reads a whole checkpoint (export, evaluation), beside its memory."""
+    """Of a job that reads a whole checkpoint (export, evaluation: `gpus` 0 where it needs none), beside its memory."""
     runtime = min(minutes, site.max_minutes)
-    return {**_common(site), "nodes": 1, "runtime": runtime, **_gpus(site, gpus, 1)}
+    return {**_common(site, on_cpus=not gpus), "nodes": 1, "runtime": runtime, **_gpus(site, gpus, 1)}
 
 
-def checkpoint_memory_mb(segment: Segment, site: Site) -> int:
-    """Memory in megabytes of a process that reads a whole checkpoint."""
-    return site.memory_mb or 2 * PROCESS_MB + math.ceil(checkpoint_bytes(segment.recipe.model) / MIB)
+def checkpoint_memory_mb(segment: Segment, site: Site, *, gpus: int) -> int:
+    """Memory in megabytes of a job that reads a whole checkpoint: of one process, or one for each of `gpus`."""
+    process_mb = GPU_PROCESS_MB if gpus and site.gpus_per_node else 2 * PROCESS_MB
+    # Each process holds the weights, a third of a checkpoint.
+    checkpoint_mb = math.ceil(max(1.0, gpus / 3) * checkpoint_bytes(segment.recipe.model) / MIB)
+    return _memory_mb(site, max(1, gpus) * process_mb + checkpoint_mb, on_cpus=not gpus)
 
 
 def corpus_resources(site: Site) -> dict[str, int | str]:
     """Of a job that tokenizes a corpus."""
-    memory = site.memory_mb or 4 * PROCESS_MB
-    return {**_common(site), "nodes": 1, "mem_mb": memory, "runtime": site.corpus_minutes or 60}
+    memory = _memory_mb(site, 4 * PROCESS_MB, on_cpus=True)
+    return {
+        **_common(site, on_cpus=True),
+        "nodes": 1,
+        "mem_mb": memory,
+        "runtime": site.corpus_minutes or 60,
+    }
+
+
+def _memory_mb(site: Site, computed: int, *, on_cpus: bool = False) -> int:
+    """What to ask for; 0 has the executor leave `--mem` out. `memory_mb` says nothing of the nodes of another partition."""
+    if not site.ask_memory:
+        return 0
+    named = 0 if on_cpus and site.cpu_partition else site.memory_mb
+    return named or computed
 
 
 def job_prologue(site: Site) -> str:
-    """Shell lines before each job's command."""
-    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in site.environment.items())
-    return f"set -euo pipefail; {exports}" + (f"{site.setup.rstrip()}\n" if site.setup else "")
+    """Shell lines before each job's command; each line of the site's own `setup` must succeed, or the job says which did not.
+
+    Unset variables are no error there: `conda activate` and module files read some.
+    """
+    environment = site.environment | ({SRUN_OPTIONS: site.srun_options} if site.srun_options else {})
+    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in environment.items())
+    if not site.setup.strip():
+        return f"set -euo pipefail; {exports}"
+    return (
+        f"set -eo pipefail; {exports}trap {shlex.quote(_SETUP_FAILED)} EXIT\n"
+        f"{site.setup.strip()}\n"
+        # A trap of the setup's own (a folder to remove) stays.
+        'case "$(trap -p EXIT)" in *site.setup:*) trap - EXIT;; esac; set -euo pipefail\n'
+    )
 
 
-def _common(site: Site) -> dict[str, int | str]:
-    named = {"slurm_partition": site.partition, "slurm_account": site.account, "qos": site.qos}
+# Wherever the shell ends before the setup has: in a function, in a file that was sourced, by an `exit`.
+_SETUP_FAILED = 'echo "error: site.setup: ended with status $? at: $BASH_COMMAND" >&2'
+
+
+def _common(site: Site, *, on_cpus: bool = False) -> dict[str, int | str]:
+    named = {
+        "slurm_partition": site.partition,
+        "slurm_account": site.account,
+        "qos": site.qos,
+        **site.resources,
+    }
+    if on_cpus:
+        own = {
+            "slurm_partition": site.cpu_partition,
+            "slurm_account": site.cpu_account,
+            "qos": site.cpu_qos,
+        }
+        named |= {key: value for key, value in own.items() if value} | site.cpu_resources
     # `mpi`, even empty: no srun of the executor's around a command, which would look for SLURM_CONF in vain. Training starts
     # its own on all nodes; a job of one process is where it belongs already.
-    return {"mpi": "", **{key: value for key, value in named.items() if value}, **site.resources}
+    return {"mpi": "", **{key: value for key, value in named.items() if value != ""}}
 
 
 def _gpus(site: Site, per_node: int, nodes: int) -> dict[str, int | str]:

@@ -7,6 +7,7 @@ Everything here is Slurm's own commands. Nothing is asked unless the profile say
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ PATIENCE_SECONDS = 1200.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 # What Slurm says that asking again does not change.
 _REFUSED = re.compile(r"denied|disabled|invalid|not permitted|not found", re.IGNORECASE)
+# In a job's environment: a site's own options of the srun that starts training.
+SRUN_OPTIONS = "TST_TITAN_SRUN_OPTIONS"
 # States in which a job has processes, or is about to.
 RUNNING_STATES = {
     "RUNNING",
@@ -138,6 +141,7 @@ def srun(nodes: int, cpus: int) -> list[str]:
     return [
         "srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
         "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=60", "--unbuffered", "--job-name=train",
+        *shlex.split(os.environ.get(SRUN_OPTIONS, "")),
     ]  # fmt: skip
 
 

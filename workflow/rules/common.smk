@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 from tst_titan.published import published_files
-from tst_titan.study.catalogue import MODELS
+from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import check_section, hardware_of
 from tst_titan.train.resources import (
@@ -99,21 +100,29 @@ if PUBLISHED in {*PLANS, *BROKEN}:
 
 
 onstart:
-    # With the jobs and their resources known, and none submitted: what Slurm would refuse, or let wait for ever.
+    # With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
+    # evaluations would not find when all training is done.
+    jobs = list(workflow.dag.needrun_jobs())
     if workflow.executor_plugin.name == "slurm":
         from tst_titan.cluster.executor import check_resources, mend_executor
         from tst_titan.cluster.preflight import check_cluster, request_of
 
-        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+        submitted = [job for job in jobs if not job.is_local]
         try:
-            for job in jobs:
+            for job in submitted:
                 check_resources(job.rule.name, job.resources)
-            requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
+            requests = [request_of(job.rule.name, job.resources, job.threads) for job in submitted]
             for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
                 print(f"warning: {warning}", file=sys.stderr)
             mend_executor(workflow.executor_settings)
         except UserError as error:
             sys.exit(f"error: {error}")
+    groups = {job.wildcards.group for job in jobs if job.rule.name == "evaluate"} - {"offline", *OFFLINE_TASKS}
+    if groups and not any(job.rule.name == "fetch_eval_data" for job in jobs):
+        check = f"{TST_TITAN} fetch-eval-data --check --tasks {shlex.join(sorted(groups))} --task-definitions {USER_TASKS}"
+        # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
+        if subprocess.run(["bash", "-c", job_prologue(SITE) + check]).returncode:
+            sys.exit(1)
 
 
 def segment_of(name):

@@ -11,7 +11,9 @@ rule evaluate:
         "logs/evaluations/{segment}/{group}.log",
     threads: EVALUATION["processes"]
     resources:
-        mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        mem_mb=lambda wildcards: checkpoint_memory_mb(
+            segment_of(wildcards.segment), SITE, gpus=EVALUATION["processes"]
+        ),
         in_turn=1,
         **checkpoint_resources(SITE, gpus=EVALUATION["processes"], minutes=240),
     message:

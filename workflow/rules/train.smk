@@ -53,7 +53,7 @@ rule export:
     log:
         "logs/exports/{segment}.log",
     resources:
-        mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE),
+        mem_mb=lambda wildcards: checkpoint_memory_mb(segment_of(wildcards.segment), SITE, gpus=0),
         in_turn=1,
         **checkpoint_resources(SITE, gpus=0, minutes=60),
     message:
