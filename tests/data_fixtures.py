@@ -11,7 +11,11 @@ from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSet
 
 
 def numbered_corpus(
-    folder: Path, tokens: dict[str, int], weights: dict[str, float] | None = None, shard_tokens: int = 1000
+    folder: Path,
+    tokens: dict[str, int],
+    weights: dict[str, float] | None = None,
+    shard_tokens: int = 1000,
+    held_out_tokens: int = 997,
 ) -> Path:
     """A corpus in which token n of a source is n, plus 10^8 for each source before it."""
     train_bpe(folder / "tokenizer", ["text"], 257)
@@ -33,12 +37,14 @@ def numbered_corpus(
         sources.append(
             {"name": name, "weight": (weights or {}).get(name, 1.0), "num_tokens": count, "shards": shards}
         )
-    held_out = shard("validation/00000.arrow", np.arange(997, dtype=np.uint32), "validation", "validation")
+    held_out = shard(
+        "validation/00000.arrow", np.arange(held_out_tokens, dtype=np.uint32), "validation", "validation"
+    )
     manifest = {
         "corpus_id": "numbered",
         "tokenizer": {"digest": tokenizer.digest, "eos_id": tokenizer.eos_id, "vocab_size": 2**32},
         "sources": sources,
-        "validation": {"name": "validation", "num_tokens": 997, "shards": [held_out]},
+        "validation": {"name": "validation", "num_tokens": held_out_tokens, "shards": [held_out]},
     }
     (folder / "corpus.json").write_text(json.dumps(manifest))
     return folder

@@ -1,5 +1,6 @@
 """corpus.json as a later stage reads it: the shards of each split, checked against their headers when opened."""
 
+import mmap
 import resource
 from bisect import bisect_right
 from collections import OrderedDict
@@ -137,7 +138,7 @@ class TokenRun:
         """Shard `number`, opened and checked when first asked for."""
         shard = self._open.get(number)
         if shard is None:
-            shard = open_shard(self._corpus.folder / self._files[number])
+            shard = open_shard(self._corpus.folder / self._files[number], advice=mmap.MADV_RANDOM)
             self._check(number, shard)
             self._open[number] = shard
             if len(self._open) > self._most_open:
@@ -157,6 +158,16 @@ class TokenRun:
             part = self.shard(number).ids[: len(out) - filled]
             out[filled : filled + len(part)] = part
             filled += len(part)
+
+    def will_need(self, start: int, count: int) -> None:
+        """Have the system fetch `count` ids from token `start` on; does not wait for them."""
+        number = bisect_right(self._ends, start)
+        while count > 0 and number < self.num_shards:
+            shard = self.shard(number)
+            first = start - self._ends[number] + len(shard.ids)
+            part = min(count, len(shard.ids) - first)
+            shard.will_need(first, part)
+            start, count, number = start + part, count - part, number + 1
 
     def _check(self, number: int, shard: Shard) -> None:
         header, manifest = shard.header, self._corpus.manifest

@@ -4,10 +4,14 @@ The file holds ONE record batch of one row with four list columns, so that each 
 buffer in the memory-mapped file: `ids` (uint16 or uint32, N), `document_offsets` (int64, D + 1: where each document
 starts, then N), `document_hashes` (uint64, D) and `document_bytes` (int64, D). The schema's metadata hold the header.
 Opening reads the header and the footer only; the checksum is read in a pass of its own.
+
+How the system reads a mapped file is up to `madvise`. Left alone, it reads up to megabytes around every page that is missing:
+good for a pass, waste for blocks in random order.
 """
 
 import hashlib
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +24,8 @@ from tst_titan.files import whole_file
 
 _KEY = b"tst_titan.shard"
 _FORMAT = 1
+# The kernel fetches no more than its readahead size at one request, 128 KiB where nobody set it.
+_REQUEST_BYTES = 128 * 1024
 _MEND = "delete the corpus folder and build it again with `tst-titan data build`"
 
 
@@ -40,14 +46,23 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard: read-only views into the mapped file."""
+    """An open shard: read-only views into the mapped file. `ids_start`: the byte at which its ids begin."""
 
     path: Path
     header: ShardHeader
+    mapped: mmap.mmap
+    ids_start: int
     ids: np.ndarray
     document_offsets: np.ndarray
     document_hashes: np.ndarray
     document_bytes: np.ndarray
+
+    def will_need(self, first: int, count: int) -> None:
+        """Have the system fetch the pages of `count` ids from `first` on, and no others; does not wait for them."""
+        start = self.ids_start + first * self.ids.itemsize
+        end = start + count * self.ids.itemsize
+        for at in range(start - start % mmap.PAGESIZE, end, _REQUEST_BYTES):
+            self.mapped.madvise(mmap.MADV_WILLNEED, at, min(_REQUEST_BYTES, end - at))
 
 
 @dataclass(frozen=True)
@@ -100,18 +115,22 @@ def write_shard(
     return header
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Path, *, advice: int = mmap.MADV_NORMAL) -> Shard:
     """Map a shard and check its header against its columns; a file that was cut short is a `UserError`.
 
-    Costs the same for every size: no id is read.
+    Costs the same for every size: no id is read. `advice`: how the system shall read the file (`mmap.MADV_RANDOM`:
+    only the pages that are asked for).
     """
     path = Path(path)
     try:
-        with pa.memory_map(str(path), "r") as file:
-            reader = pa.ipc.open_file(file)
-            stored = json.loads((reader.schema.metadata or {})[_KEY])
-            batch = reader.get_batch(0)
-            columns = [_in_place(batch.column(i).values) for i in range(batch.num_columns)]
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(advice)
+        whole = pa.py_buffer(mapped)
+        reader = pa.ipc.open_file(whole)
+        stored = json.loads((reader.schema.metadata or {})[_KEY])
+        batch = reader.get_batch(0)
+        columns = [_in_place(batch.column(i).values) for i in range(batch.num_columns)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such shard; {_MEND}") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -119,7 +138,8 @@ def open_shard(path: Path) -> Shard:
         raise UserError(f"{path}: not a whole shard, cut short or damaged ({reason}); {_MEND}") from error
     if stored.pop("format") != _FORMAT:
         raise UserError(f"{path}: a shard of another format than {_FORMAT}; {_MEND}")
-    shard = Shard(path, ShardHeader(**stored), *columns)
+    ids_start = columns[0].ctypes.data - whole.address
+    shard = Shard(path, ShardHeader(**stored), mapped, ids_start, *columns)
     header, offsets = shard.header, shard.document_offsets
     lengths = (len(shard.ids), len(offsets) - 1, len(shard.document_hashes), len(shard.document_bytes))
     if lengths != (header.num_tokens, *[header.num_documents] * 3) or offsets[-1] != header.num_tokens:
@@ -129,7 +149,7 @@ def open_shard(path: Path) -> Shard:
 
 def verify_shard(path: Path) -> ShardHeader:
     """Read a whole shard: its checksum must be the header's and every id below the vocabulary's size."""
-    shard = open_shard(path)
+    shard = open_shard(path, advice=mmap.MADV_SEQUENTIAL)
     columns = Columns(shard.ids, shard.document_offsets, shard.document_hashes, shard.document_bytes)
     if _checksum(columns) != shard.header.checksum:
         raise UserError(f"{path}: wrong checksum, its content was changed after it was written; {_MEND}")

@@ -79,6 +79,11 @@ class TokenStream:
             name = self._runs[int(source_KB[start_KB < 0][0])].name
             raise UserError(f"{self.corpus.folder}: source {name} is not tokenized that far; {_GROW}")
         skipped = offset - first * self.block_tokens
+        # Of a block begun earlier the rest was asked for then. All lanes' at once: the disk serves them together.
+        begun = slice(1 if skipped else 0, None)
+        for sources, starts in zip(source_KB[begun].tolist(), start_KB[begun].tolist(), strict=True):
+            for source, start in zip(sources, starts, strict=True):
+                self._runs[source].will_need(start, self.block_tokens)
         for row, sources, starts in zip(tokens_BT, source_KB.T.tolist(), start_KB.T.tolist(), strict=True):
             at = -skipped
             for source, start in zip(sources, starts, strict=True):

@@ -23,6 +23,9 @@ def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> n
         )
     count = min(there, max(1, max_tokens // seq_len)) if max_tokens else there
     windows = np.empty((count, seq_len + 1), dtype=np.int64)
-    for row, number in zip(windows, np.arange(count) * there // count, strict=True):
-        run.read_into(row, int(number) * seq_len)
+    starts = (np.arange(count) * there // count * seq_len).tolist()
+    for start in starts:
+        run.will_need(start, seq_len + 1)
+    for row, start in zip(windows, starts, strict=True):
+        run.read_into(row, start)
     return windows
