@@ -138,27 +138,28 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
 
 
 def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
-    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
+    cluster: SlurmCluster, undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path
 ) -> None:
     """Without `stop_seconds`: steps and saves are measured, and the job is told early enough to save before its limit."""
-    segment, peace = train_in_peace(30, tmp_path / "peace", corpus_dir)
-    # How long a start takes on this machine, as it is busy now; limits are whole minutes.
+    segment, peace = undisturbed
+    # How long a start takes on this machine, as busy as it is; limits are whole minutes.
     first_row = json.loads((peace / "metrics.jsonl").read_text().splitlines()[0])
     start_seconds = first_row["time"] - json.loads((peace / "done.json").read_text())["attempts"][0]["start"]
-    minutes = math.ceil((1.5 * start_seconds + 60) / 56)
-    step, save = (60 * minutes - 50) / 30, 3.0  # more than one start has time for
+    minutes = math.ceil((2 * start_seconds + 60) / 60)
     job = make_job(segment, tmp_path, corpus_dir, nodes=2, checkpoint_steps=4)
     job.folder.mkdir(parents=True)
-    job_id = submit(
-        cluster, job, f"--time={minutes}", environment=slowed(tmp_path / "slowed", step=step, save=save)
-    )
-    end = finish(cluster, job, job_id, peace, seconds=600)
-    first, *_, last = attempts(job)
-    assert (first["outcome"], last["outcome"]) == ("stopped", "finished")
-    assert int(end["restarts"]) >= 1
-    # It stopped before the limit by at least what stopping took, and lost no step.
-    assert first["end"] - first["start"] < 60 * minutes - save
-    assert starts(job)[:2] == [1, first["step"] + 1]
+    # More steps of two seconds than one start has time for.
+    step = max(2.0, 60 * minutes / STEPS)
+    environment = slowed(tmp_path / "slowed", step=step, save=3)
+    job_id = submit(cluster, job, f"--time={minutes}", environment=environment)
+    end = finish(cluster, job, job_id, peace, seconds=500)
+    assert end["restarts"] == "1"
+    first, second = attempts(job)
+    assert (first["outcome"], second["outcome"]) == ("stopped", "finished")
+    # It stopped before the limit by more than what stopping took, and lost no step.
+    assert first["end"] - first["start"] < 60 * minutes - step - 3
+    assert starts(job) == [1, first["step"] + 1]
+    assert 1 < first["step"] < STEPS
 
 
 @pytest.mark.long
