@@ -164,10 +164,11 @@ def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
 
 @pytest.mark.long
 def test_a_fixed_time_to_stop_that_is_too_short_ends_in_timeout(
-    cluster: SlurmCluster, undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path
+    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
 ) -> None:
     """What one number for all layouts did to a slow one: Slurm ends the job while it saves, and never runs it again."""
-    job = make_job(undisturbed[0], tmp_path, corpus_dir, nodes=2, stop_seconds=2)
+    (segment,) = chain(constant(STEPS), recipe=recipe())
+    job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=2)
     job.folder.mkdir(parents=True)
     environment = slowed(tmp_path / "slowed", step=2, save=60)
     job_id = submit(cluster, job, "--time=1", environment=environment)
