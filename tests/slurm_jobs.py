@@ -92,8 +92,9 @@ def starts(job: Job) -> list[int]:
 SLOWED = """\
 import os, sys, time
 
-# The ranks, and not torchrun, whose command line ends like theirs.
-if "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+# The ranks, and not torchrun, whose command line ends like theirs. Once Slurm has started the job again, they are as fast as ever.
+a_rank = "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv
+if a_rank and os.environ["TST_TITAN_SLURM_RESTARTS"] == "0":
     import tst_titan.train.titan
     from torchtitan.trainer import Trainer
 
@@ -113,7 +114,7 @@ if "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" n
 
 
 def slowed(folder: Path, *, step: float, save: float) -> dict[str, str]:
-    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more."""
+    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more in its first start."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOWED.format(step=step, save=save))
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
