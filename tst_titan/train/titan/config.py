@@ -51,7 +51,8 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         model_spec=model_spec(
             recipe.model,
             seq_len=recipe.seq_len,
-            seed=recipe.seed,
+            # A segment with a parent draws no weights: it always loads its parent's or its own.
+            seed=None if job.parent_checkpoint else recipe.seed,
             attention=recipe.attention,
             bags=bags_in,
             float8=_float8(recipe, hardware),
