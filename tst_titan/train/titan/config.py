@@ -79,7 +79,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             bag_size=bag_size,
             superpose=stage.superpose if superposed else "both",
             positions=positions,
-            pin_memory=DEVICE_TYPE != "cpu",
+            device=DEVICE_TYPE,
         ),
         parallelism=parallelism_config(hardware),
         checkpoint=SegmentCheckpoints.Config(
