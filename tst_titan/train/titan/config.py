@@ -52,7 +52,8 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         model_spec=model_spec(
             recipe.model,
             seq_len=recipe.seq_len,
-            seed=recipe.seed,
+            # A segment with a parent draws no weights: it always loads its parent's or its own.
+            seed=None if job.parent_checkpoint else recipe.seed,
             attention=recipe.attention,
             bags=bags_in,
             float8=_float8(recipe, hardware),
@@ -79,7 +80,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             bag_size=bag_size,
             superpose=stage.superpose if superposed else "both",
             positions=positions,
-            pin_memory=DEVICE_TYPE != "cpu",
+            device=DEVICE_TYPE,
         ),
         parallelism=parallelism_config(hardware),
         checkpoint=SegmentCheckpoints.Config(
