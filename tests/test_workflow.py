@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import REPOSITORY, copy_checkout, copy_library, copy_workflow
 from data_hub_server import HubServer
 
 from tst_titan.plan import load_plan
-
-REPOSITORY = Path(__file__).parent.parent
 
 TINY = """\
 corpus:
@@ -41,17 +40,8 @@ validation: {{every: 10, tokens: 512}}
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of its own with one tiny study, built once."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "local", "slurm"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    texts = folder / "texts"
-    texts.mkdir()
-    library = Path(os.__file__).parent
-    for module in sorted(library.glob("*.py")):
-        if 3_000 < module.stat().st_size < 40_000:
-            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
-    (folder / "studies").mkdir()
+    folder = copy_workflow(tmp_path_factory.mktemp("checkout"))
+    texts = copy_library(folder / "texts")
     (folder / "studies" / "tiny.yaml").write_text(TINY.format(texts=texts))
     built = snakemake(folder, "studies/tiny")
     assert built.returncode == 0, built.stdout + built.stderr
@@ -226,8 +216,7 @@ def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_i
             (tools / tool).symlink_to(found)
     monkeypatch.setenv("PATH", str(tools))
     assert shutil.which("sbatch") is None
-    for name in ("Snakefile", "workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     said = run.stdout + run.stderr
@@ -243,11 +232,11 @@ def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_i
 
 
 def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
-    for name in ("workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     # A job with a message is shown without its resources.
     shown = '\nworkflow.get_rule("train").message = None\n'
-    (tmp_path / "Snakefile").write_text((REPOSITORY / "Snakefile").read_text() + shown)
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write(shown)
     site = {"gpus_per_node": 8, "accelerator": "h100", "max_minutes": 1440}
     hardware = {
         "layout": "one-node",
@@ -281,8 +270,7 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
 def test_hardware_that_cannot_train_a_study_is_one_error_before_any_job(
     hardware: dict, message: str, tmp_path: Path
 ) -> None:
-    for name in ("Snakefile", "workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"hardware": hardware}))
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
     assert run.returncode != 0
