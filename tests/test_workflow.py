@@ -54,7 +54,7 @@ def snakemake(
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", profile, *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -299,12 +299,11 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
             command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+        metrics = folder / "metrics.jsonl"
+        while running.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
             time.sleep(0.05)
-        time.sleep(0.5)
         os.killpg(running.pid, signal.SIGINT)  # what a terminal does
-        said, _ = running.communicate(timeout=120)
+        said, _ = running.communicate()
         assert running.returncode != 0
         assert "stopped and saved at step" in said
         assert not (folder / "done.json").exists()
