@@ -56,18 +56,26 @@ def said(job: Job) -> str:
 
 
 def reach(job: Job, step: int) -> None:
-    wait_for(lambda: steps_done(job) >= step, 240, lambda: f"step {step} was not reached\n{said(job)}")
+    # Or until it is over, for nothing that comes after that is waited for.
+    wait_for(
+        lambda: steps_done(job) >= step or (job.folder / "failure.json").exists(),
+        on_failure=lambda: said(job),
+    )
+    assert steps_done(job) >= step, f"step {step} was not reached\n{said(job)}"
 
 
-def finish(
-    cluster: SlurmCluster, job: Job, job_id: str, undisturbed: Path, seconds: float = 300
-) -> dict[str, str]:
-    """Wait for the job's end; it completed, and the segment is what it would have been undisturbed."""
+def end_of(cluster: SlurmCluster, job: Job, job_id: str) -> dict[str, str]:
+    """Wait until Slurm is done with the job, however that ended."""
     over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
     wait_for(
-        lambda: state_of(cluster, job_id)["state"] in over, seconds, lambda: said(job) + str(cluster.jobs())
+        lambda: state_of(cluster, job_id)["state"] in over, on_failure=lambda: said(job) + str(cluster.jobs())
     )
-    end = state_of(cluster, job_id)
+    return state_of(cluster, job_id)
+
+
+def finish(cluster: SlurmCluster, job: Job, job_id: str, undisturbed: Path) -> dict[str, str]:
+    """Wait for the job's end; it completed, and the segment is what it would have been undisturbed."""
+    end = end_of(cluster, job, job_id)
     assert end["state"] == "COMPLETED", said(job)
     last = job.segment.end_step
     assert_same_state(saved_state(job.folder, last), saved_state(undisturbed, last))
