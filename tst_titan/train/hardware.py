@@ -94,6 +94,11 @@ class Hardware:
             self.expert_parallel,
         )
         self.local_batch_size(recipe.sequences_per_step)
+        if self.cuda_graphs and self.deterministic:
+            raise UserError(
+                "hardware: cuda_graphs cannot be used with deterministic: true, whose kernels may wait for the host, which no "
+                "graph allows; use deterministic: false or cuda_graphs: false"
+            )
         sizes = {
             "attention heads": model.num_heads,
             "key-value heads": model.num_kv_heads,
