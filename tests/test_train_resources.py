@@ -64,6 +64,7 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
         ({"partiton": "gpu"}, r"site\.partiton: unknown key; .*did you mean 'partition'"),
         ({"gpus_per_node": "8"}, r"site\.gpus_per_node = '8': must be a number"),
         ({"max_minutes": -1}, r"site\.max_minutes"),
+        ({"gpu_memory_gib": "40"}, r"site\.gpu_memory_gib = '40': must be a number"),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
         (

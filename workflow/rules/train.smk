@@ -41,7 +41,7 @@ rule train:
         "Train {wildcards.segment}"
     shell:
         "{TST_TITAN} train {wildcards.segment} --studies {STUDIES} --results {RESULTS} {SPLIT}"
-        " --hardware {HARDWARE_TEXT}"
+        " --hardware {HARDWARE_TEXT} {GPU_MEMORY}"
 
 
 rule export:
