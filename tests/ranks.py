@@ -14,7 +14,8 @@ import torch.multiprocessing as mp
 
 from tst_titan.train.job import Job, write_job
 
-LONGEST = 240
+# Seconds after which ranks are taken to wait for each other: nothing that a busy machine reaches.
+LONGEST = 900
 
 
 def train_on_ranks(

@@ -95,6 +95,24 @@ def test_a_micro_batch_that_nobody_set_is_the_largest_that_fits() -> None:
         assert hardware_for(segment, section, 40).micro_batch <= chosen.micro_batch
 
 
+def test_the_table_in_the_docs_is_what_is_chosen() -> None:
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    head, _, *lines = re.findall(
+        r"^\| .*", text[text.index("| `hardware` on cards") :].split("\n\n")[0], re.MULTILINE
+    )
+    models = [cell.strip() for cell in head.split("|")[2:-1]]
+    assert models == ["270M", "600M", "3B", "10B-A1B"]
+    assert len(lines) == 3
+    for line in lines:
+        section, *cells = (cell.strip(" `") for cell in line.split("|")[1:-1])
+        for model, cell in zip(models, cells, strict=True):
+            if cell.startswith("refused"):
+                with pytest.raises(UserError, match="needs about 169"):
+                    hardware_for(plain(model), yaml.safe_load(section), 80)
+            else:
+                assert hardware_for(plain(model), yaml.safe_load(section), 80).micro_batch == int(cell)
+
+
 def test_without_gpus_a_rank_takes_its_whole_share_as_ever() -> None:
     segment = plain("270M")
     assert hardware_for(segment, {"processes": 2}, None) == Hardware(processes=2)

@@ -73,7 +73,7 @@ def built() -> dict[str, dict]:
     script = Path(__file__).with_name("fake_layouts.py")
     arguments = [word for pair in BUILT for word in pair]
     result = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300,
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=900,
         cwd=script.parent.parent, env=environment(script),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

@@ -13,9 +13,9 @@ class Hardware:
 
     `processes` ranks run on each of `nodes` nodes, each with `threads` CPU threads. Parallel degrees follow
     torchtitan's names; `data_parallel_shard` -1 takes the ranks that the others leave. `micro_batch` is the number
-    of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; the rest is
-    gradient accumulation). A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes`
-    minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
+    of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; for GPUs
+    `tst_titan.train.fit` puts what they hold there); the rest is gradient accumulation.
+    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
     `stop_seconds` before its time limit. `emulate_float8` computes
     float8 layers on a device that has no float8, slowly, for tests.
     """
