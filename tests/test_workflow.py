@@ -246,11 +246,15 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
     site = {"gpus_per_node": 8, "accelerator": "h100", "max_minutes": 1440}
     hardware = {
         "layout": "one-node",
-        "models": {"270M": {"layout": "one-gpu"}, "10B-A1B": {"layout": "several-nodes"}},
+        "models": {
+            "270M": {"layout": "one-gpu"},
+            "600M": {"micro_batch": 0},
+            "10B-A1B": {"layout": "several-nodes"},
+        },
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"site": site, "hardware": hardware}))
     # A dry run would show one core otherwise.
-    run = snakemake(tmp_path, "-n", "--cores=64", "studies/scaling", profile="slurm")
+    run = snakemake(tmp_path, "-n", "-p", "--cores=64", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     jobs = re.findall(
         r"wildcards: segment=([^/]*?)-(?:baseline|tst).*?threads: (\d+)\n *resources: .*?nodes=(\d+), .*?gres=(\S+), gpus=(\d+)",
@@ -263,6 +267,15 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
         "3B": {("64", "1", "gpu:8", "8")},
         "10B-A1B": {("64", "8", "gpu:8", "64")},
     }
+    # What was left to the workflow is said, and each job is told by which memory it was chosen.
+    chosen = [line for line in run.stderr.splitlines() if line.startswith("hardware: ")]
+    assert [line.split(" of the ")[0] for line in chosen] == [
+        "hardware: 600M: micro_batch 16",
+        "hardware: 600M, bags of 6: micro_batch 16",
+    ]
+    commands = re.findall(r" train \S+/\S+ --studies .*", run.stdout + run.stderr)
+    assert commands
+    assert all(command.endswith(" --gpu-memory-gib 80") for command in commands)
 
 
 @pytest.mark.parametrize(

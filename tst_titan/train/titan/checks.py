@@ -10,6 +10,7 @@ from torchtitan.tools.logging import logger
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment, segment_to_dict
+from tst_titan.train.fit import check_bags, embedded_bag_size
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
 from tst_titan.train.memory import GIB, estimate_memory
@@ -67,7 +68,7 @@ def _device_name() -> str:
 
 def check_memory(job: Job) -> None:
     """Refuse a model whose state alone does not fit its ranks' devices; warn where activations may not."""
-    estimate = estimate_memory(job.segment.recipe, job.hardware)
+    estimate = estimate_memory(job.segment.recipe, job.hardware, embedded_bag_size(job.segment))
     memory = utils.device_module.get_device_properties(utils.get_local_device()).total_memory
     where = _device_name()
     if DEVICE_TYPE == "cpu":
@@ -79,7 +80,14 @@ def check_memory(job: Job) -> None:
             f"{estimate.least / GIB:.1f} GiB do not depend on the micro-batch; {where} has {memory / GIB:.1f} GiB. Use "
             "more ranks (hardware: nodes, processes) or a higher tensor_parallel"
         )
+    if DEVICE_TYPE != "cpu":
+        check_bags(job.segment, job.hardware)
     if estimate.total > memory:
+        if DEVICE_TYPE != "cpu" and not job.hardware.micro_batch:
+            raise UserError(
+                f"hardware: micro_batch is 0, and a rank's whole share of a step needs about {estimate}; {where} has "
+                f"{memory / GIB:.1f} GiB. Set micro_batch"
+            )
         logger.warning(
             f"A rank needs about {estimate}, {where} has {memory / GIB:.1f} GiB: it may run out of memory. Lower "
             "micro_batch, raise loss_chunks, or use activation_checkpoint: selective"
