@@ -281,4 +281,5 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             shutil.rmtree(path)
     for name in ("outcome.json", "attempts.json"):
         (job.folder / name).unlink()
-    shutil.rmtree(job.folder / "nodes", ignore_errors=True)
+    for name in ("nodes", "failures"):
+        shutil.rmtree(job.folder / name, ignore_errors=True)
