@@ -6,6 +6,8 @@ Every fault ends with the losses, weights and moments of a run that nothing dist
 import itertools
 import json
 import math
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -346,6 +348,29 @@ def test_the_controller_is_killed_and_started_again(
     end = finish(cluster, job, job_id, undisturbed[1])
     assert end["restarts"] == "0"
     assert len(attempts(job)) == 1
+
+
+def test_saved_while_the_controller_is_away_the_job_goes_into_the_queue_when_it_is_back(
+    cluster: SlurmCluster, job: Job, undisturbed: tuple[Segment, Path]
+) -> None:
+    job_id = submit(cluster, job)
+    reach(job, 30)
+    (launcher,) = [
+        pid
+        for pid in cluster.processes_of_jobs(nodes_of(cluster, job_id)[0])
+        if b"run_segment" in (command := Path(f"/proc/{pid}/cmdline").read_bytes()) and b"python" in command
+    ]
+    cluster.kill("slurmctld")
+    try:
+        os.kill(launcher, signal.SIGTERM)
+        wait_for(lambda: "no answer from Slurm, asking again" in said(job), 120, lambda: said(job))
+    finally:
+        cluster.start("slurmctld")
+    wait_for(lambda: "is UP" in cluster.run("scontrol", "ping", check=False), 30)
+    end = finish(cluster, job, job_id, undisturbed[1])
+    assert end["restarts"] == "1"
+    assert [attempt["outcome"] for attempt in attempts(job)] == ["stopped", "finished"]
+    assert "Slurm answers again" in said(job)
 
 
 def test_a_full_tmp_does_not_matter(

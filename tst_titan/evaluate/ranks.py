@@ -95,7 +95,7 @@ def shard_model(model: Any, device: str) -> None:
 
 
 def among_ranks() -> bool:
-    """Whether this process is one of several that `run_on` or torchrun started."""
+    """Whether this process is one of several that `run_on` started."""
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
