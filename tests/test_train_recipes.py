@@ -189,6 +189,38 @@ def test_what_the_device_cannot_do_is_refused_before_the_first_step(  # type: ig
     assert message in refusal(make_job(segment, tmp_path, corpus_dir, **hardware))
 
 
+@pytest.mark.parametrize(
+    ("capability", "dense", "experts"),
+    [
+        ((8, 0), False, False),  # A100
+        ((8, 9), True, False),  # L40S
+        ((9, 0), True, True),  # H100, H200
+        ((10, 0), True, True),  # B200
+        ((10, 3), True, True),  # B300
+        ((12, 0), True, False),  # RTX PRO 6000
+    ],
+)
+def test_float8_experts_are_refused_where_there_is_no_grouped_float8(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dense: bool, experts: bool
+) -> None:
+    """On capability 8.9 and 12 torchtitan's own check passed, and the first step failed."""
+    pytest.importorskip("torchao")
+    from tst_titan.train.titan.checks import check_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    for with_experts, allowed in ((False, dense), (True, experts)):
+        if allowed:
+            check_device(Hardware(), "float8", "causal", experts=with_experts)
+        else:
+            message = "float8 with experts needs grouped products" if dense else "needs a GPU with float8"
+            with pytest.raises(UserError, match=f"{message}.*; use precision: bfloat16"):
+                check_device(Hardware(), "float8", "causal", experts=with_experts)
+    # Emulated, experts stay in bfloat16.
+    check_device(Hardware(emulate_float8=True), "float8", "causal", experts=True)
+    check_device(Hardware(), "bfloat16", "causal", experts=True)
+
+
 @pytest.mark.usefixtures("process_group")
 def test_a_model_that_does_not_fit_is_refused_with_what_it_needs(tmp_path: Path, corpus_dir: Path) -> None:
     huge = replace(published_recipe("10B-A1B").model, num_layers=3200)

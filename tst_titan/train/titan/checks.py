@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
@@ -22,13 +23,13 @@ def check_job(job: Job) -> None:
     """The layout, the device and the checkpoint that training starts from, against the segment."""
     recipe, hardware = job.segment.recipe, job.hardware
     hardware.check_recipe(recipe)
-    check_device(hardware, recipe.precision, recipe.attention)
+    check_device(hardware, recipe.precision, recipe.attention, experts=recipe.model.moe is not None)
     check_memory(job)
     check_continues(job)
 
 
-def check_device(hardware: Hardware, precision: str, attention: str) -> None:
-    """Whether this machine's device can compute what is asked of it."""
+def check_device(hardware: Hardware, precision: str, attention: str, *, experts: bool) -> None:
+    """Whether this machine's device can compute what is asked of it; `experts`: of a model that has them."""
     if precision == "float8":
         if find_spec("torchao") is None:
             raise UserError(
@@ -41,6 +42,11 @@ def check_device(hardware: Hardware, precision: str, attention: str) -> None:
             raise UserError(
                 f"precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), not "
                 f"{_device_name()}; use precision: bfloat16"
+            )
+        elif experts and not has_float8_experts():
+            raise UserError(
+                "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of compute capability "
+                f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: bfloat16"
             )
     if DEVICE_TYPE == "cpu":
         if attention == "document":
@@ -60,6 +66,16 @@ def check_device(hardware: Hardware, precision: str, attention: str) -> None:
 def has_float8() -> bool:
     """Whether matrix products in float8 run on this machine's device."""
     return utils.has_cuda_capability(8, 9) or utils.has_rocm_capability(9, 4)
+
+
+def has_float8_experts() -> bool:
+    """Whether grouped products in float8 do: `torch._scaled_grouped_mm` takes two architectures and neither an older nor a later one.
+
+    torchtitan lets capability 8.9 (L40S) and 12 (RTX PRO 6000) begin, which then fail in the first step.
+    """
+    if torch.version.hip is not None:
+        return bool(utils.has_rocm_capability(9, 4))
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] in (9, 10)
 
 
 def _device_name() -> str:
