@@ -4,6 +4,7 @@ import faulthandler
 import os
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ from tst_titan.train.job import Job, write_job
 LONGEST = 240
 
 
-def train_on_ranks(jobs: dict[str, Job], world_size: int) -> None:
+def train_on_ranks(
+    jobs: dict[str, Job], world_size: int, train: dict[str, Callable[[Job], None]] | None = None
+) -> None:
     """Train every job on `world_size` ranks; each leaves `initial.pt`, its metrics and its checkpoint in its folder.
 
     A job that fails leaves `error-RANK.txt` instead and the next one runs, so that one start of the processes, which
-    costs as much as all the training, serves many tests.
+    costs as much as all the training, serves many tests. `train` names what to call instead of `train_recorded`.
     """
+    tasks = [((train or {}).get(name, train_recorded), job) for name, job in jobs.items()]
     for job in jobs.values():
         write_job(job)
     # A store for each job, held here as torchrun holds it: no port is chosen that something else may take meanwhile.
     stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs]
     ports = [store.port for store in stores]
-    ranks = mp.spawn(_rank, args=(world_size, list(jobs.values()), ports), nprocs=world_size, join=False)
+    ranks = mp.spawn(_rank, args=(world_size, tasks, ports), nprocs=world_size, join=False)
     deadline = time.monotonic() + LONGEST
     while not ranks.join(timeout=5):
         if time.monotonic() > deadline:
@@ -36,17 +40,19 @@ def train_on_ranks(jobs: dict[str, Job], world_size: int) -> None:
             raise TimeoutError(f"the ranks were not done after {LONGEST} seconds: one waits for another")
 
 
-def _rank(rank: int, world_size: int, jobs: list[Job], ports: list[int]) -> None:
+def _rank(
+    rank: int, world_size: int, tasks: list[tuple[Callable[[Job], None], Job]], ports: list[int]
+) -> None:
     faulthandler.dump_traceback_later(LONGEST - 10)
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
         TORCHELASTIC_USE_AGENT_STORE="True",
     )  # fmt: skip
-    for job, port in zip(jobs, ports, strict=True):
+    for (train, job), port in zip(tasks, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         try:
-            train_recorded(job)
+            train(job)
         except Exception:
             (job.folder / f"error-{rank}.txt").write_text(traceback.format_exc())
         finally:

@@ -15,7 +15,8 @@ class Hardware:
     torchtitan's names; `data_parallel_shard` -1 takes the ranks that the others leave. `micro_batch` is the number
     of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; the rest is
     gradient accumulation). A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes`
-    minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
+    minutes (0: not by that rule), and always at the end and when the job is told to stop; the last two are kept.
+    `async_checkpoints` copies the state into host memory and writes it while training goes on; a job of Slurm stops by itself
     `stop_seconds` before its time limit. `emulate_float8` computes
     float8 layers on a device that has no float8, slowly, for tests.
     """
@@ -35,6 +36,7 @@ class Hardware:
     loss_chunks: int = 1
     checkpoint_steps: int = 0
     checkpoint_minutes: float = 10.0
+    async_checkpoints: bool = False
     stop_seconds: float = 180.0
     deterministic: bool = True
     emulate_float8: bool = False
