@@ -15,8 +15,10 @@ class Hardware:
     torchtitan's names; `data_parallel_shard` -1 takes the ranks that the others leave. `micro_batch` is the number
     of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; for GPUs
     `tst_titan.train.fit` puts what they hold there); the rest is gradient accumulation.
-    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
-    `stop_seconds` before its time limit (0: as long as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
+    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and
+    always at the end and when the job is told to stop; the last two are kept. `async_checkpoints` copies the state into host
+    memory and writes it while training goes on. A job of Slurm stops by itself `stop_seconds` before its time limit (0: as long
+    as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
     float8 layers on a device that has no float8, slowly, for tests.
     """
 
@@ -35,6 +37,7 @@ class Hardware:
     loss_chunks: int = 1
     checkpoint_steps: int = 0
     checkpoint_minutes: float = 10.0
+    async_checkpoints: bool = False
     stop_seconds: float = 0.0
     deterministic: bool = True
     emulate_float8: bool = False

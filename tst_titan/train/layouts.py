@@ -24,6 +24,7 @@ from tst_titan.train.recipes import layout
 _NO_LAYOUTS_BUSINESS = {
     "checkpoint_steps",
     "checkpoint_minutes",
+    "async_checkpoints",
     "stop_seconds",
     "emulate_float8",
     "tensorboard",

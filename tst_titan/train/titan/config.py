@@ -88,6 +88,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             folder="checkpoint",
             interval=hardware.checkpoint_steps or segment.end_step + 1,
             keep_latest_k=2,
+            async_mode="async" if hardware.async_checkpoints else "disabled",
             last_save_model_only=False,
             initial_load_path=str(job.parent_checkpoint) if job.parent_checkpoint else None,
             initial_load_model_only=False,
