@@ -17,6 +17,9 @@ class HubServer(ThreadingHTTPServer):
     status, "cut" for a body that ends in the middle, or "changed" for other bytes of the same length. `requests` counts
     the GETs of each file and, as "listed", the queries of sizes; `bytes_sent` the bytes of each file. Files of more than 5,000 bytes are kept in
     large file storage, as the hub does with large ones: their hash is the SHA-256 of the content, the others' git's.
+    With `token` the dataset is gated: its files are for requests that bring it, the rest is for all. With `elsewhere` (another
+    server's address) files are redirected there, as large ones are to the hub's storage. `authorizations` counts what
+    requests brought, "" for nothing.
     `move_to` makes other files the head of the default branch; the commit that was there before can still be read.
     """
 
@@ -30,6 +33,9 @@ class HubServer(ThreadingHTTPServer):
         self.faults = faults
         self.requests: Counter[str] = Counter()
         self.bytes_sent: Counter[str] = Counter()
+        self.authorizations: Counter[str] = Counter()
+        self.token = ""
+        self.elsewhere = ""
 
     def move_to(self, files: dict[str, bytes]) -> None:
         self.head, self.commits[LATER_COMMIT] = LATER_COMMIT, files
@@ -67,7 +73,14 @@ class _Handler(BaseHTTPRequestHandler):
             }
         return entry | {"oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
 
+    def brought(self) -> str:
+        authorization = self.headers.get("Authorization", "")
+        if "/datasets/" in self.path:  # what the client asks besides is not about the dataset
+            self.server.authorizations[authorization] += 1
+        return authorization
+
     def do_POST(self) -> None:
+        self.brought()
         sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.requests["listed"] += 1
         wanted = json.loads(sent)["paths"] if sent.startswith("{") else parse_qs(sent)["paths"]
@@ -80,6 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        authorization = self.brought()
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/api/") and self.server.faults.get("api"):
             return self.answer(int(self.server.faults["api"].pop(0)), b"{}", Retry_After="0")
@@ -99,6 +113,16 @@ class _Handler(BaseHTTPRequestHandler):
         prefix, _, place = path.partition("/resolve/")
         revision, _, name = place.partition("/")
         files = self.server.commits.get(self.commit(revision), {})
+        if self.server.token and authorization != f"Bearer {self.server.token}":
+            return self.answer(401, b"{}", X_Error_Code="GatedRepo")
+        if prefix == "/datasets/org/name" and name in files and self.server.elsewhere:
+            size, digest = len(files[name]), hashlib.sha256(files[name]).hexdigest()
+            headers = {
+                "X_Repo_Commit": self.commit(revision),
+                "X_Linked_Size": str(size),
+                "X_Linked_ETag": f'"{digest}"',
+            }
+            return self.answer(302, Location=f"{self.server.elsewhere}{self.path}", **headers)
         if prefix == "/datasets/org/name" and name in files:
             return self.file(name, files[name], self.commit(revision))
         return self.answer(

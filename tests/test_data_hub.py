@@ -94,13 +94,13 @@ for settings in json.loads(sys.argv[2]):
 """
 
 
-def run_with_hub(server, tmp_path, program, *arguments):
+def run_with_hub(server, tmp_path, program, *arguments, **variables):
     """The JSON lines that a process prints which knows this hub alone."""
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir(exist_ok=True)
     environment = os.environ | {
         "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path / "tmp"),
-    }  # fmt: skip
+    } | variables  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", program, Path(__file__).parent.parent, *map(str, arguments)],
         env=environment, capture_output=True, text=True, check=True, timeout=120,
@@ -109,10 +109,10 @@ def run_with_hub(server, tmp_path, program, *arguments):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def read_remotely(server, tmp_path, *asked):
+def read_remotely(server, tmp_path, *asked, **variables):
     """What is found for each of the sources."""
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    found = run_with_hub(server, tmp_path, PROGRAM, json.dumps([HUB | one for one in asked]))
+    found = run_with_hub(server, tmp_path, PROGRAM, json.dumps([HUB | one for one in asked]), **variables)
     server.shutdown()
     return found
 
@@ -155,6 +155,44 @@ def test_what_a_remote_dataset_lacks_is_said(tmp_path):
     assert "no revision 'v9'" in revision["error"]
     assert f"org/name@{COMMIT}/{name}, line 1: no column 'body' (there: text)" in column["error"]
     assert "'none/*.jsonl'" in pattern["error"]
+
+
+TOKEN = "hf_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_token_opens_a_gated_dataset_and_goes_to_the_hub_alone(tmp_path, redirected):
+    """To the hub with every listing and download; not to the storage that it redirects to, into no file and no output."""
+    parts = {"data/train-00000.jsonl": texts(10), "data/train-00001.jsonl": texts(100, seed=1)}
+    server = HubServer({name: rows(documents) for name, documents in parts.items()}, {})
+    server.token = TOKEN
+    storage = HubServer(server.files, {})
+    threading.Thread(target=storage.serve_forever, daemon=True).start()
+    if redirected:
+        server.elsewhere = storage.url.replace("127.0.0.1", "localhost")
+    (found,) = read_remotely(server, tmp_path, {"path": "org/name"}, HF_TOKEN=TOKEN)
+    storage.shutdown()
+    assert found["texts"] == parts
+    assert set(server.authorizations) == {f"Bearer {TOKEN}"}
+    assert set(storage.authorizations) == ({""} if redirected else set())
+    assert sum(storage.requests.values()) == (2 if redirected else 0)
+    assert TOKEN not in json.dumps(found)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("token", ["", TOKEN[:-1] + "9"])
+def test_a_dataset_that_needs_a_login_is_told_how(tmp_path, token):
+    """It was "gone: the revision was removed after it was listed"."""
+    server = HubServer({"train.jsonl": rows(texts(20))}, {})
+    server.token = TOKEN
+    (refused,) = read_remotely(server, tmp_path, {"path": "org/name"}, HF_TOKEN=token)
+    message = refused["error"]
+    assert (
+        "dataset org/name: needs a login: accept its terms on the hub, then set HF_TOKEN or run `hf auth login`"
+        in message
+    )
+    assert "hf_a1B2" not in message
 
 
 @pytest.mark.parametrize(

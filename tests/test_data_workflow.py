@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from checkouts import REPOSITORY, copy_workflow
 from data_fixtures import texts
+from data_hub_server import HubServer
 from synthetic_corpus import BAD, write_corpus
 
 from tst_titan.data.manifest import verify_corpus
@@ -102,3 +104,37 @@ def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes
     manifest["sources"][0]["complete"] = False
     (folder / "corpus.json").write_text(json.dumps(manifest))
     assert planned(tmp_path, final) == {"corpus_growth"}
+
+
+def test_downloads_lie_beside_the_corpus_until_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake points jobs to the node's /tmp: 16 processes with files of 2 GB filled it."""
+    for name in ("Snakefile", "workflow", "local", "slurm"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    train_bpe(tmp_path / "tokenizer", texts(200), 4096)
+    (tmp_path / "studies").mkdir()
+    study = STUDY.format(files="org/name", tokenizer=tmp_path / "tokenizer", steps=20)
+    (tmp_path / "studies/hub.yaml").write_text(study.replace("kind: files", "kind: hub").replace("20k", "1k"))
+    (identity,) = load_plan(tmp_path / "studies/hub.yaml", tmp_path / "results").corpora
+    seen: set[Path] = set()
+
+    class Watched(dict[str, bytes]):
+        """Files that look, when they are asked for, where downloads have been begun."""
+
+        def __getitem__(self, name: str) -> bytes:
+            seen.update(folder.parent for folder in tmp_path.rglob("tst-titan-*"))
+            return super().__getitem__(name)
+
+    documents = "".join(json.dumps({"text": text}) + "\n" for text in texts(500)).encode()
+    server = HubServer(Watched({"train.jsonl": documents}), {})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    built = snakemake(tmp_path, f"results/data/{identity}/corpus.json")
+    server.shutdown()
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert seen == {tmp_path / "results" / "data" / identity / ".work" / "downloads"}
+    assert not (tmp_path / "results" / "data" / identity / ".work").exists()

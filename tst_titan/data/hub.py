@@ -2,7 +2,8 @@
 
 `path` is a repository's name or a local dataset folder. Which files make a subset and split is what `datasets` says. They
 are listed once, at the commit that the revision names then, with size and hash; all jobs read that commit. A file is
-downloaded to the temporary folder (`TMPDIR`), compared with its hash, read, and deleted.
+downloaded to the temporary folder (`TMPDIR`), compared with its hash, read, and deleted. The hub's client brings the user's
+token (`HF_TOKEN`, or what `hf auth login` left) to the hub alone.
 """
 
 import errno
@@ -78,9 +79,11 @@ def _commit(source: SourceSettings) -> str:
             f"corpus source {source.name}: dataset {source.path} has no revision {source.revision!r}; correct `revision`"
         ) from error
     except RepositoryNotFoundError as error:
+        if _needs_login(error):
+            raise _login(source) from error
         raise UserError(
-            f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub (or it needs a login); "
-            "correct `path`"
+            f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub; correct `path` (a private "
+            "one needs HF_TOKEN or `hf auth login`)"
         ) from error
     except Exception as error:
         raise _refused(source, error, "cannot be listed") from error
@@ -101,6 +104,8 @@ def _files(source: SourceSettings, commit: str) -> list[str]:
             )
         )
     except (DatasetNotFoundError, FileNotFoundError) as error:
+        if _needs_login(error):
+            raise _login(source) from error
         raise UserError(
             f"corpus source {source.name}: dataset {source.path!r}"
             f"{f' with file_pattern {source.file_pattern!r}' if source.file_pattern else ''}: there is none here or on "
@@ -172,6 +177,8 @@ def _downloaded(source: SourceSettings, entry: Input, folder: Path) -> Path:
     except (EntryNotFoundError, RevisionNotFoundError, RepositoryNotFoundError) as error:
         if _passing(error):  # the client says "not found here" of what it could not reach
             raise _refused(source, error, f"{name} cannot be downloaded (tried {_ATTEMPTS} times)") from error
+        if _needs_login(error):
+            raise _login(source) from error
         raise UserError(
             f"corpus source {source.name}: {entry.path} is gone: the revision was removed after it was listed; "
             "delete the corpus folder, set `revision` to a commit that exists and build again"
@@ -216,6 +223,21 @@ def _passing(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _needs_login(error: Exception) -> bool:
+    """Whether the hub has the dataset and shows it only to those who accepted its terms."""
+    from huggingface_hub.errors import GatedRepoError
+
+    # `datasets` raises an error of its own, without the cause.
+    return isinstance(error, GatedRepoError) or "is a gated dataset" in str(error)
+
+
+def _login(source: SourceSettings) -> UserError:
+    return UserError(
+        f"corpus source {source.name}: dataset {source.path}: needs a login: accept its terms on the hub, then set HF_TOKEN or run "
+        "`hf auth login`"
+    )
 
 
 def _hash_of(path: Path, version: str) -> str:

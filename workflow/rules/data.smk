@@ -15,6 +15,11 @@ LOCAL_CORPORA = not SITE.corpus_minutes
 TOKENIZE_THREADS = workflow.resource_settings.cores or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
 
 
+def downloads(wildcards):
+    """Where a job's downloads lie until they are read: beside the corpus, as 16 files of 2 GB fill a node's /tmp."""
+    return str((RESULTS / "data" / wildcards.corpus / ".work" / "downloads").absolute())
+
+
 def corpus_parts(wildcards):
     """The shares of a corpus's files that are jobs of their own; none where one job does it all or did it."""
     if (RESULTS / "data" / wildcards.corpus / "corpus.json").exists():
@@ -46,6 +51,7 @@ rule corpus_listing:
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:
+        tmpdir=downloads,
         **corpus_resources(SITE),
     message:
         "List {wildcards.corpus}"
@@ -61,6 +67,7 @@ rule corpus_part:
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:
+        tmpdir=downloads,
         **corpus_resources(SITE),
     message:
         "Tokenize share {wildcards.part} of {wildcards.parts} of {wildcards.corpus}"
@@ -76,6 +83,7 @@ rule corpus:
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:
+        tmpdir=downloads,
         **corpus_resources(SITE),
     message:
         "Tokenize {wildcards.corpus}"
@@ -89,6 +97,7 @@ rule corpus_growth:
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:
+        tmpdir=downloads,
         **corpus_resources(SITE),
     message:
         "Tokenize more of {wildcards.corpus}"
