@@ -1,6 +1,8 @@
 """A built corpus holds every document once, on one side, and its bytes depend on its inputs alone."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,19 +245,107 @@ def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_
     )
 
 
-def test_a_corpus_whose_files_changed_does_not_grow(tmp_path):
-    chosen = settings(
-        many_files(tmp_path / "in", texts(400)),
-        tokenizer=TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t")),
-    )
+def without_work(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(folder).items() if not name.startswith(".work/")}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "file"])
+def test_a_corpus_whose_files_changed_does_not_grow_and_stays_as_it_was(tmp_path, kind):
+    """The refused growth trained the tokenizer anew first: after it every run said "another tokenizer"."""
     train_bpe(tmp_path / "t", texts(100), 300)
+    given = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t"))
+    chosen = settings(
+        many_files(tmp_path / "in", texts(400)), **({"tokenizer": given} if kind == "file" else {})
+    )
     grown(tmp_path / "corpus", chosen, 3000)
-    manifest = (tmp_path / "corpus/corpus.json").read_bytes()
+    before = without_work(tmp_path / "corpus")
     many_files(tmp_path / "in", texts(400, seed=1))
-    with pytest.raises(UserError, match=r"00000\.arrow: the files that it was made of have changed"):
+    with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
         grown(tmp_path / "corpus", chosen, 20_000)
-    assert (tmp_path / "corpus/corpus.json").read_bytes() == manifest
+    with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
+        build.tokenize_part(chosen, tmp_path / "corpus", (0, 1), num_workers=1, needed={"local": 20_000})
+    assert without_work(tmp_path / "corpus") == before
     verify_corpus(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("which", ["training", "held out"])
+def test_a_growth_refused_late_changes_nothing_either(tmp_path, which):
+    """A corpus of an earlier version has no digest of its inputs: then the shards tell, training and held out."""
+    chosen = settings(many_files(tmp_path / "in", texts(400)))
+    grown(tmp_path / "corpus", chosen, 6000)
+    manifest = json.loads((tmp_path / "corpus/corpus.json").read_text())
+    del manifest["sources"][0]["origin"]
+    manifest["sources"][0]["origin"] = {"path": str(tmp_path / "in")}
+    (tmp_path / "corpus/corpus.json").write_text(json.dumps(manifest))
+    before = without_work(tmp_path / "corpus")
+    first = held_out_texts(tmp_path / "corpus")[0]
+    old = json.dumps(first if which == "held out" else training_texts(tmp_path / "corpus")[0])
+    # For a held-out document another one: that of the smallest hash.
+    new = next(
+        t
+        for t in texts(10**5, seed=5, words=3)
+        if (document_hash(t) < document_hash(first)) == (which == "held out")
+    )
+    for file in (tmp_path / "in").iterdir():
+        file.write_text(file.read_text().replace(old, json.dumps(new)))
+    with pytest.raises(UserError, match="the files that it was made of have changed"):
+        grown(tmp_path / "corpus", chosen, 20_000)
+    assert without_work(tmp_path / "corpus") == before
+
+
+def test_a_corpus_grows_after_its_work_folder_is_gone_and_its_files_were_copied(tmp_path):
+    chosen = settings(many_files(tmp_path / "in", texts(400)))
+    total = grown(tmp_path / "all", chosen, None)["sources"][0]["num_tokens"]
+    grown(tmp_path / "corpus", chosen, total // 3)
+    shutil.rmtree(tmp_path / "corpus/.work")
+    for file in (tmp_path / "in").iterdir():
+        os.utime(file, (0, 0))
+    grown(tmp_path / "corpus", chosen, 10 * total)
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "all")
+
+
+def test_changed_inputs_of_a_whole_corpus_are_named(tmp_path):
+    train_bpe(tmp_path / "t", texts(100), 300)
+    given = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t"))
+    chosen = settings(many_files(tmp_path / "in", texts(400)), tokenizer=given)
+    folder = tmp_path / "corpus"
+    manifest = build_corpus(chosen, folder, num_workers=1)
+    file = tmp_path / "in/03.jsonl"
+    good = file.read_text()
+
+    file.write_text(good.replace("a", "b"))  # of the same size
+    with pytest.raises(
+        UserError, match=r"files of source local have changed .* \(their content differs\): bring"
+    ):
+        build_corpus(chosen, folder, num_workers=1)
+    file.write_text(good + good)
+    with pytest.raises(UserError, match=r"\(num_bytes: \d+ then, \d+ now, names or sizes differ"):
+        build_corpus(chosen, folder, num_workers=1)
+    file.write_text(good)
+    assert build_corpus(chosen, folder, num_workers=1) == manifest
+
+    train_bpe(tmp_path / "t", texts(100, seed=2), 300)
+    with pytest.raises(
+        UserError, match=r"t/tokenizer\.json is another tokenizer than the one that made this corpus"
+    ):
+        build_corpus(chosen, folder, num_workers=1)
+    train_bpe(tmp_path / "t", texts(100), 300)
+
+    shard = folder / manifest["sources"][0]["shards"][1]["file"]
+    shard.rename(tmp_path / "away")
+    with pytest.raises(UserError, match=f"{shard.name}"):
+        build_corpus(chosen, folder, num_workers=1)
+    (tmp_path / "away").rename(shard)
+    assert build_corpus(chosen, folder, num_workers=1) == manifest
+
+
+def test_a_whole_corpus_stays_when_its_text_is_removed(tmp_path, capsys):
+    chosen = settings(jsonl(tmp_path / "in.jsonl", texts(150)))
+    manifest = build_corpus(chosen, tmp_path / "corpus", num_workers=1)
+    (tmp_path / "in.jsonl").unlink()
+    capsys.readouterr()
+    assert build_corpus(chosen, tmp_path / "corpus", num_workers=1) == manifest
+    assert "not compared with what the corpus was made of: corpus source local" in capsys.readouterr().err
 
 
 def test_tokens_dropped_as_duplicates_are_made_up_for(tmp_path):

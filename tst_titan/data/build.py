@@ -21,6 +21,8 @@ from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
 from tst_titan.data.groups import GroupJob
 from tst_titan.data.held_out import HeldOutRule, groups_that_keep_text, held_out_rule, wanted_bytes
+from tst_titan.data.inputs import check_inputs
+from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.needed import holds
 from tst_titan.data.run_groups import Enough, SourceJobs, run_groups, say
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
@@ -39,12 +41,15 @@ def build_corpus(
 
     With `needed` (training tokens by source, see `needed.py`) only so many of the groups are tokenized. A corpus that
     is there and holds enough is returned as it is, one that holds too little grows: tokens are appended, nothing that
-    was there changes. Raises `UserError` for inputs that cannot be read (after all readable groups are done), too
+    was there changes. In both cases its inputs are compared with those that it was made of. Raises `UserError` for inputs that cannot be read (after all readable groups are done), too
     little text, and what cannot be written.
     """
     out_dir = Path(out_dir)
     manifest = _whole(settings, out_dir)
     aim = _limited(settings, needed)
+    if manifest is not None and holds(manifest, needed):
+        verify_corpus(out_dir, largest=0)
+        check_inputs(settings, out_dir, manifest, [_still_there(source) for source in settings.sources])
     while manifest is None or not holds(manifest, needed):
         prepared = prepare(settings, out_dir, num_workers=num_workers)
         results = run_groups(prepared, Enough(aim, wanted_bytes(settings)), num_workers)
@@ -118,7 +123,13 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
             say(note)
     tokenizer_folder = Path(out_dir) / "tokenizer"
     rule = held_out_rule(settings, listings)
-    _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
+    manifest = _whole(settings, Path(out_dir))
+    if manifest is None:
+        _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
+    else:
+        # A corpus that grows keeps its tokenizer, and nothing of it changes before the larger one is whole.
+        check_inputs(settings, Path(out_dir), manifest, listings)
+        open_corpus(Path(out_dir))
     tokenizer = load_tokenizer(tokenizer_folder)
     check_vocabulary(tokenizer, settings.tokenizer)
     return tuple(
@@ -143,6 +154,17 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         for source, listing in zip(settings.sources, listings, strict=True)
         for keeping in [groups_that_keep_text(settings, listing)]
     )
+
+
+def _still_there(source: SourceSettings) -> Listing | None:
+    """The source's listing; None for a hub's dataset, whose commit is fixed, and where no file is left."""
+    if source.kind == "hub":
+        return None
+    try:
+        return list_source(source)
+    except UserError as error:
+        say(f"not compared with what the corpus was made of: {error}")
+        return None
 
 
 def _listed(source: SourceSettings, out_dir: Path) -> Listing:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tst_titan.data.file_kinds import format_of
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
+from tst_titan.data.inputs import recorded
 from tst_titan.data.run_groups import SourceJobs
 from tst_titan.data.shards import (
     Columns,
@@ -48,6 +49,10 @@ _INDEX = pa.schema(
         ("checksum", pa.string()),
         ("inputs", pa.list_(pa.string())),
     ]
+)
+_CHANGED = (
+    "the files that it was made of have changed, so that this corpus cannot grow; bring them back, or delete the corpus "
+    "folder and build it again (runs on it then start anew)"
 )
 
 
@@ -78,6 +83,14 @@ def finish(
     if earlier is None:
         for split in ("train", "validation"):
             shutil.rmtree(out_dir / split, ignore_errors=True)
+
+    def held_out_split() -> dict[str, Any]:
+        held_out = [group for of_source in groups for group in _enough_held_out(settings, of_source)]
+        there = earlier["validation"] if earlier else None
+        return _validation_split(settings, out_dir, held_out, tokenizer, _few_documents(prepared), there)
+
+    # Of a corpus that grows before anything is placed: it is where a change of the inputs may show alone.
+    validation = held_out_split() if earlier else None
     counts = np.zeros(tokenizer.num_ids, dtype=np.int64)
     rule = prepared[0].jobs[0].held_out.text
     index: list[dict[str, Any]] = []
@@ -94,7 +107,7 @@ def finish(
                 "weight": part.source.weight,
                 **_totals(shards),
                 "complete": bool(enough) or len(of_source) == len(part.jobs),
-                "origin": part.listing.origin,
+                "origin": recorded(part.source.kind, part.listing),
             }
         )
         notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
@@ -102,8 +115,7 @@ def finish(
             raise UserError(
                 f"corpus source {part.source.name}: no document to train on; {rule}{_few_documents(prepared)}"
             )
-    held_out = [group for of_source in groups for group in _enough_held_out(settings, of_source)]
-    validation = _validation_split(settings, out_dir, held_out, tokenizer, _few_documents(prepared))
+    validation = validation or held_out_split()
     num_tokens = sum(source["num_tokens"] for source in sources)
     manifest = {
         "corpus_id": settings.id,
@@ -195,10 +207,7 @@ def _same(out_dir: Path, there: dict[str, Any], shard: Shard, keep: np.ndarray) 
     """The shard that the corpus has in this one's place. Raises `UserError` where it was made of something else."""
     kept = int(np.diff(shard.document_offsets)[keep].sum())
     if kept != there["num_tokens"] or (keep.all() and shard.header.checksum != there["checksum"]):
-        raise UserError(
-            f"{out_dir / there['file']}: the files that it was made of have changed, so that this corpus cannot grow; "
-            "bring them back, or delete the corpus folder and build it again (runs on it then start anew)"
-        )
+        raise UserError(f"{out_dir / there['file']}: {_CHANGED}")
     return there
 
 
@@ -208,6 +217,8 @@ def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHe
         return write_training_shard(path, select_documents([shard], [keep]), job)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Left there by a growth that was refused or killed.
+        path.unlink(missing_ok=True)
         try:
             os.link(shard.path, path)
         except OSError:
@@ -246,9 +257,17 @@ def _is_one_document(name: str) -> bool:
 
 
 def _validation_split(
-    settings: CorpusSettings, out_dir: Path, groups: Sequence[_Group], tokenizer: CorpusTokenizer, mend: str
+    settings: CorpusSettings,
+    out_dir: Path,
+    groups: Sequence[_Group],
+    tokenizer: CorpusTokenizer,
+    mend: str,
+    there: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Held-out documents in the order of their hashes until `validation_tokens` are reached; if they are not, `mend`."""
+    """Held-out documents in the order of their hashes until `validation_tokens` are reached; if they are not, `mend`.
+
+    `there`: the split of a corpus that grows, which must stay what it is.
+    """
     documents: dict[int, dict[str, Any]] = {}
     for group in groups:
         with group.job.file(".held_out.jsonl").open(encoding="utf-8") as lines:
@@ -283,8 +302,9 @@ def _validation_split(
         np.array(sizes, dtype=np.int64),
     )
     name = "validation/00000.arrow"
+    path = groups[0].job.folder / "validation.arrow" if there else out_dir / name
     header = write_shard(
-        out_dir / name,
+        path,
         columns,
         corpus_id=settings.id,
         source="+".join(source.name for source in settings.sources),
@@ -292,6 +312,11 @@ def _validation_split(
         tokenizer_digest=tokenizer.digest,
         vocab_size=settings.tokenizer.vocab_size,
     )
+    if there:
+        path.unlink()
+        if header.checksum != there["shards"][0]["checksum"]:
+            raise UserError(f"{out_dir / name}: {_CHANGED}")
+        return there
     with whole_file(out_dir / "validation.jsonl") as part, part.open("w", encoding="utf-8") as file:
         for document in chosen:
             file.write(

@@ -100,10 +100,18 @@ def copy_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
             raise UserError(f"tokenizer {settings.name}: has no tokenizer.json; choose one that has")
         _write(folder, backend, eos=given.eos_token)
         return
-    path = Path(settings.name).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
+    path = given_file(settings)
+    assert path is not None
     tokenizer = _from_file(path)
     _write(folder, tokenizer, eos=_end_of_text(tokenizer, path), original=path)
+
+
+def given_file(settings: TokenizerSettings) -> Path | None:
+    """The tokenizer.json that a study names; None where it is trained here or comes from the hub."""
+    if settings.kind != "file":
+        return None
+    path = Path(settings.name).expanduser()
+    return path / "tokenizer.json" if path.is_dir() else path
 
 
 def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) -> None:
