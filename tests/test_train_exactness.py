@@ -1,11 +1,13 @@
 """Runs on CPU are exact: split, shared, killed or told to stop, a run ends bit-equal to one left alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from training import (
     EXACT,
+    TINY_MODEL,
     assert_same_state,
     chain,
     constant,
@@ -101,10 +103,13 @@ def test_first_superposition_loss_is_ln_vocabulary(tmp_path: Path, corpus_dir: P
         assert loss == pytest.approx(torch.tensor(512.0).log().item(), rel=0.03)
 
 
-def test_reinitialized_embeddings_are_new_and_the_rest_is_kept(tmp_path: Path, corpus_dir: Path) -> None:
-    first, second = chain(
-        superposition(0, 3), recovery(3, 4, reinit_embeddings=True), recipe=recipe(learning_rate=1e-9)
-    )
+@pytest.mark.parametrize("tied", [False, True])
+def test_reinitialized_embeddings_are_new_and_the_rest_is_kept(
+    tmp_path: Path, corpus_dir: Path, tied: bool
+) -> None:
+    """Tied to the head, the one table is drawn anew: that died at the switch, after superposition was paid for."""
+    tiny = recipe(learning_rate=1e-9, model=replace(TINY_MODEL, tied_embeddings=tied))
+    first, second = chain(superposition(0, 3), recovery(3, 4, reinit_embeddings=True), recipe=tiny)
     before = saved_state(train_here(first, tmp_path, corpus_dir), 3)
     after = saved_state(train_here(second, tmp_path, corpus_dir), 4)
     weights = [

@@ -184,8 +184,11 @@ def hugging_face_tensors(shape: ModelShape, tensors: dict[str, torch.Tensor]) ->
 
 
 def reinitialize_embeddings(model: nn.Module, seed: int) -> list[str]:
-    """Draw the token embedding and the head anew in place (Table 2's ablation); returns their parameter names."""
-    names = ["tok_embeddings.weight", "lm_head.weight"]
+    """Draw the token embedding and the head anew in place (Table 2's ablation); returns their parameter names.
+
+    Where they are tied, the one table is drawn once, as the head, which is how it was drawn at first.
+    """
+    names = ["lm_head.weight"] if model.enable_weight_tying else ["tok_embeddings.weight", "lm_head.weight"]
     for name in names:
         module = model.get_submodule(name.rsplit(".", 1)[0])
         init = module._param_init["weight"]  # type: ignore[index, union-attr]
