@@ -83,7 +83,11 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
 
 @pytest.mark.long
 def test_gpus_of_all_jobs_in_the_queue_stay_within_the_cap(cluster: SlurmCluster, tmp_path: Path) -> None:
-    site = {"site": {"gpus_per_node": 8}, "hardware": {"nodes": 1, "processes": 2, "threads": 1}}
+    # GPUs that do not exist: what is counted is what Slurm gives, and training is told to use the CPU.
+    site = {
+        "site": {"gpus_per_node": 8, "environment": {"CUDA_VISIBLE_DEVICES": ""}},
+        "hardware": {"nodes": 1, "processes": 2, "threads": 1},
+    }
     folder = checkout(tmp_path, 20, site)
     study = folder / "studies" / "tiny.yaml"
     study.write_text(study.read_text() + "seeds: [0, 1, 2, 3]\n")

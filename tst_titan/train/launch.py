@@ -263,4 +263,5 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             shutil.rmtree(path)
     for name in ("outcome.json", "attempts.json", LAST_SAVE):
         (job.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(job.folder / "nodes", ignore_errors=True)
+    for name in ("nodes", "failures"):
+        shutil.rmtree(job.folder / name, ignore_errors=True)
