@@ -1,9 +1,12 @@
 """What tests of several stages share: a small real corpus, tiny segments, and ways to train them."""
 
 import errno
+import importlib
 import os
 import subprocess
+import sys
 import sysconfig
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +43,22 @@ def process_group() -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
     )  # 0: any free port
+
+
+class _TorchtitanForThisMachine(MetaPathFinder):
+    """Imports `tst_titan.train.titan` before the first module of torchtitan, whichever test or library asks for one first.
+
+    torchtitan's modules bind what they find of the machine when they are loaded: without it they take a machine without a GPU
+    for one with CUDA, for all tests that come later in this process ("no NCCL built in").
+    """
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.startswith("torchtitan."):
+            sys.meta_path.remove(self)
+            importlib.import_module("tst_titan.train.titan")
+
+
+sys.meta_path.insert(0, _TorchtitanForThisMachine())
 
 
 # What a process on Lustre mounted `noflock`, or on NFS without lockd, is told.

@@ -14,28 +14,25 @@ import torch.multiprocessing as mp
 
 from tst_titan.train.job import Job, write_job
 
-LONGEST = 240
+# Of ranks that wait for one another in vain; a busy machine is slower than a quiet one.
+LONGEST = 1200
 
 
 def train_on_ranks(
-    jobs: dict[str, Job], world_size: int, train: "Callable[[Job], None] | None" = None
+    jobs: dict[str, Job], world_size: int, train: dict[str, Callable[[Job], None]] | None = None
 ) -> None:
-    """Train every job on `world_size` ranks by `train` (`train_recorded`); each leaves `initial.pt`, its metrics and its checkpoint in its folder.
+    """Train every job on `world_size` ranks; each leaves `initial.pt`, its metrics and its checkpoint in its folder.
 
     A job that fails leaves `error-RANK.txt` instead and the next one runs, so that one start of the processes, which
-    costs as much as all the training, serves many tests.
+    costs as much as all the training, serves many tests. `train` names what to call instead of `train_recorded`.
     """
+    tasks = [((train or {}).get(name, train_recorded), job) for name, job in jobs.items()]
     for job in jobs.values():
         write_job(job)
     # A store for each job, held here as torchrun holds it: no port is chosen that something else may take meanwhile.
     stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs]
     ports = [store.port for store in stores]
-    ranks = mp.spawn(
-        _rank,
-        args=(world_size, list(jobs.values()), ports, train or train_recorded),
-        nprocs=world_size,
-        join=False,
-    )
+    ranks = mp.spawn(_rank, args=(world_size, tasks, ports), nprocs=world_size, join=False)
     deadline = time.monotonic() + LONGEST
     while not ranks.join(timeout=5):
         if time.monotonic() > deadline:
@@ -45,7 +42,7 @@ def train_on_ranks(
 
 
 def _rank(
-    rank: int, world_size: int, jobs: list[Job], ports: list[int], train: Callable[[Job], None]
+    rank: int, world_size: int, tasks: list[tuple[Callable[[Job], None], Job]], ports: list[int]
 ) -> None:
     faulthandler.dump_traceback_later(LONGEST - 10)
     torch.set_num_threads(1)
@@ -53,7 +50,7 @@ def _rank(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
         TORCHELASTIC_USE_AGENT_STORE="True",
     )  # fmt: skip
-    for job, port in zip(jobs, ports, strict=True):
+    for (train, job), port in zip(tasks, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         try:
             train(job)

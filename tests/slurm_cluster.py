@@ -81,9 +81,7 @@ class SlurmCluster:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Output of a Slurm command."""
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
         return done.stdout.strip()
@@ -131,7 +129,7 @@ class SlurmCluster:
                     found.add(int(process.name))
         return found
 
-    def wait_until_idle(self, seconds: float = 60) -> None:
+    def wait_until_idle(self, seconds: float = 300) -> None:
         """Wait until every node is up and no job is left."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -143,7 +141,7 @@ class SlurmCluster:
             f"the cluster is not idle: {self.run('sinfo', '-N', '-l', check=False)}\n{self.logs()}"
         )
 
-    def wait_for(self, name: str, condition: Callable[[], bool], seconds: float = 20) -> None:
+    def wait_for(self, name: str, condition: Callable[[], bool], seconds: float = 300) -> None:
         """Wait until a daemon that was started serves."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -56,18 +56,26 @@ def said(job: Job) -> str:
 
 
 def reach(job: Job, step: int) -> None:
-    wait_for(lambda: steps_done(job) >= step, 240, lambda: f"step {step} was not reached\n{said(job)}")
+    # Or until it is over, for nothing that comes after that is waited for.
+    wait_for(
+        lambda: steps_done(job) >= step or (job.folder / "failure.json").exists(),
+        on_failure=lambda: said(job),
+    )
+    assert steps_done(job) >= step, f"step {step} was not reached\n{said(job)}"
 
 
-def finish(
-    cluster: SlurmCluster, job: Job, job_id: str, undisturbed: Path, seconds: float = 300
-) -> dict[str, str]:
-    """Wait for the job's end; it completed, and the segment is what it would have been undisturbed."""
+def end_of(cluster: SlurmCluster, job: Job, job_id: str) -> dict[str, str]:
+    """Wait until Slurm is done with the job, however that ended."""
     over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
     wait_for(
-        lambda: state_of(cluster, job_id)["state"] in over, seconds, lambda: said(job) + str(cluster.jobs())
+        lambda: state_of(cluster, job_id)["state"] in over, on_failure=lambda: said(job) + str(cluster.jobs())
     )
-    end = state_of(cluster, job_id)
+    return state_of(cluster, job_id)
+
+
+def finish(cluster: SlurmCluster, job: Job, job_id: str, undisturbed: Path) -> dict[str, str]:
+    """Wait for the job's end; it completed, and the segment is what it would have been undisturbed."""
+    end = end_of(cluster, job, job_id)
     assert end["state"] == "COMPLETED", said(job)
     last = job.segment.end_step
     assert_same_state(saved_state(job.folder, last), saved_state(undisturbed, last))
@@ -92,8 +100,9 @@ def starts(job: Job) -> list[int]:
 SLOWED = """\
 import os, sys, time
 
-# The ranks, and not torchrun, whose command line ends like theirs.
-if "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+# The ranks, and not torchrun, whose command line ends like theirs. Once Slurm has started the job again, they are as fast as ever.
+a_rank = "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv
+if a_rank and os.environ["TST_TITAN_SLURM_RESTARTS"] == "0":
     import tst_titan.train.titan
     from torchtitan.trainer import Trainer
 
@@ -113,7 +122,7 @@ if "tst_titan.train.titan.worker" in sys.orig_argv and "torch.distributed.run" n
 
 
 def slowed(folder: Path, *, step: float, save: float) -> dict[str, str]:
-    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more."""
+    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more in its first start."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOWED.format(step=step, save=save))
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}

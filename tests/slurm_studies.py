@@ -1,7 +1,6 @@
 """Studies on a test cluster: a checkout with one tiny study, and Snakemake started in it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from checkouts import REPOSITORY, copy_library, copy_workflow
 from slurm_cluster import SlurmCluster
 
-REPOSITORY = Path(__file__).parent.parent
 STUDY = """\
 corpus:
   source: texts
@@ -28,7 +27,14 @@ validation: {{every: 10, tokens: 512}}
 """
 
 
-def wait_for(what: Callable[[], object], seconds: float, on_failure: Callable[[], str] = lambda: "") -> None:
+# Seconds that no test waits but one whose wait is in vain: a busy machine is slow, and slow is no failure.
+PATIENCE = 1500
+
+
+def wait_for(
+    what: Callable[[], object], seconds: float = PATIENCE, on_failure: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait for a state; `seconds` is only where it is the shortness that is tested."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, on_failure()
@@ -37,15 +43,8 @@ def wait_for(what: Callable[[], object], seconds: float, on_failure: Callable[[]
 
 def checkout(folder: Path, steps: int, site: dict) -> Path:
     """A checkout of its own with one tiny study and a site file."""
-    for name in ("Snakefile", "workflow", "local", "slurm"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    texts = folder / "texts"
-    texts.mkdir()
-    for module in sorted(Path(os.__file__).parent.glob("*.py")):
-        if 3_000 < module.stat().st_size < 40_000:
-            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
-    (folder / "studies").mkdir()
+    copy_workflow(folder)
+    texts = copy_library(folder / "texts")
     (folder / "studies" / "tiny.yaml").write_text(STUDY.format(texts=texts, steps=steps))
     (folder / "site.yaml").write_text(yaml.safe_dump(site))
     return folder
@@ -68,7 +67,7 @@ def start_snakemake(
 
 
 def run_snakemake(
-    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = 550
+    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = PATIENCE
 ) -> str:
     running = start_snakemake(folder, profile, cluster, *arguments)
     try:

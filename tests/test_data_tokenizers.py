@@ -1,6 +1,7 @@
 """Tokenizers: the same texts give the same file, every text reads back, and nothing in a text becomes a special token."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -28,6 +29,22 @@ def test_training_is_deterministic_and_gives_the_asked_size(folder, tmp_path):
     train_bpe(tmp_path, reversed(texts(100)), 400)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert load_tokenizer(folder).num_ids == 400
+
+
+def test_training_takes_time_in_proportion_to_a_run_of_letters_without_a_space(tmp_path):
+    """A run was one pre-token, and the time for it grew with its square: 320,000 letters took 126 s, 9 million hours."""
+    letters = np.random.default_rng(0).choice(list("abcdefghij"), size=400_000)
+    run = "".join(letters)
+    pieces_of_it = [run[start : start + 4096] for start in range(0, len(run), 4096)]
+    seconds = {}
+    for name, given in (("cut", pieces_of_it), ("whole", [run])):
+        before = time.process_time()
+        train_bpe(tmp_path / name, given, 400)
+        seconds[name] = time.process_time() - before
+    assert seconds["whole"] < 6 * seconds["cut"]
+    trained = (tmp_path / "whole/tokenizer.json").read_text()
+    assert trained == (tmp_path / "cut/tokenizer.json").read_text()
+    assert json.loads(trained)["pre_tokenizer"]["type"] == "ByteLevel"
 
 
 def test_any_text_reads_back_and_a_literal_end_of_text_stays_text(folder):

@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkouts import REPOSITORY, copy_workflow
 from data_fixtures import texts
 from synthetic_corpus import BAD, write_corpus
 
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.tokenizers import train_bpe
 from tst_titan.plan import load_plan
-
-REPOSITORY = Path(__file__).parent.parent
 
 STUDY = """\
 corpus:
@@ -52,11 +51,9 @@ def planned(folder: Path, target: str) -> set[str]:
     ],
 )
 def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes, num_files, num_jobs):
-    for name in ("Snakefile", "workflow", "local", "slurm"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_workflow(tmp_path)
     num_documents = write_corpus(tmp_path / "in", num_bytes, num_files)
     train_bpe(tmp_path / "tokenizer", texts(2000), 4096)
-    (tmp_path / "studies").mkdir()
     # Enough steps to read all of it: a token a byte at most.
     study = STUDY.format(
         files=tmp_path / "in", tokenizer=tmp_path / "tokenizer", steps=num_bytes // (8 * 2048) + 100

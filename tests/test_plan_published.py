@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from checkouts import copy_checkout, published_studies
 
 from tst_titan.plan import Plan, load_plans
 from tst_titan.published import PublishedRun, published_grids, published_table1
 from tst_titan.study import catalogue
 
-STUDIES = Path(__file__).parent.parent / "studies"
 METHODS = {
     "baseline": "baseline",
     "tst": "tst",
@@ -19,7 +19,8 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
-    plans, errors = load_plans(STUDIES, tmp_path_factory.mktemp("results"))
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    plans, errors = load_plans(folder / "studies", folder / "results")
     assert not errors
     return plans
 
@@ -151,7 +152,7 @@ def test_tiny_scaling_has_the_shape_of_scaling(plans: dict[str, Plan]) -> None:
 
 
 def test_every_study_says_what_it_restates() -> None:
-    for file in STUDIES.glob("*.yaml"):
+    for file in published_studies():
         header = file.read_text().split("\n")[0]
         assert header.startswith("# "), file
         if file.stem != "quickstart":

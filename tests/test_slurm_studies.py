@@ -122,7 +122,9 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     segment = next(name for name in planned(folder) if "/constant-" in name)
     target = f"results/segments/{segment}/done.json"
     first = start_snakemake(folder, "slurm", cluster, target)
-    wait_for(lambda: metrics() and len(metrics()[0].read_text().splitlines()) > 20, 240)
+    wait_for(
+        lambda: (metrics() and len(metrics()[0].read_text().splitlines()) > 20) or first.poll() is not None
+    )
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert [job["state"] for job in training()] == ["RUNNING"]
@@ -131,6 +133,9 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     output = run_snakemake(folder, "slurm", cluster, target)
     assert "Directory cannot be locked" not in output
     done = json.loads((folder / target).read_text())
+    # The file is there before Slurm has cleaned up behind the job that wrote it.
+    over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+    wait_for(lambda: {job["state"] for job in training()} <= over, on_failure=lambda: str(cluster.jobs()))
     assert {job["state"] for job in training()} == {"COMPLETED"}
     assert len(done["attempts"]) <= 3
     steps = [json.loads(line)["step"] for line in metrics()[0].read_text().splitlines() if '"loss"' in line]

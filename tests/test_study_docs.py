@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from checkouts import copy_checkout
 
 from tst_titan.plan import Plan, load_plans
 from tst_titan.plan.implied import implied_utilizations
@@ -68,8 +69,8 @@ def test_every_key_model_and_default_is_in_the_text() -> None:
         assert re.search(rf"`{name}`\s+\({shown}\)", DOC), name
 
 
-def test_the_tables_are_the_plans() -> None:
-    plans, _ = load_plans(ROOT / "studies", ROOT / "no-results")
+def test_the_tables_are_the_plans(tmp_path: Path) -> None:
+    plans, _ = load_plans(copy_checkout(tmp_path) / "studies", tmp_path / "results")
     rows = re.findall(r"^\| `([\w-]+)` \| .*? \| (\d+) \| ([\d.]+%) \|$", DOC, flags=re.MULTILINE)
     assert [name for name, _, _ in rows if name in plans] == [name for name, _, _ in rows]
     for name, runs, saved in rows:

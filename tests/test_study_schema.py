@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from checkouts import published_studies
 
 from tst_titan.study.schema import SCHEMA_FILE, schema_text
 from tst_titan.study.yaml_file import read_study_file, read_yaml
@@ -25,7 +26,7 @@ def test_the_schema_file_is_current() -> None:
     )
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", published_studies(), ids=lambda file: file.stem)
 def test_every_study_in_the_repository_passes_the_schema(
     file: Path, validator: jsonschema.Draft202012Validator
 ) -> None:

@@ -116,7 +116,7 @@ def replicas(
         name: make_job(segment, results / name, corpus_dir, loss_chunks=chunks, **REPLICAS)
         for name, chunks in (("whole", 1), ("chunked", 4))
     }
-    train_on_ranks(jobs, 4, train_counting_all_reduces)
+    train_on_ranks(jobs, 4, dict.fromkeys(jobs, train_counting_all_reduces))
     one = train_here(segment, results / "one", corpus_dir)
     return {"one": one, **{name: job.folder for name, job in jobs.items()}}
 

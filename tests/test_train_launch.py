@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -226,6 +227,9 @@ def test_two_ranks_read_the_same_data_and_end_within_rounding(
     losses = {
         name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))
     }
+    # A step is one line of the log, not one of each rank.
+    log = (job.folder / "train.log").read_text()
+    assert len(re.findall(r"step +1  loss", log)) == len(re.findall(r"step +80  validation loss", log)) == 1
     # The first loss shows equal initial weights and data; later ones drift by float32 rounding of gradients.
     assert losses["two"][0] == pytest.approx(losses["one"][0], rel=1e-6)
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)

@@ -96,6 +96,7 @@ def test_more_processes_than_gpus_on_a_node_are_refused() -> None:
             {"cpu_resources": {"slurm_extra": "'--x'"}},
             r"site\.cpu_resources\.slurm_extra .*without the inner",
         ),
+        ({"gpu_memory_gib": "40"}, r"site\.gpu_memory_gib = '40': must be a number"),
         ({"accelerator": "h1000"}, r"site\.accelerator: .*did you mean 'h100'"),
         ({"environment": ["NCCL_DEBUG"]}, r"site\.environment"),
         # The executor refused it at every submission.

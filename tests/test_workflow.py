@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import REPOSITORY, copy_checkout, copy_library, copy_workflow
 from data_hub_server import HubServer
 
 from tst_titan.plan import load_plan
-
-REPOSITORY = Path(__file__).parent.parent
 
 TINY = """\
 corpus:
@@ -49,16 +48,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_checkout(folder: Path) -> Path:
     """The workflow, its profiles and one tiny study, of which nothing is built."""
-    for name in ("Snakefile", "workflow", "local", "slurm"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    texts = folder / "texts"
-    texts.mkdir()
-    library = Path(os.__file__).parent
-    for module in sorted(library.glob("*.py")):
-        if 3_000 < module.stat().st_size < 40_000:
-            shutil.copy(module, (texts / module.name).with_suffix(".txt"))
-    (folder / "studies").mkdir()
+    copy_workflow(folder)
+    texts = copy_library(folder / "texts")
     (folder / "studies" / "tiny.yaml").write_text(TINY.format(texts=texts))
     return folder
 
@@ -69,7 +60,7 @@ def snakemake(
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", profile, *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -231,8 +222,7 @@ def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_i
             (tools / tool).symlink_to(found)
     monkeypatch.setenv("PATH", str(tools))
     assert shutil.which("sbatch") is None
-    for name in ("Snakefile", "workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     said = run.stdout + run.stderr
@@ -248,19 +238,23 @@ def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_i
 
 
 def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
-    for name in ("workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     # A job with a message is shown without its resources.
     shown = '\nworkflow.get_rule("train").message = None\n'
-    (tmp_path / "Snakefile").write_text((REPOSITORY / "Snakefile").read_text() + shown)
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write(shown)
     site = {"gpus_per_node": 8, "accelerator": "h100", "max_minutes": 1440}
     hardware = {
         "layout": "one-node",
-        "models": {"270M": {"layout": "one-gpu"}, "10B-A1B": {"layout": "several-nodes"}},
+        "models": {
+            "270M": {"layout": "one-gpu"},
+            "600M": {"micro_batch": 0},
+            "10B-A1B": {"layout": "several-nodes"},
+        },
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"site": site, "hardware": hardware}))
     # A dry run would show one core otherwise.
-    run = snakemake(tmp_path, "-n", "--cores=64", "studies/scaling", profile="slurm")
+    run = snakemake(tmp_path, "-n", "-p", "--cores=64", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     jobs = re.findall(
         r"wildcards: segment=([^/]*?)-(?:baseline|tst).*?threads: (\d+)\n *resources: .*?nodes=(\d+), .*?gres=(\S+), gpus=(\d+)",
@@ -273,6 +267,15 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
         "3B": {("64", "1", "gpu:8", "8")},
         "10B-A1B": {("64", "8", "gpu:8", "64")},
     }
+    # What was left to the workflow is said, and each job is told by which memory it was chosen.
+    chosen = [line for line in run.stderr.splitlines() if line.startswith("hardware: ")]
+    assert [line.split(" of the ")[0] for line in chosen] == [
+        "hardware: 600M: micro_batch 16",
+        "hardware: 600M, bags of 6: micro_batch 16",
+    ]
+    commands = re.findall(r" train \S+/\S+ --studies .*", run.stdout + run.stderr)
+    assert commands
+    assert all(command.endswith(" --gpu-memory-gib 80") for command in commands)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +289,7 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
 def test_hardware_that_cannot_train_a_study_is_one_error_before_any_job(
     hardware: dict, message: str, tmp_path: Path
 ) -> None:
-    for name in ("Snakefile", "workflow", "slurm", "studies"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    copy_checkout(tmp_path)
     (tmp_path / "site.yaml").write_text(yaml.safe_dump({"hardware": hardware}))
     run = snakemake(tmp_path, "-n", "studies/scaling", profile="slurm")
     assert run.returncode != 0
@@ -316,12 +318,11 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
             command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+        metrics = folder / "metrics.jsonl"
+        while running.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
             time.sleep(0.05)
-        time.sleep(0.5)
         os.killpg(running.pid, signal.SIGINT)  # what a terminal does
-        said, _ = running.communicate(timeout=120)
+        said, _ = running.communicate()
         assert running.returncode != 0
         assert "stopped and saved at step" in said
         assert not (folder / "done.json").exists()

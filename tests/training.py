@@ -133,7 +133,7 @@ def start_launcher(job: Job, *, worker: str | None = None) -> "subprocess.Popen[
 def launch(job: Job) -> "subprocess.CompletedProcess[str]":
     """Run a job as the workflow does, to its end."""
     process = start_launcher(job)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

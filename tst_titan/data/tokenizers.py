@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, whole_file, write_json
@@ -22,6 +22,9 @@ from tst_titan.plan.settings import TokenizerSettings
 END_OF_TEXT = "<|endoftext|>"
 # Looked for in this order where no tokenizer_config.json names the end-of-text token.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+# The trainer's time grows with the square of a run of characters of one class, which is one pre-token.
+_LONGEST_RUN = 4096
+_LONG_RUNS = "|".join(f"{kind}{{{_LONGEST_RUN}}}" for kind in (r"\p{L}", r"\p{N}", r"\s", r"[^\s\p{L}\p{N}]"))
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,16 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
 def train_bpe(folder: Path, texts: Iterable[str], vocab_size: int) -> None:
     """Train a byte-level BPE of `vocab_size` ids (256 bytes and the end of text included) and write its folder.
 
-    The same texts give the same file. Fewer ids result where the texts have too few pairs to merge.
+    The same texts give the same file. Fewer ids result where the texts have too few pairs to merge. Runs of letters,
+    digits, spaces or other characters are cut after `_LONGEST_RUN` characters, for training alone.
     """
     if vocab_size < 257:
         raise UserError(f"tokenizer vocab_size {vocab_size}: a byte-level BPE needs at least 257 ids")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_LONG_RUNS), "isolated"), byte_level]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -74,6 +81,7 @@ def train_bpe(folder: Path, texts: Iterable[str], vocab_size: int) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.pre_tokenizer = byte_level
     _write(folder, tokenizer)
 
 

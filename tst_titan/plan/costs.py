@@ -21,6 +21,8 @@ from tst_titan.plan.settings import ModelShape, Recipe
 # Dense peaks in FLOP/s as published by the makers: bf16 without sparsity. "cpu" is one x86-64 core in float32: two
 # 8-lane multiply-adds a cycle at 3 GHz.
 PEAK_FLOPS = {"b200": 2.25e15, "h200": 989e12, "h100": 989e12, "a100": 312e12, "cpu": 96e9}
+# Of one GPU: what its maker calls 80 GB is 80 GiB, of which a card shows 79 to 80. An A100 also comes with 40.
+GPU_MEMORY_GIB = {"b200": 180, "h200": 141, "h100": 80, "a100": 80}
 PUBLISHED_ACCELERATOR = "b200"
 DEFAULT_UTILIZATION = 0.4
 # Float32 master weights and AdamW's two float32 moments.

@@ -1,6 +1,7 @@
 """`tst-titan train SEGMENT`: train one segment of any study, as the workflow does."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ def add_parser(subparsers: Any) -> None:
         help="the configuration's section `hardware`, such as '{processes: 2, threads: 1}'",
     )
     parser.add_argument(
+        "--gpu-memory-gib",
+        type=float,
+        help="memory of one GPU, for what `hardware` leaves open (default: what nvidia-smi says; without GPUs, CPUs are meant)",
+    )
+    parser.add_argument(
         "--max-segment-steps",
         type=int,
         help="as the workflow's max_segment_steps: how segments are split into jobs",
@@ -31,12 +37,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tst_titan.cluster.gpu_memory import gpu_memory_gib
     from tst_titan.files import digest_file
     from tst_titan.plan import find_segment, load_plans
     from tst_titan.plan.costs import Accelerator
+    from tst_titan.train.fit import fit_note, hardware_for
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
-    from tst_titan.train.layouts import hardware_of, read_section
+    from tst_titan.train.layouts import read_section
 
     plans, errors = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment, errors)
@@ -46,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
         parent_checkpoint = (
             args.results / "segments" / segment.parent / "checkpoint" / f"step-{segment.start_step}"
         )
+    memory = args.gpu_memory_gib or gpu_memory_gib()
+    hardware = hardware_for(segment, read_section(args.hardware), memory)
+    if memory:
+        print(f"{segment.id}: {fit_note(segment, hardware, memory)}", file=sys.stderr)
     return run_segment(
         Job(
             segment=segment,
-            hardware=hardware_of(read_section(args.hardware), segment.recipe.model.name),
+            hardware=hardware,
             folder=args.results / "segments" / segment.id,
             corpus_dir=args.results / "data" / segment.recipe.corpus.id,
             parent_checkpoint=parent_checkpoint,

@@ -13,10 +13,12 @@ class Hardware:
 
     `processes` ranks run on each of `nodes` nodes, each with `threads` CPU threads. Parallel degrees follow
     torchtitan's names; `data_parallel_shard` -1 takes the ranks that the others leave. `micro_batch` is the number
-    of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; the rest is
-    gradient accumulation). A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes`
-    minutes (0: not by that rule), and always at the end and when the job is told to stop; a job of Slurm stops by itself
-    `stop_seconds` before its time limit (0: as long as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
+    of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; for GPUs
+    `tst_titan.train.fit` puts what they hold there); the rest is gradient accumulation.
+    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and
+    always at the end and when the job is told to stop; the last two are kept. `async_checkpoints` copies the state into host
+    memory and writes it while training goes on. A job of Slurm stops by itself `stop_seconds` before its time limit (0: as long
+    as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
     float8 layers on a device that has no float8, slowly, for tests.
     """
 
@@ -35,6 +37,7 @@ class Hardware:
     loss_chunks: int = 1
     checkpoint_steps: int = 0
     checkpoint_minutes: float = 10.0
+    async_checkpoints: bool = False
     stop_seconds: float = 0.0
     deterministic: bool = True
     emulate_float8: bool = False
@@ -94,6 +97,11 @@ class Hardware:
             self.expert_parallel,
         )
         self.local_batch_size(recipe.sequences_per_step)
+        if self.cuda_graphs and self.deterministic:
+            raise UserError(
+                "hardware: cuda_graphs cannot be used with deterministic: true, whose kernels may wait for the host, which no "
+                "graph allows; use deterministic: false or cuda_graphs: false"
+            )
         sizes = {
             "attention heads": model.num_heads,
             "key-value heads": model.num_kv_heads,

@@ -11,6 +11,7 @@ and what is logged stays as it was.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from tst_titan.train.recipes import layout
 _NO_LAYOUTS_BUSINESS = {
     "checkpoint_steps",
     "checkpoint_minutes",
+    "async_checkpoints",
     "stop_seconds",
     "emulate_float8",
     "tensorboard",
@@ -59,9 +61,14 @@ def check_section(section: Any, models: Iterable[str] | None = None) -> None:
         _check_part(part, f"hardware.models.{model}", more=("layout",))
 
 
-def hardware_of(section: Mapping[str, Any], model: str) -> Hardware:
-    """The hardware of a model's training jobs, from a section that `check_section` has passed."""
-    values: dict[str, Any] = {}
+def hardware_of(
+    section: Mapping[str, Any], model: str, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Hardware:
+    """The hardware of a model's training jobs, from a section that `check_section` has passed.
+
+    `defaults`: fields of Hardware that neither the section nor a layout sets.
+    """
+    values: dict[str, Any] = dict(defaults)
     own = (section.get("models") or {}).get(model) or {}
     for where, part in (("hardware", section), (f"hardware.models.{model}", own)):
         if name := part.get("layout"):

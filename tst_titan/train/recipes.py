@@ -89,7 +89,7 @@ _LAYOUTS: dict[str, dict[str, Layout]] = {
             memory_gib=256, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")
         ),
         "one-node": _gpu(_NODE, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
-        "several-nodes": _gpu(_NODES, micro_batch=8, expert_parallel=8, activation_checkpoint="selective"),
+        "several-nodes": _gpu(_NODES, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
         "several-nodes-40gb": Layout(
             memory_gib=_GIB_40,
             hardware=replace(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tst_titan.errors import UserError
-from tst_titan.plan.costs import PEAK_FLOPS, Accelerator, checkpoint_bytes, flops_per_step
+from tst_titan.plan.costs import GPU_MEMORY_GIB, PEAK_FLOPS, Accelerator, checkpoint_bytes, flops_per_step
 from tst_titan.plan.settings import Recipe, Segment
 from tst_titan.study.fields import choices
+from tst_titan.train.fit import embedded_bag_size, fit_note, hardware_for
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import hardware_of
 from tst_titan.train.memory import estimate_memory
@@ -45,7 +46,7 @@ class Site:
     `cpu_partition`: of jobs that need no GPU (corpora in jobs of their own, exports), with `cpu_account`, `cpu_qos` and
     `cpu_resources`; what is empty is as for the others. `gpus_per_node` 0: training on CPUs. `max_minutes`: the partition's
     time limit; what takes longer saves, and goes on in the next start of the same job. `accelerator` and `utilization`: for
-    the runtime, as for `tst-titan plan`. `memory_mb`: of a node of `partition`, where the computed amount is not to be asked
+    the runtime, as for `tst-titan plan`. `gpu_memory_gib`: of one GPU, where it is not the accelerator's usual (an A100 of 40). `memory_mb`: of a node of `partition`, where the computed amount is not to be asked
     for (0: compute it). `ask_memory` false: ask for none, where a site gives memory by CPUs or GPUs. `setup`: shell lines
     before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `srun_options`: further options of
     the srun that starts training on the nodes (`--container-image`). `resources`: further resources for the executor
@@ -62,6 +63,7 @@ class Site:
     gpu_type: str = ""
     accelerator: str = "cpu"
     utilization: float = 0.4
+    gpu_memory_gib: float = 0
     max_minutes: int = 1440
     memory_mb: int = 0
     ask_memory: bool = True
@@ -119,15 +121,34 @@ _NAMES = {
 }
 
 
-def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site: Site) -> None:
-    """`UserError` for the first segment that its model's hardware cannot train, or no node of the site holds."""
-    checked: set[Recipe] = set()
-    for recipe in (segment.recipe for segment in segments):
-        if recipe not in checked:
-            hardware = hardware_of(section, recipe.model.name)
-            check_hardware(hardware, site)
-            hardware.check_recipe(recipe)
-            checked.add(recipe)
+def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site: Site) -> list[str]:
+    """`UserError` for the first segment that its model's hardware cannot train, or no node of the site holds.
+
+    Returns a line for each micro-batch that was chosen.
+    """
+    checked: dict[tuple[Recipe, int], str] = {}
+    memory = gpu_memory_gib(site)
+    for segment in segments:
+        recipe, bag_size = segment.recipe, embedded_bag_size(segment)
+        if (recipe, bag_size) not in checked:
+            asked = hardware_of(section, recipe.model.name)
+            check_hardware(asked, site)
+            asked.check_recipe(recipe)
+            hardware = hardware_for(segment, section, memory)
+            checked[recipe, bag_size] = ""
+            if memory and not asked.micro_batch:
+                bags = f", bags of {bag_size}" if bag_size > 1 else ""
+                checked[recipe, bag_size] = (
+                    f"{recipe.model.name}{bags}: {fit_note(segment, hardware, memory)}"
+                )
+    return [note for note in dict.fromkeys(checked.values()) if note]
+
+
+def gpu_memory_gib(site: Site) -> float | None:
+    """Memory of one GPU of the site's; None where it has none or does not say which."""
+    if not site.gpus_per_node:
+        return None
+    return site.gpu_memory_gib or GPU_MEMORY_GIB.get(site.accelerator)
 
 
 def check_hardware(hardware: Hardware, site: Site) -> None:

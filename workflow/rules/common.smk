@@ -18,6 +18,7 @@ from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import check_section, hardware_of
 from tst_titan.train.resources import (
     check_training,
+    gpu_memory_gib,
     checkpoint_memory_mb,
     checkpoint_resources,
     corpus_resources,
@@ -53,6 +54,8 @@ try:
     check_section(HARDWARE, None if BROKEN else [*MODELS, *(s.recipe.model.name for s in SEGMENTS.values())])
 except UserError as error:
     sys.exit(f"error: {error}")
+# What a GPU holds, where the site says; else each job asks the machine that it came to.
+GPU_MEMORY = ["--gpu-memory-gib", f"{gpu_memory_gib(SITE):g}"] if gpu_memory_gib(SITE) else []
 SPLIT = ["--max-segment-steps", str(MAX_SEGMENT_STEPS)] if MAX_SEGMENT_STEPS else []
 
 
@@ -92,7 +95,9 @@ for target in map(Path, sys.argv[1:]):
     if target.parent == STUDIES and target.name in PLANS:
         plan = PLANS[target.name]
         try:
-            check_training([s for name, s in plan.segments.items() if name not in plan.finished], HARDWARE, SITE)
+            missing = [s for name, s in plan.segments.items() if name not in plan.finished]
+            for note in check_training(missing, HARDWARE, SITE):
+                print(f"hardware: {note}", file=sys.stderr)
         except UserError as error:
             sys.exit(f"error: {error}")
 if PUBLISHED in {*PLANS, *BROKEN}:

@@ -42,7 +42,7 @@ rule train:
     shell:
         "{TST_TITAN} train {wildcards.segment:q} --studies {STUDIES:q} --results {RESULTS:q} {SPLIT:q}"
         " --hardware {HARDWARE_TEXT:q} --accelerator {SITE.accelerator:q}"
-        " --utilization {SITE.utilization}"
+        " --utilization {SITE.utilization} {GPU_MEMORY:q}"
 
 
 rule export:

@@ -28,10 +28,26 @@ class Decision:
     save: bool = False
 
 
+class Cadence:
+    """How many steps make about `ASK_SECONDS`; at most twice as many as the last time, as a first step may be any."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._steps = 1
+
+    def steps(self, step: int, now: float) -> int:
+        """Until the next time, at least 1; `now` in seconds of any clock."""
+        if self._last is not None:
+            a_step = (now - self._last[1]) / (step - self._last[0])
+            self._steps = max(1, min(2 * self._steps, int(ASK_SECONDS / max(a_step, 1e-9))))
+        self._last = step, now
+        return self._steps
+
+
 class Agreement:
     """One rank's side of it. `longest_wait`: seconds that rank 0 may be late."""
 
-    def __init__(self, rank: int, longest_wait: float):
+    def __init__(self, rank: int, longest_wait: float, *, cadence: Cadence | None = None):
         self._rank = rank
         # A connection of its own: waiting on it blocks nobody else's.
         self._store = dist.PrefixStore(
@@ -39,7 +55,7 @@ class Agreement:
             connect(timedelta(seconds=longest_wait)),
         )
         self._next_step = 0
-        self._cadence = Cadence()
+        self._cadence = cadence or Cadence()
         self._wished = False
         self._answers: deque[str] = deque()
 
@@ -69,19 +85,3 @@ class Agreement:
         self._answers.append(str(step))
         if len(self._answers) > KEPT_ANSWERS:
             self._store.delete_key(self._answers.popleft())
-
-
-class Cadence:
-    """How many steps make about `ASK_SECONDS`; at most twice as many as the last time, as a first step may be any."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, float] | None = None
-        self._steps = 1
-
-    def steps(self, step: int, now: float) -> int:
-        """Until the next time, at least 1; `now` in seconds of any clock."""
-        if self._last is not None:
-            a_step = (now - self._last[1]) / (step - self._last[0])
-            self._steps = max(1, min(2 * self._steps, int(ASK_SECONDS / max(a_step, 1e-9))))
-        self._last = step, now
-        return self._steps

@@ -6,25 +6,32 @@ has saved, from its own latest whole one. Nothing that is not whole is loaded, n
 
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.checkpointer.base import DATALOADER, MODEL, OPTIMIZER, TRAIN_STATE
 from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
-from tst_titan.train.checkpoint_reader import load_into, read_index
+from tst_titan.train.checkpoint_reader import first_failure, load_into, read_index
 from tst_titan.train.measured import record_save
 from tst_titan.train.titan.models import reinitialize_embeddings
 from tst_titan.train.titan.plain_weights import PlainWeights
 
 
 class SegmentCheckpoints(CheckpointManager):
-    """Loads from the segment itself or its parent; checks what it loads and saves."""
+    """When a segment's checkpoints are loaded, saved and deleted; what is loaded and saved is checked.
+
+    Saves are due by steps (`interval`), when the trainer says (`save_now`) and at the segment's end. All go one way: the
+    checkpoints before the last `keep_latest_k` whole ones are deleted, the next one is written. So a folder never
+    holds more than those and the one that is being written.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
@@ -34,15 +41,19 @@ class SegmentCheckpoints(CheckpointManager):
         """Re-initialize embedding and head with this seed when starting from the parent."""
 
     def __init__(self, config: Config, **kwargs: Any):
+        self._deletion = ThreadPoolExecutor(1, thread_name_prefix="old-checkpoints")
+        self._deleted: Future[None] | None = None
         super().__init__(config, **kwargs)
         self.states[MODEL] = PlainWeights(kwargs["model_parts"])
         self.config = config
         self.last_saved_step = 0
+        self._due_step = -1
+        self._own_step = -1
 
     def _load(self, step: int = -1) -> bool:
-        own_step = self._find_load_step()
-        resumes = own_step != -1
-        source = self._create_checkpoint_id(own_step) if resumes else self.initial_load_path
+        self._own_step = self._agree_on_own_step()
+        resumes = self._own_step != -1
+        source = self._create_checkpoint_id(self._own_step) if resumes else self.initial_load_path
         if source:
             self._check_shapes(Path(source))
         loaded = super()._load(step)
@@ -59,6 +70,27 @@ class SegmentCheckpoints(CheckpointManager):
                 self._reinitialize(self.config.reinit_seed)
         self.last_saved_step = state.step if resumes else 0
         return loaded
+
+    def _agree_on_own_step(self) -> int:
+        """The step to go on from, or -1; rank 0 looks, after it removed what is broken or too old.
+
+        Others wait for its answer instead of looking at a folder that changes, or that their node's file system still
+        shows as it was.
+        """
+        step = -1
+        if dist.get_rank() == 0:
+            folder = Path(self.folder)
+            for name in discard_broken(folder):
+                logger.warning(f"{folder / name}: not a whole checkpoint; discarded")
+            step = max(checkpoint_steps(folder), default=-1)
+            self._purge_stale_checkpoints()
+            self._wait_for_deletion()
+        agreed = torch.tensor(step, device=self._device())
+        dist.broadcast(agreed, src=0)
+        return int(agreed)
+
+    def _find_load_step(self, folder: str = "") -> int:
+        return self._own_step
 
     def dcp_load(
         self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool
@@ -85,17 +117,78 @@ class SegmentCheckpoints(CheckpointManager):
                             optimizer.state[parameter][moment].zero_()
                 logger.info(f"{name}: initialized anew at step {self.states[TRAIN_STATE].step}")
 
+    def save_now(self, step: int) -> None:
+        """Save `step` whatever the interval says, unless that is done already."""
+        self._due_step = step
+        self.save(step)
+
+    def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
+        return super()._should_save(curr_step, last_step) or curr_step == self._due_step
+
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if not self._should_save(curr_step, last_step) or curr_step == self.last_saved_step:
+        if not self._should_save(curr_step, last_step):
             return False
-        begin = time.monotonic()
+        another = curr_step != self.last_saved_step
+        if another:
+            self._save_another(curr_step)
+        if last_step:
+            self.finish_saving()
+        return another
+
+    def _save_another(self, step: int) -> None:
+        self.finish_saving()
+        self._wait_for_deletion()
+        # Every rank waits here for every other: none makes the next folder before rank 0 deleted the last but one.
         if not self._weights_are_finite():
-            raise FloatingPointError(f"weights are not finite at step {curr_step}")
-        saved = super()._save(curr_step, last_step)
+            raise FloatingPointError(f"weights are not finite at step {step}")
+        self._due_step = step
+        begin = time.monotonic()
+        try:
+            # The last checkpoint of a segment is like any other: torchtitan would write it without optimizer, or purge nothing.
+            super()._save(step, last_step=False)
+        except CheckpointException as error:
+            raise first_failure(error) from error
+        if self.save_future is None:
+            self._record(step, begin)
+        else:
+            self.save_future.add_done_callback(lambda _: self._record(step, begin))
+        self.last_saved_step = step
+
+    def _record(self, step: int, begin: float) -> None:
         if dist.get_rank() == 0:
-            record_save(Path(self.folder).parent, curr_step, time.monotonic() - begin)
-        self.last_saved_step = curr_step
-        return saved
+            record_save(Path(self.folder).parent, step, time.monotonic() - begin)
+
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is whole on the disk (where it is written behind the training)."""
+        if self.save_future is None:
+            return
+        try:
+            self.maybe_wait_for_staging()
+            self.maybe_wait_for_saving()
+        except CheckpointException as error:
+            raise first_failure(error) from error
+        self._purge_stale_checkpoints()
+
+    def _purge_stale_checkpoints(self) -> None:
+        """Start to delete all but the last `keep_latest_k` checkpoints; what is being written yet does not count."""
+        if dist.get_rank() != 0 or self.save_future is not None:
+            return
+        folder = Path(self.folder)
+        stale = sorted(checkpoint_steps(folder))[: -self.keep_latest_k]
+        self._wait_for_deletion()
+        self._deleted = self._deletion.submit(_delete, [folder / f"step-{step}" for step in stale])
+
+    def _wait_for_deletion(self) -> None:
+        if self._deleted is not None:
+            self._deleted.result()
+            self._deleted = None
+
+    def _close(self) -> None:
+        self._deletion.shutdown(wait=True)
+        super()._close()
+
+    def _device(self) -> torch.device:
+        return next(self.states[MODEL].model[0].parameters()).device
 
     def _weights_are_finite(self) -> bool:
         finite = torch.ones((), dtype=torch.int32)
@@ -105,7 +198,7 @@ class SegmentCheckpoints(CheckpointManager):
                 if not torch.isfinite(local).all():
                     finite.zero_()
         if dist.get_world_size() > 1:
-            finite = finite.to(local.device)
+            finite = finite.to(self._device())
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         return bool(finite)
 
@@ -147,25 +240,44 @@ def whole_checkpoint(folder: Path) -> bool:
     needed: dict[str, int] = {}
     for place in places.values():
         needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size >= size for name, size in needed.items()
-    )
+    return all(_size(folder / name) >= size for name, size in needed.items())
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; -1 where there is none, or no longer."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def latest_whole_step(folder: Path) -> int | None:
     """The last step of the whole checkpoints `step-N` in `folder`, or None."""
-    steps = sorted((checkpoint_step(path) for path in folder.glob("step-*")), reverse=True)
-    return next((step for step in steps if step >= 0 and whole_checkpoint(folder / f"step-{step}")), None)
+    steps = sorted(checkpoint_steps(folder), reverse=True)
+    return next((step for step in steps if whole_checkpoint(folder / f"step-{step}")), None)
 
 
 def discard_broken(folder: Path) -> list[str]:
     """Remove the `step-N` folders that a killed save or a damaged disk left incomplete; returns their names."""
-    broken = [
-        path for path in folder.glob("step-*") if checkpoint_step(path) >= 0 and not whole_checkpoint(path)
-    ]
-    for path in broken:
-        shutil.rmtree(path)
-    return [path.name for path in broken]
+    broken = [f"step-{step}" for step in checkpoint_steps(folder)]
+    broken = [name for name in broken if not whole_checkpoint(folder / name)]
+    for name in broken:
+        shutil.rmtree(folder / name)
+    return broken
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """N of every folder `step-N` in `folder`, whole or not, in no order."""
+    return [step for step in map(checkpoint_step, folder.glob("step-*")) if step >= 0]
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            shutil.rmtree(folder)
+            logger.info(f"{folder}: deleted, newer checkpoints are there")
+        except OSError as error:  # the next checkpoint's deletion tries again
+            logger.warning(f"{folder}: an old checkpoint that cannot be deleted ({error})")
 
 
 def checkpoint_step(path: Path) -> int:

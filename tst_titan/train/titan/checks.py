@@ -4,12 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment, segment_to_dict
+from tst_titan.train.fit import check_bags, embedded_bag_size
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
 from tst_titan.train.memory import GIB, estimate_memory
@@ -21,13 +23,13 @@ def check_job(job: Job) -> None:
     """The layout, the device and the checkpoint that training starts from, against the segment."""
     recipe, hardware = job.segment.recipe, job.hardware
     hardware.check_recipe(recipe)
-    check_device(hardware, recipe.precision, recipe.attention)
+    check_device(hardware, recipe.precision, recipe.attention, experts=recipe.model.moe is not None)
     check_memory(job)
     check_continues(job)
 
 
-def check_device(hardware: Hardware, precision: str, attention: str) -> None:
-    """Whether this machine's device can compute what is asked of it."""
+def check_device(hardware: Hardware, precision: str, attention: str, *, experts: bool) -> None:
+    """Whether this machine's device can compute what is asked of it; `experts`: of a model that has them."""
     if precision == "float8":
         if find_spec("torchao") is None:
             raise UserError(
@@ -40,6 +42,11 @@ def check_device(hardware: Hardware, precision: str, attention: str) -> None:
             raise UserError(
                 f"precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), not "
                 f"{_device_name()}; use precision: bfloat16"
+            )
+        elif experts and not has_float8_experts():
+            raise UserError(
+                "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of compute capability "
+                f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: bfloat16"
             )
     if DEVICE_TYPE == "cpu":
         if attention == "document":
@@ -61,13 +68,23 @@ def has_float8() -> bool:
     return utils.has_cuda_capability(8, 9) or utils.has_rocm_capability(9, 4)
 
 
+def has_float8_experts() -> bool:
+    """Whether grouped products in float8 do: `torch._scaled_grouped_mm` takes two architectures and neither an older nor a later one.
+
+    torchtitan lets capability 8.9 (L40S) and 12 (RTX PRO 6000) begin, which then fail in the first step.
+    """
+    if torch.version.hip is not None:
+        return bool(utils.has_rocm_capability(9, 4))
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] in (9, 10)
+
+
 def _device_name() -> str:
     return str(utils.device_module.get_device_name())
 
 
 def check_memory(job: Job) -> None:
     """Refuse a model whose state alone does not fit its ranks' devices; warn where activations may not."""
-    estimate = estimate_memory(job.segment.recipe, job.hardware)
+    estimate = estimate_memory(job.segment.recipe, job.hardware, embedded_bag_size(job.segment))
     memory = utils.device_module.get_device_properties(utils.get_local_device()).total_memory
     where = _device_name()
     if DEVICE_TYPE == "cpu":
@@ -79,7 +96,14 @@ def check_memory(job: Job) -> None:
             f"{estimate.least / GIB:.1f} GiB do not depend on the micro-batch; {where} has {memory / GIB:.1f} GiB. Use "
             "more ranks (hardware: nodes, processes) or a higher tensor_parallel"
         )
+    if DEVICE_TYPE != "cpu":
+        check_bags(job.segment, job.hardware)
     if estimate.total > memory:
+        if DEVICE_TYPE != "cpu" and not job.hardware.micro_batch:
+            raise UserError(
+                f"hardware: micro_batch is 0, and a rank's whole share of a step needs about {estimate}; {where} has "
+                f"{memory / GIB:.1f} GiB. Set micro_batch"
+            )
         logger.warning(
             f"A rank needs about {estimate}, {where} has {memory / GIB:.1f} GiB: it may run out of memory. Lower "
             "micro_batch, raise loss_chunks, or use activation_checkpoint: selective"

@@ -18,6 +18,7 @@ from torchtitan.components.loss import BaseLoss
 from torchtitan.config import CompileConfig
 from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
 from torchtitan.models.common import Embedding
+from torchtitan.tools import utils
 
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
@@ -28,6 +29,7 @@ from tst_titan.superposition import (
     superpose_window,
     window_length,
 )
+from tst_titan.train.titan.copies import CopiesAhead
 
 
 class BagEmbedding(Embedding):
@@ -100,7 +102,7 @@ class BagDataLoader(BaseDataLoader):
 
     Its state is one number: the data tokens read so far. Which tokens a row gets depends on that number, the seed
     and the row's lane alone, so a run may go on at another number of ranks or in another phase. One batch is made
-    ahead in a thread, which the state does not see.
+    ahead in a thread, and on its way to the accelerator, which the state does not see.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -116,8 +118,8 @@ class BagDataLoader(BaseDataLoader):
         superpose: Superpose = "both"
         positions: str = "none"
         """What to give the model as positions (see `positions_of`): "none", "sequence" or "document"."""
-        pin_memory: bool = False
-        """Put batches into page-locked memory, for copies that overlap with computation."""
+        device: str = "cpu"
+        """The type of device that trains: copies to an accelerator begin as soon as a batch is made."""
 
     def __init__(
         self,
@@ -146,6 +148,7 @@ class BagDataLoader(BaseDataLoader):
         self.tokens_per_step = config.sequences_per_step * seq_len * inputs_per_position
         self.data_tokens = 0
         self.microbatch = 0
+        self.copies = None if config.device == "cpu" else CopiesAhead(utils.get_local_device())
 
     def batch(self, data_tokens: int, microbatch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Microbatch number `microbatch` of this rank at stream position `data_tokens`."""
@@ -157,8 +160,10 @@ class BagDataLoader(BaseDataLoader):
             torch.from_numpy(windows), self.seq_len, self.config.bag_size, self.config.superpose
         )
         batch = {"input": inputs, **positions_of(inputs, self.config.positions, self.stream.corpus.eos_id)}
-        if self.config.pin_memory:
-            batch, labels = {name: value.pin_memory() for name, value in batch.items()}, labels.pin_memory()
+        if self.copies:
+            return {name: self.copies.start(value) for name, value in batch.items()}, self.copies.start(
+                labels
+            )
         return batch, labels
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:

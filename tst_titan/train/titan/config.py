@@ -52,7 +52,8 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
         model_spec=model_spec(
             recipe.model,
             seq_len=recipe.seq_len,
-            seed=recipe.seed,
+            # A segment with a parent draws no weights: it always loads its parent's or its own.
+            seed=None if job.parent_checkpoint else recipe.seed,
             attention=recipe.attention,
             bags=bags_in,
             float8=_float8(recipe, hardware),
@@ -79,7 +80,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             bag_size=bag_size,
             superpose=stage.superpose if superposed else "both",
             positions=positions,
-            pin_memory=DEVICE_TYPE != "cpu",
+            device=DEVICE_TYPE,
         ),
         parallelism=parallelism_config(hardware),
         checkpoint=SegmentCheckpoints.Config(
@@ -87,6 +88,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             folder="checkpoint",
             interval=hardware.checkpoint_steps or segment.end_step + 1,
             keep_latest_k=2,
+            async_mode="async" if hardware.async_checkpoints else "disabled",
             last_save_model_only=False,
             initial_load_path=str(job.parent_checkpoint) if job.parent_checkpoint else None,
             initial_load_model_only=False,

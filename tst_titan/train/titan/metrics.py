@@ -108,7 +108,7 @@ class SegmentMetrics(MetricsProcessor):
         }
         self._write(row)
         self.logger.log(_scalars({**row, "phase": _PHASES.index(config.phase)}), step)
-        logger.info(
+        _say(
             f"step {step:>6}  loss {global_avg_loss:8.5f}  grad_norm {grad_norm:7.4f}  "
             f"{row['tokens_per_s']:,.0f} tokens/s  {memory.max_reserved_gib:.2f} GiB"
         )
@@ -134,7 +134,7 @@ class SegmentMetrics(MetricsProcessor):
         }
         self._write(row)
         self.logger.log(row, step)
-        logger.info(f"step {step:>6}  validation loss {loss:7.5f}")
+        _say(f"step {step:>6}  validation loss {loss:7.5f}")
         self._start_interval(step)
 
     def _start_interval(self, step: int) -> None:
@@ -150,6 +150,12 @@ class SegmentMetrics(MetricsProcessor):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _say(line: str) -> None:
+    """Log what is the same on every rank, once."""
+    if dist.get_rank() == 0:
+        logger.info(line)
 
 
 def _scalars(row: dict[str, Any]) -> dict[str, Any]:

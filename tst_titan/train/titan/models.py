@@ -1,9 +1,9 @@
 """A `ModelShape` as a torchtitan model: configuration, parallelization, initialization.
 
 The initial value of a parameter depends on the study's seed and the parameter's name alone: each is drawn whole
-from a generator of its own and then sharded. So the values are the same at every number of ranks and in every
-layout, which torchtitan's sharded draws are not on CPU ranks (DTensor's random state knows accelerators only, and
-every rank would draw the same numbers for different shards).
+from a CPU generator of its own and then sharded. So the values are the same on every device, at every number of ranks
+and in every layout. torchtitan's sharded draws are not: a CUDA generator's values depend on the GPU model, and on CPU
+ranks every rank would draw the same numbers for different shards (DTensor's random state knows accelerators only).
 """
 
 import hashlib
@@ -44,6 +44,7 @@ from tst_titan.errors import UserError
 from tst_titan.plan.settings import ModelShape
 from tst_titan.train.titan.components import BagEmbedding
 from tst_titan.train.titan.device import DEVICE_TYPE
+from tst_titan.train.titan.draws import normal_, truncated_normal_
 from tst_titan.train.titan.routing import register_routing_hooks
 
 Init = Callable[[torch.Tensor], Any]
@@ -55,7 +56,7 @@ def model_spec(
     shape: ModelShape,
     *,
     seq_len: int,
-    seed: int,
+    seed: int | None,
     attention: str = "causal",
     bags: bool = False,
     float8: "Float8 | None" = None,
@@ -65,7 +66,8 @@ def model_spec(
     Args:
         shape: the decoder's shape.
         seq_len: latent positions L; sizes the rotary cache.
-        seed: of the initial values.
+        seed: of the initial values; None where a checkpoint is loaded before the first step: nothing is drawn, and
+            the weights are not numbers until then.
         attention: "causal" (SDPA over the whole sequence) or "document" (flex attention within documents).
         bags: whether the embedding takes bags `[B, L, S]` beside tokens `[B, L]`.
         float8: how to compute the blocks' matrix products in float8 (None: in the precision of the rest).
@@ -193,29 +195,39 @@ def reinitialize_embeddings(model: nn.Module, seed: int) -> list[str]:
 
 
 class _SeededInit:
-    """Draw a parameter whole from a generator that its name and the seed determine, then keep this rank's shard."""
+    """Draw a parameter whole from a generator that its name and the seed determine, then keep this rank's shard.
 
-    def __init__(self, draw: Init, seed: int, name: str):
+    Without a seed it becomes NaN: a weight that no checkpoint brought would stop the run at its first loss.
+    """
+
+    def __init__(self, draw: Init, seed: int | None, name: str):
         self.draw, self.name = draw, name
-        self.seed = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+        self.seed = (
+            None
+            if seed is None
+            else int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+        )
 
     def __call__(self, param: torch.Tensor) -> None:
-        device = param.device
-        devices = [] if device.type in ("cpu", "meta") else [device]
-        with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-            torch.manual_seed(self.seed)
-            whole = torch.empty(param.shape, dtype=param.dtype, device=device)
-            self.draw(whole)
+        whole = torch.empty(param.shape, dtype=param.dtype, device=param.device)
+        if self.seed is None:
+            whole.fill_(torch.nan)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                # The CPU's generator alone: `torch.manual_seed` would seed the device's, too.
+                torch.default_generator.manual_seed(self.seed)
+                self.draw(whole)
         if isinstance(param, DTensor):
             mesh = param.device_mesh
             whole = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
         param.copy_(whole)
 
     def __repr__(self) -> str:
-        return f"{getattr(self.draw, 'func', self.draw).__name__} seeded by {self.name}"
+        origin = "from a checkpoint" if self.seed is None else f"seeded by {self.name}"
+        return f"{getattr(self.draw, 'func', self.draw).__name__} {origin}"
 
 
-def _seed_initialization(config: Decoder.Config, seed: int) -> None:
+def _seed_initialization(config: Decoder.Config, seed: int | None) -> None:
     for name, module, _, _ in config.traverse(Module.Config, recurse=True):
         if module.param_init:  # type: ignore[attr-defined]
             module.param_init = {  # type: ignore[attr-defined]
@@ -242,7 +254,7 @@ def _parallelize(parallelize: Callable[..., nn.Module], model: nn.Module, **kwar
 
 def _trunc_normal(std: float, bound: float = 2.0) -> dict[str, Init]:
     # Bounds as torchtitan's: absolute for linear layers (the default a=-2, b=2), 3 std for the head.
-    return {"weight": partial(nn.init.trunc_normal_, std=std, a=-bound, b=bound), "bias": nn.init.zeros_}
+    return {"weight": partial(truncated_normal_, std=std, bound=bound), "bias": nn.init.zeros_}
 
 
 def _norm(shape: ModelShape, size: int) -> RMSNorm.Config:
@@ -296,7 +308,7 @@ def _llama3(
         dim=shape.dim,
         vocab_size=shape.vocab_size,
         enable_weight_tying=shape.tied_embeddings,
-        tok_embeddings=_embedding(shape, embedding, partial(nn.init.normal_, std=1.0)),
+        tok_embeddings=_embedding(shape, embedding, partial(normal_, std=1.0)),
         norm=_norm(shape, shape.dim),
         lm_head=Linear.Config(
             in_features=shape.dim,
@@ -315,8 +327,8 @@ def _qwen3_moe(
         raise UserError(
             f"model {shape.name}: architecture qwen3_moe needs `moe` (num_experts, top_k, expert_ffn_dim)"
         )
-    normal: dict[str, Init] = {"weight": partial(nn.init.normal_, std=0.02), "bias": nn.init.zeros_}
-    residual = partial(nn.init.normal_, std=0.02 / (2 * shape.num_layers) ** 0.5)
+    normal: dict[str, Init] = {"weight": partial(normal_, std=0.02), "bias": nn.init.zeros_}
+    residual = partial(normal_, std=0.02 / (2 * shape.num_layers) ** 0.5)
     layers = [
         Qwen3TransformerBlock.Config(
             attention_norm=_norm(shape, shape.dim),

@@ -12,7 +12,9 @@ class PlainWeights(ModelWrapper):
     """torchtitan's view of a model for checkpoints, with plain tensors for float8 experts.
 
     torchao wraps their weights into a tensor without storage, which torchtitan compares by storage and DCP writes from
-    it. So a checkpoint does not depend on the precision that computed it.
+    it. So a checkpoint does not depend on the precision that computed it. The parts of a fused weight are views into it;
+    as DTensors they say so a second time in their own offset, which torch's staging for saves behind the training takes
+    for memory of their own.
     """
 
     def _get_state_dict(self) -> dict[str, Any]:
@@ -20,10 +22,14 @@ class PlainWeights(ModelWrapper):
 
 
 def plain(value: Any) -> Any:
-    """`value`, or the tensor inside of torchao's wrapper (or of a DTensor of wrapped shards): the same memory."""
+    """`value` in the same memory, as a plain tensor or a DTensor of one."""
     if isinstance(value, DTensor):
-        local = plain(value._local_tensor)
-        if local is value._local_tensor:
+        shard = value._local_tensor
+        local = plain(shard)
+        if value.storage_offset():
+            # The same memory as a storage of its own, which begins where the view does.
+            local = torch.from_dlpack(local.detach())
+        if local is shard:
             return value
         with torch.no_grad():
             return DTensor.from_local(

@@ -73,8 +73,10 @@ class SegmentTrainer(Trainer):
         stop, save = self._agree()
         if stop or save:
             if self.step > self.checkpointer.config.expected_start[0]:  # type: ignore[attr-defined]
-                self.checkpointer.save(self.step, last_step=True)
+                self.checkpointer.save_now(self.step)  # type: ignore[attr-defined]
             self._last_save = time.monotonic()
+        if stop:
+            self.checkpointer.finish_saving()  # type: ignore[attr-defined]
         self.stopped = stop
         return not stop
 

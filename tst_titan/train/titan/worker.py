@@ -21,7 +21,7 @@ from tst_titan.files import write_json
 from tst_titan.meeting import met_ranks
 from tst_titan.train.failures import record_failure
 from tst_titan.train.job import Job, read_job
-from tst_titan.train.titan.checkpoints import discard_broken, latest_whole_step
+from tst_titan.train.titan.checkpoints import latest_whole_step
 from tst_titan.train.titan.checks import check_job
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.metrics import read_rows
@@ -33,9 +33,6 @@ def train_segment(job: Job) -> None:
     """Train to the segment's end, or to a stop signal; then validate what is missing at the end."""
     if job.gpus:
         check_torch_sees(job.hardware.processes, job.gpus, job.segment.id)
-    if int(os.environ["RANK"]) == 0:
-        for name in discard_broken(job.checkpoints):
-            logger.warning(f"{job.checkpoints / name}: not a whole checkpoint; discarded")
     check_job(job)
     if int(os.environ["RANK"]) == 0:
         write_json(job.folder / "provenance.json", provenance(job))
