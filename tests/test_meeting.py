@@ -84,9 +84,7 @@ def test_a_machine_without_any_network_trains_over_loopback_and_one_without_loop
     real, script = sys.executable, tmp_path / "python"
     for network, name in (("ip link set lo up", "loopback"), ("true", "nothing")):
         job = make_job(segment, tmp_path / name, corpus_dir, processes=2)
-        script.write_text(
-            f'#!/bin/sh\nexec unshare --net sh -c \'{network}; exec {real} "$@"\' sh "$@"\n'
-        )
+        script.write_text(f'#!/bin/sh\nexec unshare --net sh -c \'{network}; exec {real} "$@"\' sh "$@"\n')
         script.chmod(0o755)
         monkeypatch.setattr("training.sys.executable", str(script))
         run = launch(job)
