@@ -34,6 +34,7 @@ from slurm_jobs import (
 from slurm_studies import wait_for
 from training import chain, constant, launch, make_job, recipe
 
+from tst_titan.meeting import MEETING_FILE
 from tst_titan.plan.settings import Segment
 from tst_titan.train import slurm
 from tst_titan.train.job import Job
@@ -239,7 +240,7 @@ def sets_of_processes(job: Job) -> set[str]:
             command = set((process / "cmdline").read_bytes().split(b"\0"))
             environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
             if of_this_job <= command and any(value.startswith("LOCAL_RANK=") for value in environment):
-                found |= {value for value in environment if value.startswith("MASTER_PORT=")}
+                found |= {value for value in environment if value.startswith(("MASTER_PORT=", MEETING_FILE))}
     return found
 
 

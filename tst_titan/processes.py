@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tst_titan.meeting import LOOPBACK_ALONE, MEETING_FILE
+
 Process = subprocess.Popen[bytes]
 # From the first rank that fails to the end of the others: to say why themselves, as the first is not always the cause.
 FAREWELL_SECONDS = 3.0
@@ -57,7 +59,7 @@ def start_ranks(
     count: int,
     *,
     environment: Mapping[str, str],
-    master: str,
+    meeting: Path | str,
     first: int = 0,
     world_size: int | None = None,
     output: int | None = None,
@@ -66,16 +68,20 @@ def start_ranks(
 ) -> list[Process]:
     """Start ranks `first` to `first + count - 1` of `world_size` (None: these are all); they end with this process.
 
-    `master` is HOST:PORT where rank 0 listens. Each rank has a session of its own: Ctrl-C on the terminal reaches it through us
+    `meeting`: the file where they meet, or HOST:PORT where rank 0 listens (`tst_titan.meeting`). Each rank has a session of its own: Ctrl-C on the terminal reaches it through us
     alone. `pass_fds` (locks) are open in every rank, `output` is its stdout and stderr.
     """
-    host, _, port = master.rpartition(":")
+    if isinstance(meeting, Path):
+        place = {MEETING_FILE: str(meeting), **LOOPBACK_ALONE}
+    else:
+        host, _, port = meeting.rpartition(":")
+        place = {"MASTER_ADDR": host, "MASTER_PORT": port}
     ranks: list[Process] = []
     try:
         for local in range(count):
             own = {
                 "RANK": str(first + local), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world_size or count),
-                "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": host, "MASTER_PORT": port,
+                "LOCAL_WORLD_SIZE": str(count), **place,
             }  # fmt: skip
             ranks.append(
                 subprocess.Popen(

@@ -19,7 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tst_titan.errors import UserError
-from tst_titan.processes import held_port, start_ranks, wait_for_ranks
+from tst_titan.meeting import met_ranks, private_meeting
+from tst_titan.processes import start_ranks, wait_for_ranks
 
 T = TypeVar("T")
 # The slowest share of a large task may take hours longer than the fastest.
@@ -77,7 +78,8 @@ def join_ranks() -> Ranks:
         on_gpus = torch.cuda.is_available()
         if on_gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_LONGEST_WAIT)
+        with met_ranks():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_LONGEST_WAIT)
     return Ranks(dist.get_rank(), size)
 
 
@@ -116,13 +118,13 @@ def run_on(processes: int, arguments: Sequence[str], locks: Sequence[int]) -> in
     Each rank has a GPU of its own, where there are GPUs; else they share the cores. All hold `locks`, and end with this process.
     """
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with held_port() as port:
+    with private_meeting() as meeting:
         return wait_for_ranks(
             start_ranks(
                 [sys.executable, "-m", "tst_titan.cli", *arguments],
                 processes,
                 environment=environment,
-                master=f"127.0.0.1:{port}",
+                meeting=meeting,
                 pass_fds=locks,
             )
         )

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
@@ -16,6 +16,7 @@ from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_json
+from tst_titan.meeting import private_meeting
 from tst_titan.processes import held_port
 from tst_titan.train import node, slurm
 from tst_titan.train.attempts import (
@@ -177,14 +178,15 @@ def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log, held_port() as port:
-        running: node.Running = (
-            node.start_step(job, environment, port=port, output=log.fileno(), pass_fds=locks)
-            if slurm.launches()
-            else node.start_here(
-                job, environment, master=f"127.0.0.1:{port}", output=log.fileno(), pass_fds=locks
-            )
-        )
+    with (job.folder / "train.log").open("a", encoding="utf-8") as log, ExitStack() as meeting:
+        running: node.Running
+        if slurm.launches():
+            several = job.hardware.nodes > 1
+            master = f"{slurm.address_in_job()}:{meeting.enter_context(held_port())}" if several else None
+            running = node.start_step(job, environment, master=master, output=log.fileno(), pass_fds=locks)
+        else:
+            file = meeting.enter_context(private_meeting())
+            running = node.start_here(job, environment, meeting=file, output=log.fileno(), pass_fds=locks)
         return node.supervise(running, each_round, said=f"{job.segment.id}: saving before it stops")
 
 

@@ -1,7 +1,7 @@
 """The training processes of one node: how they are started, how a stop signal reaches them, and how they end together.
 
 Without Slurm the launcher starts the ranks itself. Under Slurm it starts `srun`, which starts this module once on every
-node, and this starts the ranks there: `python -m tst_titan.train.node job.json --master HOST:PORT`. Slurm gives signals
+node, and this starts the ranks there: `python -m tst_titan.train.node job.json`, with `--master HOST:PORT` where there are several. Slurm gives signals
 (time limit, preemption, scancel --signal) to the tasks of a step, so each node hears them for itself; the ranks agree on
 the step at which all stop (`tst_titan.train.titan.trainer`).
 
@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from tst_titan.files import write_json
+from tst_titan.meeting import private_meeting
 from tst_titan.processes import FAREWELL_SECONDS, Process, ending_with_parent, kill, start_ranks
 from tst_titan.train import slurm
 from tst_titan.train.failures import first_failure, has_failure, record_failure
@@ -142,12 +143,12 @@ def start_here(
     job: Job,
     node_environment: Mapping[str, str],
     *,
-    master: str,
+    meeting: Path | str,
     node: int = 0,
     output: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Ranks:
-    """Start the ranks of one node, the `node`-th of the job; `master` is HOST:PORT where rank 0 listens."""
+    """Start the ranks of one node, the `node`-th of the job; they meet at `meeting` (`start_ranks`)."""
     hardware = job.hardware
     first = node * hardware.processes
     command = [sys.executable, "-m", WORKER, str((job.folder / "job.json").absolute())]
@@ -155,7 +156,7 @@ def start_here(
         command,
         hardware.processes,
         environment=node_environment,
-        master=master,
+        meeting=meeting,
         first=first,
         world_size=hardware.world_size,
         output=output,
@@ -166,9 +167,12 @@ def start_here(
 
 
 def start_step(
-    job: Job, node_environment: Mapping[str, str], *, port: int, output: int, pass_fds: Sequence[int]
+    job: Job, node_environment: Mapping[str, str], *, master: str | None, output: int, pass_fds: Sequence[int]
 ) -> Step:
-    """Start srun of this module on every node of the job, the first of which this process is on; rank 0 listens at `port`."""
+    """Start srun of this module on every node of the job, the first of which this process is on.
+
+    `master`: HOST:PORT where rank 0 listens, None where there is one node.
+    """
     hardware = job.hardware
     command = [
         *slurm.srun(hardware.nodes, hardware.processes * hardware.threads),
@@ -176,8 +180,7 @@ def start_step(
         "-m",
         "tst_titan.train.node",
         str((job.folder / "job.json").absolute()),
-        "--master",
-        f"{slurm.first_node()}:{port}",
+        *(["--master", master] if master else []),
     ]
     # When this process is killed, srun lives to tell the tasks.
     srun = subprocess.Popen(
@@ -255,7 +258,7 @@ def main() -> int:
     """One node's task under srun."""
     parser = argparse.ArgumentParser(prog="python -m tst_titan.train.node")
     parser.add_argument("job", type=Path)
-    parser.add_argument("--master", required=True, metavar="HOST:PORT")
+    parser.add_argument("--master", metavar="HOST:PORT")
     args = parser.parse_args()
     job, node = read_job(args.job), int(os.environ["SLURM_NODEID"])
 
@@ -268,7 +271,8 @@ def main() -> int:
         return False
 
     try:
-        status = supervise(start_here(job, os.environ, master=args.master, node=node), each_round)
+        with nullcontext(args.master) if args.master else private_meeting() as meeting:
+            status = supervise(start_here(job, os.environ, meeting=meeting, node=node), each_round)
     except EndedFromAbove:
         status = 1
     write_json(job.folder / "nodes" / f"{node}.json", {"host": socket.gethostname(), "status": status})

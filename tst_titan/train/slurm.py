@@ -123,13 +123,24 @@ def describe(comment: str) -> None:
         _run("scontrol", "update", f"JobId={job_id()}", f"Comment={comment}")
 
 
-def first_node() -> str:
-    """The address, as Slurm knows it, of the node that this process is on: the first of its job."""
-    name = node_name()
-    if name is None:
-        return socket.gethostname()
-    address = re.search(r"NodeAddr=(\S+)", _ask("scontrol", "show", "node", name))
-    return address.group(1) if address else name
+def address_in_job() -> str:
+    """The address of this node on the network by which it reaches the job's other nodes, as Slurm knows their addresses.
+
+    Not what its own name resolves to, which is a loopback address on many systems.
+    """
+    names = _ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    other = next((name for name in names if name != node_name()), names[0])
+    found = re.search(r"NodeAddr=(\S+)", _ask("scontrol", "show", "node", other))
+    host = found.group(1) if found else other
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as route:
+            route.connect(address)  # asks the kernel for the way; nothing is sent
+            return str(route.getsockname()[0])
+    except OSError as error:
+        raise UserError(
+            f"node {other}: its address {host!r} in Slurm cannot be reached from {node_name()}: {error.strerror}"
+        ) from error
 
 
 def srun(nodes: int, cpus: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""All ranks stop or save at one step, as rank 0 decides and tells the others through torchrun's store.
+"""All ranks stop or save at one step, as rank 0 decides and tells the others through the store where they met.
 
 Host to host: nothing here is a collective of the device, which would have the host wait for every step that it has queued.
 Rank 0 also says before which step to ask next, by its own clock, so that all ask at the same steps: about once a second, or
@@ -6,7 +6,6 @@ at every step where one takes longer. benchmarks/agreement.py measures what it c
 """
 
 import json
-import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from tst_titan.meeting import connect
 from tst_titan.train.time_bounds import ASK_SECONDS
 
 # Answers that are kept for a rank that lags behind: far more than ranks can be apart, as they meet in every step.
@@ -52,13 +52,7 @@ class Agreement:
         # A connection of its own: waiting on it blocks nobody else's.
         self._store = dist.PrefixStore(
             "agreement",
-            dist.TCPStore(
-                os.environ["MASTER_ADDR"],
-                int(os.environ["MASTER_PORT"]),
-                is_master=False,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=longest_wait),
-            ),
+            connect(timedelta(seconds=longest_wait)),
         )
         self._next_step = 0
         self._cadence = cadence or Cadence()

@@ -18,6 +18,7 @@ from torchtitan.tools.logging import init_logger, logger
 from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.errors import UserError
 from tst_titan.files import write_json
+from tst_titan.meeting import met_ranks
 from tst_titan.train.failures import record_failure
 from tst_titan.train.job import Job, read_job
 from tst_titan.train.titan.checkpoints import latest_whole_step
@@ -35,7 +36,8 @@ def train_segment(job: Job) -> None:
     check_job(job)
     if int(os.environ["RANK"]) == 0:
         write_json(job.folder / "provenance.json", provenance(job))
-    trainer = trainer_config(job).build()
+    with met_ranks():
+        trainer = trainer_config(job).build()
     trainer.train()
     if not trainer.stopped:
         _validate_the_end(trainer, job)
