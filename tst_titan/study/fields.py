@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 T = TypeVar("T")
 
 _TOKENS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])$")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 _UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -131,12 +131,13 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValida
 NotNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
 
 
-def _name(value: str) -> str:
-    if not _NAME.match(value):
+def check_name(value: str) -> str:
+    """`value` if it can name an arm, a model, a source or a study: names become parts of paths."""
+    if not _NAME.fullmatch(value):
         raise ValueError(
             "a name is letters, digits, dots, dashes and underscores, and starts with a letter or digit"
         )
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(check_name)]

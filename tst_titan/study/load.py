@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tst_titan.errors import UserError
 from tst_titan.study.definition import Study
 from tst_titan.study.expand import RunDefinition, expand
-from tst_titan.study.fields import choices
+from tst_titan.study.fields import check_name, choices
 from tst_titan.study.yaml_file import StudySource, read_study_file
 
 # What `studies/` holds besides studies' outputs: a study of that name would build over it.
@@ -33,7 +33,16 @@ def load_study(file: Path) -> LoadedStudy:
     """
     file = Path(file)
     if not file.is_file():
-        raise UserError(f"{file}: no such study file")
+        other = file.with_suffix(".yml")
+        raise UserError(
+            f"{file}: no such study file{f' (there is {other.name}: rename it)' if other.is_file() else ''}"
+        )
+    if file.suffix != ".yaml":
+        raise UserError(f"{file}: a study file's name ends in .yaml: rename it to {file.stem}.yaml")
+    try:
+        check_name(file.stem)
+    except ValueError as error:
+        raise UserError(f"{file}: the file's name is the study's: {error}: rename the file") from None
     if file.stem in RESERVED_NAMES:
         raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
     source = read_study_file(file)
@@ -75,8 +84,17 @@ def _describe(source: StudySource, item: Any) -> str:
     elif text is None:
         message = str(item["msg"])
     else:
-        message = text.format(**limits)
+        message = text.format(**limits) + _quotes(kind, value)
     return source.complain(path, value, message, show_value=kind != "missing")
+
+
+def _quotes(kind: str, value: Any) -> str:
+    """What to do about a word that YAML takes for something else."""
+    if kind == "string_type" and isinstance(value, bool):
+        return "; YAML reads yes, no, on, off, true and false as truth values: put the word in quotes"
+    if kind in ("string_type", "dict_type") and isinstance(value, int | float):
+        return "; a name that looks like a number stands in quotes"
+    return ""
 
 
 def _locate(data: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any]:
