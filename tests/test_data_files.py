@@ -180,3 +180,19 @@ def test_one_large_text_file_is_told_that_it_is_one_document(tmp_path, held_out)
         match=r"a text file is one document, however long: write the texts of local \(1 text file\) as JSONL",
     ):
         build_corpus(settings(tmp_path / "book.txt"), tmp_path / "corpus", num_workers=1)
+
+
+def test_several_paths_and_patterns_are_one_source(tmp_path):
+    for file in ("a/x.txt", "a/deep/y.md", "b/x.txt", "b/z.log"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(file)
+    both = source(f"{tmp_path}/a\n{tmp_path}/b")
+    assert names(both) == [f"{tmp_path}/{file}" for file in ("a/deep/y.md", "a/x.txt", "b/x.txt")]
+    assert list_source(both).notes == (f"local: left out, of other kinds: {tmp_path}/b/z.log",)
+    assert names(source(tmp_path, file_pattern="*/*.txt\n**/*.log\n*/x.txt")) == [
+        "a/x.txt",
+        "b/x.txt",
+        "b/z.log",
+    ]
+    with pytest.raises(UserError, match=r"path '.*/c' matches no text file"):
+        list_source(source(f"{tmp_path}/a\n{tmp_path}/c"))

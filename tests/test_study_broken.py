@@ -93,7 +93,20 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "validation reads more than is held out": (GOOD + "validation: {tokens: 1M}\n", "corpus.validation_tokens = 200000", ["less is held out"]),
     "seed given twice": (GOOD + "seeds: [0, 1, 0]\n", "seeds = [0, 1, 0]", ["0 is given twice"]),
     "model given twice": (changed("[2M]", "[2M, 2M]"), "models", ["'2M' is given twice"]),
-    "mix that does not sum to 1": (changed("source: python-stdlib", "mix: {dclm: 0.5, fineweb-edu: 0.4}"), "corpus.mix = ", ["sum to 0.9"]),
+    "mix with a share of nothing": (changed("source: python-stdlib", "mix: {dclm: 0, fineweb-edu: 0.4}"), "corpus.mix.dclm = 0", ["greater than 0"]),
+    "documents cut to their ends": (changed("200k}", "200k, max_document_tokens: 1}"), "corpus.max_document_tokens = 1", ["at least 2", "0: never cut"]),
+    "patterns of a hub's dataset": (
+        changed("source: python-stdlib", "source: own, sources: {own: {kind: hub, path: a/b, file_pattern: [x, y]}}"),
+        "corpus.sources.own = ",
+        ["one file_pattern"],
+    ),
+    "an empty list of paths": (
+        changed("source: python-stdlib", "source: own, sources: {own: {kind: files, path: []}}"),
+        "corpus.sources.own.path = []",
+        ["text or a list"],
+    ),
+    "a model that is a number": (changed("[2M]", "0.5"), "models = 0.5", ["mapping of names", "stands in quotes"]),
+    "an arm named no in a list": (GOOD + "exclude: [{arm: no}]\n", "exclude[0].arm = False", ["must be text", "YAML reads yes, no", "in quotes"]),
     "mix and source": (changed("source: python-stdlib", "source: dclm, mix: {dclm: 1.0}"), "corpus = ", ["either source"]),
     "warmup longer than the budget": (changed("warmup_steps: 60", "warmup_steps: 2000"), "training.warmup_steps = 2000", ["at most 1080"]),
     "arm that is no mapping": (changed("baseline: {}", "baseline: none"), "arms.baseline = 'none'", ["must be a mapping"]),
@@ -144,6 +157,22 @@ UNREADABLE: dict[str, tuple[bytes, list[str]]] = {
     "an anchor inside itself": (b"a: &a [*a]\n", ["line 1", "alias"]),
     "a Python object": (b"steps: !!python/object/apply:os.getcwd []\n", ["line 1"]),
     "depth without end": (b"a: " + b"[" * 20000, ["nested too deeply"]),
+    "a number with a leading zero": (
+        changed("1200", "010").encode(),
+        ["line 3", "'010' would be read as the number 8", "leading zero"],
+    ),
+    "a number of base 60": (
+        changed("1200", "1:30").encode(),
+        ["line 3", "'1:30' would be read as the number 90", "in quotes"],
+    ),
+    "a fraction of base 60": (
+        GOOD.encode() + b"description: 1:30.5\n",
+        ["line 8", "'1:30.5' would be read as the number 90.5"],
+    ),
+    "half of a surrogate pair": (
+        GOOD.encode() + b'description: "\\ud83d"\n',
+        ["line 8", "half of a surrogate pair"],
+    ),
     "a list as a key": (b"? [a, b]\n: 1\n", ["line 1", "plain word"]),
 }
 
@@ -172,6 +201,66 @@ def test_a_file_that_is_no_study_gets_one_line_that_names_the_place(name: str, t
     assert message.startswith(str(file)), message
     assert len(message.splitlines()) == 1, message
     assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize(
+    "name", ["two words.yaml", "$(touch x).yaml", "-x.yaml", "größe.yaml", "line\n.yaml"]
+)
+def test_a_study_file_whose_name_is_none_is_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(GOOD)
+    with pytest.raises(
+        UserError,
+        match=r"a study has the name of its file, and cannot have this one; a name is .* rename the file",
+    ):
+        load_study(tmp_path / name)
+
+
+def test_a_yml_file_is_told_its_right_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text(GOOD)
+    with pytest.raises(
+        UserError, match=r"mine\.yml: a study file's name ends in \.yaml: rename it to mine\.yaml"
+    ):
+        load_study(tmp_path / "mine.yml")
+    with pytest.raises(UserError, match=r"mine\.yaml: no such study file \(there is mine\.yml: rename it\)"):
+        load_study(tmp_path / "mine.yaml")
+
+
+def test_an_arm_may_be_named_no_and_an_emoji_written_as_json_is_one_character(tmp_path: Path) -> None:
+    text = changed("baseline:", "no:") + 'description: "\\ud83d\\ude42 \\u00e9"\n'
+    (tmp_path / "good.yaml").write_text(text)
+    study = load_study(tmp_path / "good.yaml")
+    assert list(study.definition.arms) == ["no", "tst"]
+    assert study.definition.description == "\U0001f642 é"
+    study.definition.description.encode()
+
+
+def test_the_weights_of_a_mix_are_proportions(tmp_path: Path) -> None:
+    def shares(mix: str) -> dict[str, float]:
+        (tmp_path / "good.yaml").write_text(changed("source: python-stdlib", f"mix: {mix}"))
+        return load_study(tmp_path / "good.yaml").definition.corpus.weights
+
+    assert shares("{dclm: 0.3333, fineweb-edu: 0.6665}") == {
+        "dclm": 0.3333 / 0.9998,
+        "fineweb-edu": 0.6665 / 0.9998,
+    }
+    assert shares("{dclm: 3, fineweb-edu: 1}") == {"dclm": 0.75, "fineweb-edu": 0.25}
+    # Shares that sum to 1 are those that are written, bit for bit: identities hold them.
+    assert shares("{dclm: 0.1, fineweb-edu: 0.7, python-stdlib: 0.2}") == {
+        "dclm": 0.1,
+        "fineweb-edu": 0.7,
+        "python-stdlib": 0.2,
+    }
+
+
+def test_a_source_may_have_a_list_of_paths_and_patterns(tmp_path: Path) -> None:
+    def source(fields: str) -> tuple[str, str]:
+        own = f"source: own, sources: {{own: {{kind: files, {fields}}}}}"
+        (tmp_path / "good.yaml").write_text(changed("source: python-stdlib", own))
+        own_source = load_study(tmp_path / "good.yaml").definition.corpus.sources["own"]
+        return own_source.path, own_source.file_pattern
+
+    assert source("path: a") == source("path: [a]") == ("a", "")
+    assert source("path: [a, b], file_pattern: ['*.txt', 'x/*.md']") == ("a\nb", "*.txt\nx/*.md")
 
 
 def test_the_definition_that_the_others_break_is_whole(tmp_path: Path) -> None:

@@ -108,6 +108,11 @@ def _build(args: argparse.Namespace) -> None:
             else ", enough for the plans"
         )
         print(f"{folder}: {num_tokens:,} training tokens{more}, {held_out:,} held out")
+        sources = corpora[identity].sources
+        if len(sources) > 1:
+            print(
+                f"  read in the shares {', '.join(f'{source.name} {source.weight:.2%}' for source in sources)}"
+            )
 
 
 def _inspect(args: argparse.Namespace) -> None:

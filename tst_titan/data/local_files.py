@@ -53,19 +53,25 @@ _NAMES_SHOWN = 20
 
 def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], list[str]]:
     """The files of `source.path`, sorted by name. Raises `UserError` where there is none."""
-    path = Path(source.path).expanduser()
-    try:
-        root, found = _found(path, source.file_pattern)
-    except UserError as error:
-        key = "file_pattern" if source.file_pattern else "path"
-        raise UserError(f"corpus source {source.name}: {key} = {error}") from error
-    files = sorted(found.files)
-    if path.is_dir() and not source.file_pattern:
-        for file in files:
-            if not format_of(file):
-                found.left_out[not_read(file) or "of other kinds"].add(file)
-        files = [file for file in files if format_of(file)]
-    refused = {reason: file for file in reversed(files) if (reason := not_read(file))}
+    files: dict[Path, str] = {}
+    notes: list[str] = []
+    paths = source.path.split("\n")
+    for path in map(Path, paths):
+        for pattern in source.file_pattern.split("\n"):
+            try:
+                root, found = _found(path.expanduser(), pattern)
+            except UserError as error:
+                key = "file_pattern" if pattern else "path"
+                raise UserError(f"corpus source {source.name}: {key} = {error}") from error
+            if not pattern and path.expanduser().is_dir():
+                _leave_other_kinds_out(found)
+            if not found.files:
+                raise UserError(_none(source, path, pattern, list(_notes(root, found.left_out))))
+            # Of several paths each may have a file of that name.
+            root = root if len(paths) == 1 else Path()
+            files |= {file: _name(file, root) for file in found.files}
+            notes += [note for note in _notes(root, found.left_out) if note not in notes]
+    refused = {reason: file for file in sorted(files, reverse=True) if (reason := not_read(file))}
     if refused:
         each = "; ".join(
             f"{printable(str(file))} is one of the files that are {reason}"
@@ -74,22 +80,30 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         raise UserError(
             f"corpus source {source.name}: cannot be read as text: {each}; or leave them out of `path` and `file_pattern`"
         )
-    notes = [f"{source.name}: {note}" for note in _notes(root, found.left_out)]
-    if not files:
-        pattern = f" with file_pattern {source.file_pattern!r}" if source.file_pattern else ""
-        bracket = "; [ begins a set of characters, [[] is the character" if "[" in source.path else ""
-        raise UserError(
-            f"corpus source {source.name}: path {source.path!r}{pattern} matches no text file (known: {KINDS}{bracket}); "
-            f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
-        )
     inputs = []
-    for file in files:
+    for file, name in sorted(files.items()):
         status = file.stat()
-        inputs.append(Input(_name(file, root), str(file), status.st_size, version=str(status.st_mtime_ns)))
+        inputs.append(Input(name, str(file), status.st_size, version=str(status.st_mtime_ns)))
     return (
         inputs,
         {"path": source.path, "num_files": len(files), "num_bytes": sum(e.size for e in inputs)},
-        notes,
+        [f"{source.name}: {note}" for note in notes],
+    )
+
+
+def _leave_other_kinds_out(found: Found) -> None:
+    for file in list(found.files):
+        if not format_of(file):
+            found.files.remove(file)
+            found.left_out[not_read(file) or "of other kinds"].add(file)
+
+
+def _none(source: SourceSettings, path: Path, pattern: str, notes: list[str]) -> str:
+    with_pattern = f" with file_pattern {pattern!r}" if pattern else ""
+    bracket = "; [ begins a set of characters, [[] is the character" if "[" in str(path) else ""
+    return (
+        f"corpus source {source.name}: path {str(path)!r}{with_pattern} matches no text file (known: {KINDS}{bracket}); "
+        f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
     )
 
 

@@ -6,21 +6,43 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tst_titan.study import catalogue
-from tst_titan.study.fields import Name, Positive, Strict, Tokens, choices, number
+from tst_titan.study.fields import Name, Positive, Rate, Strict, Tokens, choices
+
+
+def _patterns(value: Any) -> Any:
+    """One pattern or a list: the settings hold a pattern a line."""
+    several = value if isinstance(value, list) else [value]
+    if value == [] or not all(isinstance(item, str) for item in several):
+        raise ValueError("must be text or a list of texts")
+    if any(not item.strip() for item in several if len(several) > 1) or any("\n" in item for item in several):
+        raise ValueError("must be one pattern each, not empty and without a line end")
+    return "\n".join(several)
+
+
+Patterns = Annotated[str, BeforeValidator(_patterns, json_schema_input_type=str | list[str])]
 
 
 class Source(Strict):
     """A source of documents of one's own."""
 
     kind: Literal["files", "hub"]
-    path: str = Field(
-        min_length=1, description="files: a file, folder or glob; hub: the dataset's repository."
+    path: Patterns = Field(
+        min_length=1,
+        description="files: a file, folder or glob, or a list of them; hub: the dataset's repository.",
     )
     revision: str = ""
     subset: str = ""
     split: str = "train"
-    file_pattern: str = ""
+    file_pattern: Patterns = Field(default="", description="Files below a folder: a glob or a list of globs.")
     text_column: str = "text"
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> "Source":
+        if self.kind == "hub" and "\n" in self.path + self.file_pattern:
+            raise ValueError(
+                "a source of kind hub has one path and one file_pattern: make each a source of its own"
+            )
+        return self
 
 
 class Tokenizer(Strict):
@@ -65,8 +87,8 @@ class Corpus(Strict):
     """The text: one `source` or a `mix` of several by weight, its tokenizer, and what is held out."""
 
     source: str | None = Field(default=None, description="One source by name; see also `mix`.")
-    mix: dict[Name, Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]] | None = Field(
-        default=None, description="Sources and their shares of the training tokens; the shares sum to 1."
+    mix: dict[Name, Rate] | None = Field(
+        default=None, description="Sources and the proportions in which training reads their tokens."
     )
     sources: dict[Name, Source] = Field(
         default={}, description="Sources of one's own, by the name that source or mix uses."
@@ -82,9 +104,17 @@ class Corpus(Strict):
 
     @field_validator("mix")
     @classmethod
-    def _mix_sums(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and abs(sum(value.values()) - 1) > 1e-6:
-            raise ValueError(f"the weights must sum to 1, but sum to {sum(value.values()):g}")
+    def _shares(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is None or abs(sum(value.values()) - 1) <= 1e-6:
+            return value
+        total = sum(value.values())
+        return {name: weight / total for name, weight in value.items()}
+
+    @field_validator("max_document_tokens")
+    @classmethod
+    def _room_for_text(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be at least 2 (the end of text is one of them), or 0: never cut")
         return value
 
     @model_validator(mode="after")

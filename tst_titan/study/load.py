@@ -34,7 +34,12 @@ def load_study(file: Path) -> LoadedStudy:
     """
     file = Path(file)
     if not file.is_file():
-        raise UserError(f"{file}: no such study file")
+        other = file.with_suffix(".yml")
+        raise UserError(
+            f"{file}: no such study file{f' (there is {other.name}: rename it)' if other.is_file() else ''}"
+        )
+    if file.suffix != ".yaml":
+        raise UserError(f"{file}: a study file's name ends in .yaml: rename it to {file.stem}.yaml")
     if not is_name(file.stem):
         raise UserError(
             f"{str(file)!r}: a study has the name of its file, and cannot have this one; {RULE}; rename the file"
@@ -80,8 +85,17 @@ def _describe(source: StudySource, item: Any) -> str:
     elif text is None:
         message = str(item["msg"])
     else:
-        message = text.format(**limits)
+        message = text.format(**limits) + _quotes(kind, value)
     return source.complain(path, value, message, show_value=kind != "missing")
+
+
+def _quotes(kind: str, value: Any) -> str:
+    """What to do about a word that YAML takes for something else."""
+    if kind == "string_type" and isinstance(value, bool):
+        return "; YAML reads yes, no, on, off, true and false as truth values: put the word in quotes"
+    if kind in ("string_type", "dict_type") and isinstance(value, int | float):
+        return "; a name that looks like a number stands in quotes"
+    return ""
 
 
 def _locate(data: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any]:

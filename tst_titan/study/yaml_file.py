@@ -1,7 +1,8 @@
 """Study files as plain data: YAML read strictly, `extends` merged, and where every value was written.
 
-Beyond `yaml.safe_load`: a key written twice, an alias that repeats (or would explode), bytes that are not UTF-8
-and a document that is no mapping are errors, and numbers such as `3e-4` are numbers (YAML 1.1 calls them text).
+Beyond `yaml.safe_load`: a key written twice, an alias that repeats (or would explode), bytes that are not UTF-8,
+a document that is no mapping and numbers that YAML 1.1 reads as others (`010` is 8 there, `1:30` is 90) are errors,
+numbers such as `3e-4` are numbers (YAML 1.1 calls them text), and keys are text (`no` is an arm's name, not false).
 """
 
 import re
@@ -62,9 +63,45 @@ class _StrictLoader(yaml.SafeLoader):
                     key_node.start_mark,
                 )
             seen[key_node.value] = key_node.start_mark.line
+            if key_node.tag != "tag:yaml.org,2002:merge":
+                key_node.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep=deep)
 
+    def construct_number(self, node: Any) -> int | float:
+        """A number as it looks: YAML 1.1 reads a leading zero as octal and colons as base 60."""
+        number = (
+            self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        )
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"'{node.value}' would be read as the number {number}: write the number that you mean without a leading zero "
+                "or colon, or text in quotes",
+                node.start_mark,
+            )
+        return number
 
+    def construct_text(self, node: Any) -> str:
+        """Text in which two escapes that stand for one character (JSON's emoji) are that character."""
+        text = self.construct_scalar(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                "half of a surrogate pair (an escape \\ud800 to \\udfff) is no character",
+                node.start_mark,
+            ) from None
+
+
+for _tag, _construct in (
+    ("int", _StrictLoader.construct_number),
+    ("float", _StrictLoader.construct_number),
+    ("str", _StrictLoader.construct_text),
+):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct)
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp",)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
