@@ -58,6 +58,13 @@ def standing_still() -> None:
         distributed_c10d._set_pg_timeout(timedelta(seconds=2), group)
 
 
+def hanging_at_its_end() -> None:
+    """All is saved; then rank 1 waits for ever in the library's farewell."""
+    worker.END_SECONDS = 2
+    if RANK == 1:
+        dist.destroy_process_group = hang
+
+
 def step_with_fault(self: SegmentTrainer, data: Any) -> None:
     if self.step == 3:
         globals()[os.environ["FAULT"]]()

@@ -61,6 +61,20 @@ def test_when_one_rank_fails_the_job_ends_with_its_reason_whatever_the_other_doe
     assert attempt["end"] - first.time < 20
 
 
+def test_a_rank_that_hangs_when_all_is_saved_costs_seconds_and_no_result(
+    tmp_path: Path, corpus_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (segment,) = chain(constant(4), recipe=recipe())
+    job = make_job(segment, tmp_path, corpus_dir, processes=2)
+    monkeypatch.setenv("FAULT", "hanging_at_its_end")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    launcher = start_launcher(job, worker="faulty_rank")
+    _, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, errors
+    assert json.loads((job.folder / "done.json").read_text())["end_step"] == 4
+    assert "in hang" in (job.folder / "train.log").read_text()
+
+
 def test_the_reason_is_the_known_one_then_the_first_that_is_not_only_of_another_rank(tmp_path: Path) -> None:
     assert first_failure(tmp_path) is None
     told = []

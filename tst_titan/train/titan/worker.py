@@ -1,6 +1,7 @@
 """One rank of a training job, started by `tst_titan.train.node`: `python -m tst_titan.train.titan.worker job.json`."""
 
 import errno
+import faulthandler
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from tst_titan.files import write_json
 from tst_titan.meeting import met_ranks
 from tst_titan.train.failures import record_failure
 from tst_titan.train.job import Job, read_job
+from tst_titan.train.time_bounds import END_SECONDS
 from tst_titan.train.titan.checkpoints import latest_whole_step
 from tst_titan.train.titan.checks import check_job
 from tst_titan.train.titan.config import trainer_config
@@ -43,9 +45,12 @@ def train_segment(job: Job) -> None:
         _validate_the_end(trainer, job)
     if dist.get_rank() == 0:
         write_json(job.folder / "outcome.json", {"step": trainer.step, "stopped": trainer.stopped})
-    # Only here: after a failure these would wait for ranks that wait for this one.
+    # Only here: after a failure these would wait for ranks that wait for this one. All is on the disk by now, so a rank that hangs
+    # in its end is left (with status 1 and its traceback in the log), and the outcome holds.
+    faulthandler.dump_traceback_later(END_SECONDS, exit=True)
     trainer.close()
     dist.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
