@@ -57,6 +57,15 @@ SIGNATURES = {
     "torchtitan.components.checkpoint:CheckpointManager._create_checkpoint_id": "self step folder",
     "torchtitan.components.checkpoint:CheckpointManager.load": "self step",
     "torchtitan.components.checkpoint:CheckpointManager.save": "self curr_step last_step",
+    "torchtitan.components.checkpoint:CheckpointManager.dcp_load": (
+        "self state_dict checkpoint_id from_hf from_quantized"
+    ),
+    "torchtitan.components.checkpoint:CheckpointManager._purge_stale_checkpoints": "self",
+    "torchtitan.components.checkpoint:CheckpointManager.maybe_wait_for_staging": "self",
+    "torchtitan.components.checkpoint:CheckpointManager.maybe_wait_for_saving": "self",
+    "torchtitan.components.checkpoint:CheckpointManager._close": "self",
+    # plain_weights.py
+    "torchtitan.components.checkpointer.base:ModelWrapper._get_state_dict": "self",
     # components.py
     "torchtitan.models.common:Embedding.__init__": "self config",
     "torchtitan.models.common:Embedding.forward": "self input",
@@ -129,7 +138,7 @@ FIELDS = {
     "torchtitan.config:CompileConfig": "enable components",
     "torchtitan.config:DebugConfig": "seed deterministic save_config_file",
     "torchtitan.components.checkpoint:CheckpointManager.Config": (
-        "enable folder interval keep_latest_k last_save_model_only initial_load_path initial_load_model_only"
+        "enable folder interval keep_latest_k last_save_model_only initial_load_path initial_load_model_only async_mode"
     ),
     "torchtitan.components.metrics:MetricsProcessor.Config": (
         "log_freq disable_color_printing enable_tensorboard enable_wandb save_tb_folder"
@@ -169,7 +178,8 @@ def test_configurations_have_the_fields_that_we_set(path: str) -> None:
 ATTRIBUTES = {
     "torchtitan.trainer:Trainer": "self.step self.device self.model_parts self.checkpointer self.metrics_processor "
     "self.validator self.dataloader self.optimizers self.lr_schedulers self.loss_fn",
-    "torchtitan.components.checkpoint:CheckpointManager": "self.states self.initial_load_path self.folder self.interval",
+    "torchtitan.components.checkpoint:CheckpointManager": "self.states self.initial_load_path self.folder self.interval "
+    "self.keep_latest_k self.save_future",
     "torchtitan.components.metrics:MetricsProcessor": "self.logger self.parallel_dims self.device_memory_monitor "
     "self.has_quantization self.data_loading_times self.time_last_log self.ntokens_since_last_log",
     "torchtitan.models.common:Embedding": "self.tp_group self.num_embeddings",
