@@ -165,7 +165,7 @@ def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
     step = max(2.0, 60 * minutes / STEPS)
     environment = slowed(tmp_path / "slowed", step=step, save=3)
     job_id = submit(cluster, job, f"--time={minutes}", environment=environment)
-    end = finish(cluster, job, job_id, peace, seconds=500)
+    end = finish(cluster, job, job_id, peace)
     assert end["restarts"] == "1"
     first, second = attempts(job)
     assert (first["outcome"], second["outcome"]) == ("stopped", "finished")
