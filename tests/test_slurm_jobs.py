@@ -217,7 +217,9 @@ def test_preempted_it_saves_and_goes_on(
     segment, peace = undisturbed_slowly
     job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=5)
     job.folder.mkdir(parents=True)
-    job_id = submit(cluster, job, "--partition=spare")
+    # So slow in its first start that it is under way when the other job comes, on any machine.
+    environment = slowed(tmp_path / "slowed", step=0.05, save=0)
+    job_id = submit(cluster, job, "--partition=spare", environment=environment)
     reach(job, 30)
     cluster.run(
         "sbatch", "--partition=main", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 15"
