@@ -175,8 +175,8 @@ def _read(file: Path, parents: tuple[Path, ...]) -> StudySource:
     return StudySource(file=file, data=merged, origins=origins)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line."""
+def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
+    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line, and gives the ``example``."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -202,7 +202,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
             loader.dispose()
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"{file}: must be a mapping of keys to values (such as 'steps: 1200'), but is {kind}")
+        raise UserError(f"{file}: must be a mapping of keys to values (such as '{example}'), but is {kind}")
     return data
 
 
