@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from tst_titan.cluster import jobs
 from tst_titan.files import write_json
 from tst_titan.meeting import private_meeting
 from tst_titan.processes import FAREWELL_SECONDS, Process, ending_with_parent, kill, start_ranks
@@ -55,7 +56,7 @@ def environment(job: Job) -> dict[str, str]:
     return (
         MALLOC_KEEPS_BUFFERS
         | {"TORCHINDUCTOR_COMPILE_THREADS": threads}
-        | slurm.environment()
+        | jobs.environment()
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     )
 

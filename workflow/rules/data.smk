@@ -78,7 +78,8 @@ rule corpus:
     input:
         corpus_parts,
     output:
-        RESULTS / "data/{corpus}/corpus.json",
+        # Snakemake deletes outputs before a job: not what another checkout has finished meanwhile.
+        update(RESULTS / "data/{corpus}/corpus.json"),
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:
