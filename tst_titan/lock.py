@@ -25,7 +25,7 @@ from typing import IO
 
 from tst_titan.cluster import jobs
 from tst_titan.errors import UserError
-from tst_titan.files import try_flock
+from tst_titan.files import open_own, try_flock
 
 BEAT_SECONDS = 5.0
 # How long a count must stand still: longer than Slurm takes to end the processes of a job (KillWait, 30 s), and than a shared
@@ -128,7 +128,7 @@ def folder_lock(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / name).open("a+", encoding="utf-8")
+        file = open_own(folder / name, "a+")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
     with file:
@@ -227,7 +227,7 @@ def _gone(other: Holder, last: Holder | None, since: float, me: Holder) -> bool:
 def _write(path: Path, text: str) -> None:
     # In place, as the kernel's lock is on this very file, and in one call over what was there: who reads meanwhile never
     # finds it empty. A handle of its own, closed at once, shows it to other nodes.
-    handle = os.open(path, os.O_WRONLY)
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.pwrite(handle, text.encode().ljust(LOCK_BYTES), 0)
         os.fsync(handle)

@@ -15,7 +15,7 @@ from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
-from tst_titan.files import read_json, write_json
+from tst_titan.files import open_own, read_json, write_json
 from tst_titan.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.meeting import private_meeting
 from tst_titan.processes import held_port
@@ -178,7 +178,7 @@ def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log, ExitStack() as meeting:
+    with open_own(job.folder / "train.log", "a") as log, ExitStack() as meeting:
         running: node.Running
         if slurm.launches():
             several = job.hardware.nodes > 1
