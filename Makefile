@@ -24,7 +24,7 @@ help:
 	@echo "make long         the tests that take minutes to hours"
 	@echo "make resolve      do the constraints resolve from the package registry alone? Every Python and platform; installs nothing of them"
 	@echo "make lint types   ruff and mypy"
-	@echo "make clean        delete what studies built (results/, studies/*/, logs/); asks nothing, says what it deletes"
+	@echo "make clean        delete what studies built (results/, logs/, studies/NAME/) and nothing else; says it first, asks nothing"
 	@echo "make clean-all    also delete $(VENV)"
 
 quickstart: $(VENV)/.installed
@@ -70,10 +70,9 @@ $(VENV)/resolver/bin/uv: | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/resolver
 	@$(VENV)/resolver/bin/python -m pip --disable-pip-version-check install -qq "$(UV)"
 
+# With the environment's Python where there is one, else with that of whoever installed the package otherwise (conda).
 clean:
-	@for path in results logs .snakemake $(wildcard studies/*/); do \
-		case $$path in studies/tasks/) continue;; esac; \
-		[ ! -e $$path ] || { echo "deleting $$path"; rm -rf $$path; }; done
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tst_titan.cli clean
 
 clean-all: clean
-	@[ ! -e $(VENV) ] || { echo "deleting $(VENV)"; rm -rf $(VENV); }
+	@[ ! -e "$(VENV)" ] || { echo "deleting $(VENV)"; rm -rf -- "$(VENV)"; }

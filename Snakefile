@@ -6,10 +6,12 @@
 # A definition is `studies/NAME.yaml`; the target `studies/NAME` is a folder with its results. This file loads and
 # plans every definition; each stage has its own file of rules; the work itself is in the package `tst_titan`.
 
-import os
 import sys
 
 from snakemake.utils import min_version
+
+from tst_titan.configuration import site_file
+from tst_titan.errors import UserError
 
 min_version("9.20")
 
@@ -18,13 +20,13 @@ configfile: "workflow/config.yaml"
 
 
 # A site's own file, tracked by nobody, over what the workflow comes with.
-SITE_FILE = os.environ.get("TST_TITAN_SITE", "site.yaml")
-if os.path.exists(SITE_FILE):
+try:
+    SITE_FILE = site_file()
+except UserError as error:
+    sys.exit(f"error: {error}")
+if SITE_FILE:
 
     configfile: SITE_FILE
-
-elif "TST_TITAN_SITE" in os.environ:
-    sys.exit(f"error: {SITE_FILE}: no such file (named by TST_TITAN_SITE)")
 
 
 # The head of `snakemake --report`; each rule says what of its output is shown there.

@@ -1,5 +1,6 @@
 """The report is one file that loads nothing, escapes what users wrote, and opens without an error in a browser."""
 
+import hashlib
 import html.parser
 import json
 import os
@@ -10,11 +11,13 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from collect_support import STUDY, fill_results, make_plan, smooth_loss, write_evaluation
 
 from tst_titan.collect.collect import collect_study
 from tst_titan.collect.plots import running_mean
 from tst_titan.collect.published import collect_published
+from tst_titan.study.yaml_file import read_yaml
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -66,6 +69,41 @@ def test_page_names_nothing_to_load(grid_report):
     assert "@import" not in text
     assert "url(" not in text
     assert not {"link rel=stylesheet", "iframe", "img", "object"} & set(links.tags)
+
+
+def test_the_report_of_a_study_that_extends_others_holds_what_they_say_together(tmp_path):
+    """It held the overlay alone: three lines from which nobody could repeat the study."""
+    base = tmp_path / "studies" / "bases" / "base.yaml"
+    base.parent.mkdir(parents=True)
+    base.write_text(STUDY)
+    plan = make_plan(tmp_path, "extends: bases/base.yaml\nseeds: [5]\n")
+    fill_results(plan, tmp_path / "results")
+    collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    shown = html.unescape(
+        re.search(r"<h2>Study definition</h2>\s*<pre>(.*?)</pre>", page, re.DOTALL).group(1)
+    )
+    assert yaml.safe_load(shown) == read_yaml(base) | {"seeds": [5]}
+    for file in (plan.file, base):
+        name = file.relative_to(plan.file.parent)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"<code>{name}</code> (SHA-256 <code>{digest}</code>)" in page
+
+
+def test_the_digests_of_a_study_follow_every_file_that_it_extends(tmp_path):
+    """A segment's provenance held the digest of the overlay alone."""
+    base = tmp_path / "studies" / "base.yaml"
+    base.parent.mkdir()
+    base.write_text(STUDY)
+    first = make_plan(tmp_path, "extends: base.yaml\nseeds: [5]\n").digests
+    base.write_text(STUDY + "# the same\n")
+    commented = make_plan(tmp_path, "extends: base.yaml\nseeds: [5]\n").digests
+    base.write_text(STUDY.replace("steps: 1200", "steps: 600"))
+    changed = make_plan(tmp_path, "extends: base.yaml\nseeds: [5]\n").digests
+    assert [file["name"] for file in first["files"]] == ["base.yaml", "tiny.yaml"]
+    assert len({json.dumps(one["files"]) for one in (first, commented, changed)}) == 3
+    assert first["sha256"] == commented["sha256"] != changed["sha256"]
+    assert first["files"][1] == commented["files"][1] == changed["files"][1]
 
 
 def test_text_of_users_is_escaped_wherever_it_is_shown(tmp_path):

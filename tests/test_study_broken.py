@@ -300,6 +300,48 @@ def test_a_mistake_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
         load_study(tmp_path / "study.yaml")
 
 
+FOREIGN = {
+    "a key": "hunter2-key: hunter2\n",
+    "a key beside a study's": "steps: 7\nhunter2: hunter2\n",
+    "a line": "hunter2 and more\n",
+    "a list": "- hunter2\n",
+    "no YAML": "a: *hunter2\n",
+    "a tag": "!hunter2 a: b\n",
+    "a key twice": "hunter2: 1\nhunter2: 2\n",
+    "a number": "a: hunter2\nb: 0x: hunter2\n",
+    "no text": "hunter2 \udcff",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+def test_nothing_of_a_file_that_is_no_study_is_shown(text: str, absolute: bool, tmp_path: Path) -> None:
+    """A colleague's study may extend any file that its reader may read: its first line stood in the error."""
+    secret = tmp_path / "private" / "token"
+    secret.parent.mkdir()
+    secret.write_bytes(text.encode(errors="surrogateescape"))
+    study = tmp_path / "studies" / "study.yaml"
+    study.parent.mkdir()
+    study.write_text(f"extends: {secret if absolute else '../private/token'}\n{GOOD}")
+    with pytest.raises(UserError, match="private/token: is no study file") as caught:
+        load_study(study)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_study_elsewhere_can_be_extended_and_its_mistakes_are_named(tmp_path: Path) -> None:
+    shared = tmp_path / "shared" / "base.yaml"
+    shared.parent.mkdir()
+    shared.write_text(GOOD)
+    study = tmp_path / "studies" / "study.yaml"
+    study.parent.mkdir()
+    study.write_text(f"extends: {shared}\nsteps: 2400\n")
+    assert {run.steps for run in load_study(study).runs} == {2400}
+    shared.write_text(changed("bag_size: 4", "bag_size: 0"))
+    with pytest.raises(UserError, match=r"shared/base\.yaml: arms\.tst\.bag_size = 0"):
+        load_study(study)
+
+
 def test_the_command_ends_with_status_2_one_message_and_nothing_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -281,7 +281,7 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hardware", "message"),
     [
-        ({"models": {"10B": {"nodes": 8}}}, "error: hardware.models.10B: no study has a model of that name; allowed: 0.5M, 10B-A1B, "),
+        ({"models": {"10B": {"nodes": 8}}}, "error: site.yaml: hardware.models.10B: no study has a model of that name; allowed: 0.5M, 10B-A1B, "),
         ({"layout": "one-gpu"}, "error: hardware.layout: model 10B-A1B has no hardware layout 'one-gpu'; it has: cpu, one-node"),
         ({"processes": 3}, "1024 sequences a step cannot be split over 3 data-parallel ranks"),
     ],

@@ -15,6 +15,7 @@ COMMANDS = (
     "tst_titan.evaluate.command",
     "tst_titan.collect.command",
     "tst_titan.cluster.command",
+    "tst_titan.clean",
 )
 
 

@@ -30,6 +30,25 @@ def try_flock(file: IO[str]) -> bool | None:
     return True
 
 
+def open_own(path: Path, mode: str) -> IO[str]:
+    """Open a text file to write in place, as `open` does with `mode` ("a", "a+", "r+"), but no symbolic link.
+
+    In a shared folder a link may have been put there to have another file of ours overwritten. `UserError` names it.
+    """
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, encoding="utf-8", opener=without_links)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"{path}: is a symbolic link, and would have another file written to; remove it"
+            ) from error
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` only if the block succeeds.

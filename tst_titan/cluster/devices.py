@@ -2,16 +2,16 @@
 
 A held GPU is a locked file. The lock is the kernel's and ranks inherit it from the launcher, so it ends with the last of them
 however they die, and a GPU is never given away under a rank that still has it. Ranks are killed when their launcher ends
-(`tst_titan.processes`), so that this is soon. Where /tmp carries no locks, a socket's name in the kernel is the lock.
+(`tst_titan.processes`), so that this is soon. Where their folder carries no locks, a socket's name in the kernel is the lock.
 """
 
 import errno
 import os
 import re
 import socket
-import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +21,7 @@ from typing import IO
 
 from tst_titan.errors import UserError
 from tst_titan.files import try_flock
+from tst_titan.private import cache_folder, private_folder
 
 POLL_SECONDS = 0.5
 Lock = IO[str] | socket.socket
@@ -151,15 +152,11 @@ def _bound_name(name: str) -> socket.socket | None:
 def lock_folder() -> Path:
     """Where this user's GPU locks lie: on this machine alone, the same for every checkout.
 
-    A Slurm job has a folder of its own: Slurm gives no GPU to two jobs, and both may call theirs "0".
+    A Slurm job has a folder of its own: Slurm gives no GPU to two jobs, and both may call theirs "0". Where another user has taken
+    the name in the temporary folder, the locks lie in this user's cache, by the machine's name.
     """
     slurm = f"-slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-    folder = Path(f"/tmp/tst-titan-gpus-{os.getuid()}{slurm}")
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made, to hold GPUs by: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UserError(f"{folder}: is not a folder of yours; GPUs are held by files in it; remove it")
-    return folder
+        return private_folder(Path(tempfile.gettempdir()) / f"tst-titan-gpus-{os.getuid()}{slurm}", "")
+    except UserError:
+        return cache_folder(f"gpus-{socket.gethostname()}{slurm}")

@@ -40,13 +40,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_collect(args: argparse.Namespace) -> None:
     """Collect a study and print one summary table with the path of the report."""
+    from tst_titan.built import built_folder
     from tst_titan.collect.collect import collect_study
     from tst_titan.collect.summary import print_summary
     from tst_titan.plan import load_plan
 
     plan = load_plan(args.study_file, args.results)
     out = args.out or args.study_file.with_suffix("")
-    found, findings = collect_study(plan, args.study_file, args.results, out)
+    with built_folder(out):
+        found, findings = collect_study(plan, args.study_file, args.results, out)
     print_summary(found, findings, out)
 
 
@@ -96,10 +98,12 @@ def run_recommend(args: argparse.Namespace) -> None:
 
 def run_published(args: argparse.Namespace) -> None:
     """Write the published study as the collector sees it."""
+    from tst_titan.built import built_folder
     from tst_titan.collect.published import collect_published
     from tst_titan.collect.wording import read_off_words
 
-    found = collect_published(args.out)
+    with built_folder(args.out):
+        found = collect_published(args.out)
     for read_off in found.loss:
         print(read_off_words(read_off))
     for grid in found.grids:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import markupsafe
 import pandas as pd
+import yaml
 
 from tst_titan import __version__
 from tst_titan.collect.beside import PublishedComparisons
@@ -33,6 +34,7 @@ from tst_titan.collect.wording import (
     read_off_words,
 )
 from tst_titan.plan import Accelerator
+from tst_titan.study.yaml_file import StudySource
 
 # More comparisons than this are read better in the table alone.
 MOST_SENTENCES = 4
@@ -115,8 +117,8 @@ def study_report(
         downstream=_downstream(table),
         costs=_cost_rows(found.costs),
         cost_note=_cost_note(found.costs),
-        definition=study_file.read_text(encoding="utf-8"),
-        study_file=str(study_file),
+        definition=_definition(study_file, found.plan.source),
+        study_files=[(file.name, file.sha256) for file in found.plan.source.files],
         provenance=_provenance(found),
         paths=[(run.run, run.segments) for run in found.plan.runs],
     )
@@ -349,6 +351,13 @@ def _cost_note(costs: Sequence[SegmentCost]) -> str:
         return f"No segment is shared between runs. {hours}"
     saved = sum(cost.steps * (cost.num_runs - 1) for cost in costs)
     return f"{shared} of {len(costs)} segments are shared between runs, which saved {saved} training steps. {hours}"
+
+
+def _definition(study_file: Path, source: StudySource) -> str:
+    """The study as its file has it, or what all its files say together."""
+    if len(source.files) == 1:
+        return study_file.read_text(encoding="utf-8-sig")
+    return yaml.safe_dump(source.data, sort_keys=False, allow_unicode=True)
 
 
 def _provenance(found: StudyResults) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@
     tokenize_group   one job each, in any order and anywhere (`tst_titan.data.groups`)
     finish           drops repeated documents, holds out the validation split, writes corpus.json (`finish.py`)
 
-`build_corpus` runs all three on this machine. The bytes of a corpus depend on its settings and its inputs, never on
+`build_corpus` runs all three on this machine, one process at a time (`building.py`). The bytes of a corpus depend on its settings and its inputs, never on
 the number of workers. A build that was killed goes on with the groups that it had finished.
 """
 
@@ -12,10 +12,12 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tst_titan.data.building import corpus_lock, running_share, wait_for_shares, work_folder
 from tst_titan.data.corpora import Listing, list_source, read_documents
 from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
@@ -28,6 +30,7 @@ from tst_titan.data.run_groups import Enough, SourceJobs, run_groups, say
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, write_json
+from tst_titan.lock import FolderLock
 from tst_titan.plan.settings import CorpusSettings, SourceSettings
 
 # Text that a BPE is trained on, shared evenly by the sources.
@@ -45,21 +48,50 @@ def build_corpus(
     little text, and what cannot be written.
     """
     out_dir = Path(out_dir)
+    manifest = _enough(settings, out_dir, needed)
+    if manifest is None or (holds(manifest, None) and work_folder(out_dir).exists()):
+        with corpus_lock(out_dir) as lock:
+            wait_for_shares(out_dir)
+            # Another may have finished it meanwhile.
+            manifest = _enough(settings, out_dir, needed) or _build(
+                settings, out_dir, num_workers, needed, lock
+            )
+            if holds(manifest, None):
+                shutil.rmtree(work_folder(out_dir), ignore_errors=True)
+    return manifest
+
+
+def _enough(
+    settings: CorpusSettings, out_dir: Path, needed: Mapping[str, int] | None
+) -> dict[str, Any] | None:
+    """The manifest of a corpus that is there, is whole and holds enough, compared with its inputs; else None."""
+    manifest = _whole(settings, out_dir)
+    if manifest is None or not holds(manifest, needed):
+        return None
+    verify_corpus(out_dir, largest=0)
+    check_inputs(settings, out_dir, manifest, [_still_there(source) for source in settings.sources])
+    return manifest
+
+
+def _build(
+    settings: CorpusSettings,
+    out_dir: Path,
+    num_workers: int,
+    needed: Mapping[str, int] | None,
+    lock: FolderLock,
+) -> dict[str, Any]:
+    """Build the corpus, or let it grow, until it holds enough."""
     manifest = _whole(settings, out_dir)
     aim = _limited(settings, needed)
-    if manifest is not None and holds(manifest, needed):
-        verify_corpus(out_dir, largest=0)
-        check_inputs(settings, out_dir, manifest, [_still_there(source) for source in settings.sources])
     while manifest is None or not holds(manifest, needed):
         prepared = prepare(settings, out_dir, num_workers=num_workers)
         results = run_groups(prepared, Enough(aim, wanted_bytes(settings)), num_workers)
+        lock.check()
         manifest = finish(settings, out_dir, prepared, results, manifest)
         if aim is not None and needed is not None:
             # Documents that were dropped as duplicates have to be made up for.
             missing = {s["name"]: max(0, needed[s["name"]] - s["num_tokens"]) for s in manifest["sources"]}
             aim = {name: tokens + 2 * missing[name] for name, tokens in aim.items()}
-    if holds(manifest, None):
-        shutil.rmtree(work_folder(out_dir), ignore_errors=True)
     return manifest
 
 
@@ -76,22 +108,26 @@ def tokenize_part(
     One call a cluster job: the calls need no order among them, and `build_corpus` afterwards takes over what they
     left and does what is missing. A share stops when it has its n-th of the tokens that are wanted.
     """
-    manifest = _whole(settings, Path(out_dir))
-    if manifest is not None and holds(manifest, needed):
-        return
     k, n = part
-    prepared = prepare(settings, out_dir, num_workers=num_workers)
     aim = _limited(settings, needed)
     share = Enough(
         None if aim is None else {name: -(-tokens // n) for name, tokens in aim.items()},
         -(-wanted_bytes(settings) // n),
     )
-    run_groups([dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], share, num_workers)
 
+    def done() -> bool:
+        manifest = _whole(settings, Path(out_dir))
+        return manifest is not None and holds(manifest, needed)
 
-def work_folder(out_dir: Path) -> Path:
-    """Where a build keeps what is not yet part of the corpus, and what one that may grow needs for it."""
-    return Path(out_dir) / ".work"
+    if done():
+        return
+    with ExitStack() as running:
+        with corpus_lock(out_dir):
+            if done():
+                return
+            prepared = prepare(settings, out_dir, num_workers=num_workers)
+            running.enter_context(running_share(out_dir))
+        run_groups([dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], share, num_workers)
 
 
 def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:

@@ -75,6 +75,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _build(args: argparse.Namespace) -> None:
     from tst_titan.data.build import build_corpus, prepare, tokenize_part
+    from tst_titan.data.building import corpus_lock
     from tst_titan.data.needed import tokens_needed
     from tst_titan.errors import UserError
     from tst_titan.plan import load_plan, load_plans
@@ -91,7 +92,8 @@ def _build(args: argparse.Namespace) -> None:
         folder = args.results / "data" / identity
         about: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
         if args.list:
-            prepared = prepare(corpora[identity], folder, num_workers=args.workers)
+            with corpus_lock(folder):
+                prepared = prepare(corpora[identity], folder, num_workers=args.workers)
             for part in prepared:
                 num_inputs = sum(len(job.inputs) for job in part.jobs)
                 print(f"{folder}: {part.source.name}: {num_inputs:,} files in {len(part.jobs):,} groups")

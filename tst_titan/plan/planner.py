@@ -7,15 +7,18 @@ end and another begin. None of this touches identities: those are made of the tr
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tst_titan.errors import UserError
+from tst_titan.files import digest_json
 from tst_titan.plan.costs import Accelerator, flops_per_step
 from tst_titan.plan.finished import Difference, Finished, differences, read_finished
 from tst_titan.plan.settings import CorpusSettings, Recipe, Segment, Stage, family
 from tst_titan.plan.trajectory import Recipes, evaluation_steps, run_stages
 from tst_titan.study import LoadedStudy, RunDefinition, Study, catalogue, load_study
+from tst_titan.study.yaml_file import StudySource
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Plan:
 
     study: str
     file: Path
+    source: StudySource
     definition: Study
     runs: tuple[Run, ...]
     segments: dict[str, Segment]
@@ -76,6 +80,12 @@ class Plan:
     differences: tuple[Difference, ...]
     flops_without_sharing: int
     flops_with_sharing: int
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """What the study was when it was read: SHA-256 of all that it says, and of each file that it was read from."""
+        files = [asdict(file) for file in self.source.files]
+        return {"sha256": digest_json(self.source.data, length=64), "files": files}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -360,6 +370,7 @@ def _plan(
     return Plan(
         study=study.name,
         file=study.file,
+        source=study.source,
         definition=definition,
         runs=tuple(runs),
         segments=segments,

@@ -19,10 +19,14 @@ RESERVED_NAMES = ("tasks", "defaults")
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A valid study: its name (the file's), its definition and the runs that it means."""
+    """A valid study: its name (the file's), where it was read from and as what, and the runs that it means.
+
+    `source` holds what the file and those that it extends say together.
+    """
 
     name: str
     file: Path
+    source: StudySource
     definition: Study
     runs: tuple[RunDefinition, ...]
 
@@ -46,12 +50,13 @@ def load_study(file: Path) -> LoadedStudy:
         )
     if file.stem in RESERVED_NAMES:
         raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
-    source = read_study_file(file)
+    source = read_study_file(file, Study.model_fields)
     try:
         definition = Study.model_validate(source.data)
     except ValidationError as error:
         raise UserError("\n".join(_describe(source, item) for item in error.errors())) from None
-    return LoadedStudy(name=file.stem, file=file, definition=definition, runs=expand(source, definition))
+    runs = expand(source, definition)
+    return LoadedStudy(name=file.stem, file=file, source=source, definition=definition, runs=runs)
 
 
 def _describe(source: StudySource, item: Any) -> str:

@@ -6,6 +6,7 @@ numbers such as `3e-4` are numbers (YAML 1.1 calls them text), and keys are text
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from tst_titan.errors import UserError
+from tst_titan.files import digest_file
 
 Path_ = tuple[str | int, ...]
 MAX_NODES = 100_000
@@ -114,12 +116,21 @@ _StrictLoader.add_implicit_resolver(
 
 
 @dataclass(frozen=True)
+class StudyFile:
+    """A file that a study was read from. `name` is its path below the study's folder, or its bare name elsewhere."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class StudySource:
-    """A study's merged plain data and the file that each of its values came from."""
+    """A study's merged plain data, the file that each of its values came from, and all files, in the order of merging."""
 
     file: Path
     data: dict[str, Any]
     origins: dict[Path_, Path]
+    files: tuple[StudyFile, ...]
 
     def origin(self, path: Path_) -> Path:
         """The file where the value at ``path`` was written."""
@@ -148,17 +159,24 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def read_study_file(file: Path) -> StudySource:
-    """Read ``file`` and whatever it extends (paths relative to the file that names them; later wins)."""
-    return _read(Path(file), ())
+def read_study_file(file: Path, keys: Collection[str]) -> StudySource:
+    """Read ``file`` and whatever it extends (paths relative to the file that names them; later wins).
+
+    ``keys``: those of a study. A file from elsewhere than the study's folder that has others is no study's, and nothing of what
+    it holds is shown.
+    """
+    return _read(Path(file), (), Path(file).resolve().parent, keys)
 
 
-def _read(file: Path, parents: tuple[Path, ...]) -> StudySource:
+def _read(file: Path, parents: tuple[Path, ...], folder: Path, keys: Collection[str]) -> StudySource:
     resolved = file.resolve()
     if resolved in parents:
         chain = " -> ".join(path.name for path in (*parents[parents.index(resolved) :], resolved))
         raise UserError(f"{parents[-1]}: extends = {file.name!r}: goes round in a circle ({chain})")
-    data = read_yaml(file)
+    ours = resolved.is_relative_to(folder)
+    data = read_yaml(file) if ours else _read_foreign(file, {*keys, "extends"})
+    name = str(resolved.relative_to(folder)) if ours else file.name
+    files = [StudyFile(name, digest_file(file))]
     named = data.pop("extends", [])
     bases = [named] if isinstance(named, str) else named
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -169,14 +187,27 @@ def _read(file: Path, parents: tuple[Path, ...]) -> StudySource:
         path = file.parent / base
         if not path.is_file():
             raise UserError(f"{file}: extends = {base!r}: no such file ({path})")
-        source = _read(path, (*parents, resolved))
+        source = _read(path, (*parents, resolved), folder, keys)
+        files[-1:-1] = [one for one in source.files if one not in files]
         _merge(merged, source.data, origins, source.origins, ())
     _merge(merged, data, origins, _origins(data, file), ())
-    return StudySource(file=file, data=merged, origins=origins)
+    return StudySource(file=file, data=merged, origins=origins, files=tuple(files))
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line."""
+def _read_foreign(file: Path, keys: Collection[str]) -> dict[str, Any]:
+    try:
+        data = read_yaml(file)
+    except UserError:
+        data = {}
+    if not data or not set(data) <= set(keys):
+        raise UserError(
+            f"{file}: is no study file (not YAML, or with keys that no study has): extends names files of studies"
+        )
+    return data
+
+
+def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
+    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line, and gives the ``example``."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -202,7 +233,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
             loader.dispose()
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"{file}: must be a mapping of keys to values (such as 'steps: 1200'), but is {kind}")
+        raise UserError(f"{file}: must be a mapping of keys to values (such as '{example}'), but is {kind}")
     return data
 
 

@@ -38,7 +38,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from tst_titan.cluster.gpu_memory import gpu_memory_gib
-    from tst_titan.files import digest_file
     from tst_titan.plan import find_segment, load_plans
     from tst_titan.plan.costs import Accelerator
     from tst_titan.train.fit import fit_note, hardware_for
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             log_every=min(plan.log_every for plan in wanting),
             validate_every=min((plan.validate_every for plan in wanting if plan.validate_every), default=0),
             validation_tokens=max(plan.validation_tokens for plan in wanting),
-            studies={plan.study: digest_file(plan.file) for plan in wanting},
+            studies={plan.study: plan.digests for plan in wanting},
             accelerator=Accelerator(args.accelerator, args.utilization),
         )
     )

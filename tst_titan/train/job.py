@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tst_titan.files import read_json, write_json
 from tst_titan.plan.costs import Accelerator
@@ -17,7 +18,7 @@ class Job:
     """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
 
     `accelerator`: of the devices that it is planned for (time bounds, no identity); measured times take its place.
-    `studies`: digest of each study file that has the segment, by the study's name (provenance, no identity). `gpus`: those
+    `studies`: digests of each study that has the segment and of its files, by the study's name (provenance, no identity). `gpus`: those
     that the job holds on each node, by the names that `CUDA_VISIBLE_DEVICES` takes on the first; () where it trains on CPUs.
     """
 
@@ -29,7 +30,7 @@ class Job:
     log_every: int
     validate_every: int
     validation_tokens: int
-    studies: dict[str, str]
+    studies: dict[str, Any]
     accelerator: Accelerator = field(default_factory=lambda: Accelerator("cpu"))
     gpus: tuple[str, ...] = ()
 

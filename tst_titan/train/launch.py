@@ -15,7 +15,8 @@ from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
-from tst_titan.files import read_json, write_json
+from tst_titan.files import open_own, read_json, write_json
+from tst_titan.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.meeting import private_meeting
 from tst_titan.processes import held_port
 from tst_titan.train import node, slurm
@@ -29,7 +30,6 @@ from tst_titan.train.attempts import (
 )
 from tst_titan.train.failures import Failure, first_failure, has_failure
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
-from tst_titan.train.lock import HeldByJob, SegmentLock, segment_lock
 from tst_titan.train.measured import LAST_SAVE, last_training_rows
 from tst_titan.train.stop_clock import StopClock
 
@@ -75,7 +75,7 @@ def _run_again(job: Job, *, after: str | None = None) -> None:
         )
 
 
-def _attempt(job: Job, lock: SegmentLock) -> int:
+def _attempt(job: Job, lock: FolderLock) -> int:
     for stale in ("outcome.json", "failure.json"):
         (job.folder / stale).unlink(missing_ok=True)
     for stale in ("nodes", "failures"):
@@ -161,7 +161,7 @@ def _check_inputs(job: Job) -> None:
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
-def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
+def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
     """Run the training processes on every node to their end; a stop signal to this process reaches them all."""
     progress = Progress(job)
     clock = StopClock(job, slurm.seconds_left() if slurm.launches() else math.inf)
@@ -178,7 +178,7 @@ def _train(job: Job, lock: SegmentLock, held: HeldGpus) -> int:
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log, ExitStack() as meeting:
+    with open_own(job.folder / "train.log", "a") as log, ExitStack() as meeting:
         running: node.Running
         if slurm.launches():
             several = job.hardware.nodes > 1

@@ -24,8 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from tst_titan.cluster import jobs
 from tst_titan.files import write_json
 from tst_titan.meeting import private_meeting
+from tst_titan.private import cache_folder, processor_kind
 from tst_titan.processes import FAREWELL_SECONDS, Process, ending_with_parent, kill, start_ranks
 from tst_titan.train import slurm
 from tst_titan.train.failures import first_failure, has_failure, record_failure
@@ -49,13 +51,21 @@ STEP_END_SECONDS = 20.0
 def environment(job: Job) -> dict[str, str]:
     """The environment of the ranks, on this node or behind srun.
 
-    Left to itself torch compiles with 32 processes a rank, whatever the job was granted.
+    Left to itself torch compiles with 32 processes a rank, whatever the job was granted, and runs what it finds in /tmp, where
+    another user may have put it.
     """
     threads = str(job.hardware.threads)
+    compiled = {}
+    if (
+        job.hardware.compile or job.segment.recipe.attention == "document"
+    ):  # flex attention is compiled always
+        cache = cache_folder("compiled", processor_kind())
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     return (
         MALLOC_KEEPS_BUFFERS
+        | compiled
         | {"TORCHINDUCTOR_COMPILE_THREADS": threads}
-        | slurm.environment()
+        | jobs.environment()
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     )
 

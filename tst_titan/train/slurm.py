@@ -1,4 +1,4 @@
-"""What training asks of Slurm: where it runs, one task a node, the state of a job, and to be run again.
+"""What training asks of Slurm: where it runs, one task a node, the state of its job, and to be run again.
 
 Everything here is Slurm's own commands. Nothing is asked unless the profile says that jobs are Slurm's:
 `TST_TITAN_LAUNCHER=srun` in the job's environment (slurm/config.yaml).
@@ -9,14 +9,13 @@ import os
 import re
 import shlex
 import socket
-import subprocess
 import sys
 import time
 
+from tst_titan.cluster.jobs import job_id, node_name, run
 from tst_titan.cluster.slurm import parse_duration
 from tst_titan.errors import UserError
 
-COMMAND_SECONDS = 60
 # A controller that restarts, or is changed for its backup, is away for minutes: no reason to lose a job that trains.
 PATIENCE_SECONDS = 1200.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
@@ -24,17 +23,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _REFUSED = re.compile(r"denied|disabled|invalid|not permitted|not found", re.IGNORECASE)
 # In a job's environment: a site's own options of the srun that starts training.
 SRUN_OPTIONS = "TST_TITAN_SRUN_OPTIONS"
-# States in which a job has processes, or is about to.
-RUNNING_STATES = {
-    "RUNNING",
-    "COMPLETING",
-    "CONFIGURING",
-    "SUSPENDED",
-    "STOPPED",
-    "SIGNALING",
-    "STAGE_OUT",
-    "RESIZING",
-}
 
 
 def launches() -> bool:
@@ -42,31 +30,9 @@ def launches() -> bool:
     return os.environ.get("TST_TITAN_LAUNCHER") == "srun" and job_id() is not None
 
 
-def environment() -> dict[str, str]:
-    """The environment in which Slurm's commands find their cluster."""
-    configuration = os.environ.get("TST_TITAN_SLURM_CONF")
-    return os.environ | ({"SLURM_CONF": configuration} if configuration else {})
-
-
-def job_id() -> str | None:
-    """Id of the Slurm job that this process belongs to."""
-    return os.environ.get("SLURM_JOB_ID")
-
-
 def restarts() -> int:
     """How often Slurm has started this job again."""
     return int(os.environ.get("TST_TITAN_SLURM_RESTARTS") or os.environ.get("SLURM_RESTART_COUNT") or 0)
-
-
-def node_name() -> str | None:
-    """Slurm's name of the node that this process is on."""
-    return os.environ.get("SLURMD_NODENAME")
-
-
-def job_state(job: str) -> str | None:
-    """Slurm's word for a job's state; None where it knows no such job any more."""
-    lines = _run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").split()
-    return lines[0] if lines else None
 
 
 def own_state() -> str | None:
@@ -79,14 +45,6 @@ def own_state() -> str | None:
         "squeue", "--noheader", "--states=all", f"--jobs={job_id()}", "--Format=State:30,RestartCnt:30"
     ).split()
     return lines[0] if lines and int(lines[1]) == restarts() else None
-
-
-def job_runs(job: str) -> bool:
-    """Whether a job may still have processes. A Slurm that does not answer is taken for yes: never two writers."""
-    try:
-        return job_state(job) in RUNNING_STATES
-    except UserError:
-        return True
 
 
 def seconds_left() -> float:
@@ -120,7 +78,7 @@ def run_again(*, after: str | None = None) -> bool:
 def describe(comment: str) -> None:
     """Show `comment` in squeue (`--format=%k`) for this job; no reason to fail where a site forbids it."""
     with contextlib.suppress(UserError):
-        _run("scontrol", "update", f"JobId={job_id()}", f"Comment={comment}")
+        run("scontrol", "update", f"JobId={job_id()}", f"Comment={comment}")
 
 
 def address_in_job() -> str:
@@ -167,7 +125,7 @@ def _ask(*command: str) -> str:
     start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
     while True:
         try:
-            answer = _run(*command)
+            answer = run(*command)
         except UserError as error:
             waited = time.monotonic() - start
             if _REFUSED.search(str(error)):
@@ -186,25 +144,3 @@ def _ask(*command: str) -> str:
             if pause > FIRST_PAUSE_SECONDS:
                 print("Slurm answers again", file=sys.stderr, flush=True)
             return answer
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except FileNotFoundError:
-        raise UserError(f"{command[0]}: not found; is Slurm on PATH on the compute nodes?") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command)}: no answer in {COMMAND_SECONDS} s") from None
-    if done.returncode:
-        if "Invalid job id" in done.stderr:
-            return ""
-        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}")
-    return done.stdout

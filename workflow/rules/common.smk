@@ -10,12 +10,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tst_titan.configuration import check_models, read_configuration, sources_of
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 from tst_titan.published import published_files
 from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import check_section, hardware_of
+from tst_titan.train.layouts import hardware_of
 from tst_titan.train.resources import (
     check_training,
     gpu_memory_gib,
@@ -23,37 +24,37 @@ from tst_titan.train.resources import (
     checkpoint_resources,
     corpus_resources,
     job_prologue,
-    parse_site,
     training_memory_mb,
     training_minutes,
     training_resources,
 )
 
-for key in ("studies", "results"):
-    # Snakemake takes them for wildcards.
-    if set("{}") & set(str(config[key])):
-        sys.exit(f"error: configuration: {key} = {config[key]!r}: braces cannot be part of this path; choose another folder")
-STUDIES = Path(config["studies"])
-RESULTS = Path(config["results"])
+try:
+    # Each by itself, to say where a mistake stands: `config` is what Snakemake has made of all.
+    SOURCES = sources_of(SITE_FILE, workflow.config_settings.configfiles, workflow.config_settings.config)
+    CONFIGURATION = read_configuration(SOURCES)
+except UserError as error:
+    sys.exit(f"error: {error}")
+STUDIES = CONFIGURATION.studies
+RESULTS = CONFIGURATION.results
+SITE = CONFIGURATION.site
 # Every value goes into a command quoted ({NAME:q}), but this, which is words of a command already.
 TST_TITAN = f"{shlex.quote(sys.executable)} -m tst_titan.cli"
-MAX_SEGMENT_STEPS = config["max_segment_steps"]
+MAX_SEGMENT_STEPS = CONFIGURATION.max_segment_steps
 PLANS, BROKEN = load_plans(STUDIES, RESULTS, max_segment_steps=MAX_SEGMENT_STEPS)
 SEGMENTS = {name: segment for plan in PLANS.values() for name, segment in plan.segments.items()}
-EVALUATION = config["evaluation"]
 # Task definitions of the user's own, in lm-eval's format.
 USER_TASKS = STUDIES / "tasks"
 # The published study has no definition: its numbers are data of the package (rule published).
 PUBLISHED = "published"
-HARDWARE = config["hardware"] or {}
+HARDWARE = CONFIGURATION.hardware
 # Part of a command and never of `params`: another machine is no reason to train again.
 HARDWARE_TEXT = json.dumps(HARDWARE)
-try:
-    SITE = parse_site(config["site"])
-    # A study that cannot be read may have a model of that name.
-    check_section(HARDWARE, None if BROKEN else [*MODELS, *(s.recipe.model.name for s in SEGMENTS.values())])
-except UserError as error:
-    sys.exit(f"error: {error}")
+if not BROKEN:  # a study that cannot be read may have a model of that name
+    try:
+        check_models(SOURCES, [*MODELS, *(s.recipe.model.name for s in SEGMENTS.values())])
+    except UserError as error:
+        sys.exit(f"error: {error}")
 # What a GPU holds, where the site says; else each job asks the machine that it came to.
 GPU_MEMORY = ["--gpu-memory-gib", f"{gpu_memory_gib(SITE):g}"] if gpu_memory_gib(SITE) else []
 SPLIT = ["--max-segment-steps", str(MAX_SEGMENT_STEPS)] if MAX_SEGMENT_STEPS else []

@@ -6,7 +6,6 @@ import os
 from tst_titan.data.needed import holds, tokens_needed
 from tst_titan.files import read_json
 
-DATA = config["data"]
 TOKENS_NEEDED = tokens_needed(PLANS.values())
 TOKENIZE = "{TST_TITAN} data build {STUDIES:q} --results {RESULTS:q} --corpus {wildcards.corpus:q} --workers {threads}"
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
@@ -30,7 +29,7 @@ def corpus_parts(wildcards):
     needed = sum(
         min(tokens, settings.max_tokens or tokens) for tokens in TOKENS_NEEDED[wildcards.corpus].values()
     )
-    count = min(int(DATA["most_jobs"]), -(-needed // int(DATA["tokens_per_job"])))
+    count = min(CONFIGURATION.data.most_jobs, -(-needed // CONFIGURATION.data.tokens_per_job))
     work = RESULTS / "data" / wildcards.corpus / ".work"
     return [work / f"part-{number}-of-{count}" for number in range(count)] if count > 1 else []
 
@@ -79,7 +78,8 @@ rule corpus:
     input:
         corpus_parts,
     output:
-        RESULTS / "data/{corpus}/corpus.json",
+        # Snakemake deletes outputs before a job: not what another checkout has finished meanwhile.
+        update(RESULTS / "data/{corpus}/corpus.json"),
     threads: TOKENIZE_THREADS
     localrule: LOCAL_CORPORA
     resources:

@@ -1,5 +1,8 @@
 # Evaluations: one job a checkpoint and task group.
 
+# Of one evaluation.
+PROCESSES = CONFIGURATION.evaluation.processes
+
 
 rule evaluate:
     input:
@@ -9,18 +12,18 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
-    threads: EVALUATION["processes"]
+    threads: PROCESSES
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(
-            segment_of(wildcards.segment), SITE, gpus=EVALUATION["processes"]
+            segment_of(wildcards.segment), SITE, gpus=PROCESSES
         ),
         in_turn=1,
-        **checkpoint_resources(SITE, gpus=EVALUATION["processes"], minutes=240),
+        **checkpoint_resources(SITE, gpus=PROCESSES, minutes=240),
     message:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
         "{TST_TITAN} evaluate {wildcards.segment:q} --tasks {wildcards.group:q} --results {RESULTS:q}"
-        " --task-definitions {USER_TASKS:q} --processes {EVALUATION[processes]:q} > {log:q} 2>&1"
+        " --task-definitions {USER_TASKS:q} --processes {PROCESSES:q} > {log:q} 2>&1"
 
 
 rule fetch_eval_data:

@@ -16,7 +16,7 @@ from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, Wan
 from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
-from tst_titan.files import whole_file
+from tst_titan.files import open_own, whole_file
 from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
 
@@ -146,7 +146,7 @@ class SegmentMetrics(MetricsProcessor):
 
     def _write(self, row: dict[str, Any]) -> None:
         if dist.get_rank() == 0:
-            with self._file.open("a", encoding="utf-8") as file:
+            with open_own(self._file, "a") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""One writer a segment: the lock beside its checkpoints, on one machine and across a cluster.
+"""One writer a folder: the lock beside a segment's checkpoints, or a corpus's shards, on one machine and across a cluster.
 
 `lock` names its holder: node, process, Slurm job, a token that is new each time, and a count that the holder raises every
 few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives, exactly: the ranks
@@ -8,22 +8,24 @@ that nodes share do not carry such locks reliably, so from another node the hold
 holds on one node. A holder that finds another's token in the file has lost the lock and must end.
 """
 
+import _thread
 import fcntl
 import json
 import os
 import secrets
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from tst_titan.cluster import jobs
 from tst_titan.errors import UserError
-from tst_titan.files import try_flock
-from tst_titan.train import slurm
+from tst_titan.files import open_own, try_flock
 
 BEAT_SECONDS = 5.0
 # How long a count must stand still: longer than Slurm takes to end the processes of a job (KillWait, 30 s), and than a shared
@@ -36,12 +38,12 @@ LOCK_BYTES = 512
 
 
 class LockLost(UserError):
-    """Another job took the segment over."""
+    """Another process took the folder over."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a segment. `node` is Slurm's name of the machine where there is one."""
+    """Who holds a folder. `node` is Slurm's name of the machine where there is one."""
 
     node: str
     process: int
@@ -57,9 +59,9 @@ class Holder:
 def myself() -> Holder:
     """This process as a holder, with a token of its own."""
     return Holder(
-        node=slurm.node_name() or socket.gethostname(),
+        node=jobs.node_name() or socket.gethostname(),
         process=os.getpid(),
-        slurm_job=slurm.job_id(),
+        slurm_job=jobs.job_id(),
         token=secrets.token_hex(8),
     )
 
@@ -79,11 +81,11 @@ class HeldByJob(Exception):
         self.job = job
 
 
-class SegmentLock:
+class FolderLock:
     """A held lock. `beat` must be called at least every few seconds, `fileno` is for children to inherit."""
 
-    def __init__(self, path: Path, file: IO[str], holder: Holder):
-        self.path, self.file, self.holder = path, file, holder
+    def __init__(self, path: Path, file: IO[str], holder: Holder, doing: str):
+        self.path, self.file, self.holder, self.doing = path, file, holder, doing
         self._next_beat = 0.0
 
     def fileno(self) -> int:
@@ -96,7 +98,7 @@ class SegmentLock:
         """`LockLost` if the file names another holder."""
         found = read_holder(self.path)
         if found is not None and found.token != self.holder.token:
-            raise LockLost(f"{self.path}: {found} took this segment over")
+            raise LockLost(f"{self.path}: taken over by {found}")
 
     def beat(self) -> None:
         """Raise the count if it is time; `LockLost` if the file names another holder."""
@@ -108,20 +110,30 @@ class SegmentLock:
         self._next_beat = time.monotonic() + BEAT_SECONDS
 
 
-@contextmanager
-def segment_lock(folder: Path) -> Iterator[SegmentLock]:
-    """Hold `folder/lock`, waiting for another holder's end.
+def segment_lock(folder: Path) -> AbstractContextManager[FolderLock]:
+    """Hold a segment's `lock`, waiting for another holder's end.
 
     Raises `HeldByJob` at once where both are jobs of Slurm and the other runs: waiting is better done in its queue.
     """
+    return folder_lock(folder, doing="trained", behind_jobs=True)
+
+
+@contextmanager
+def folder_lock(
+    folder: Path, *, doing: str, name: str = "lock", behind_jobs: bool = False
+) -> Iterator[FolderLock]:
+    """Hold `folder/name`, waiting for another holder's end; `doing` is what a holder does with the folder (built, trained).
+
+    With `behind_jobs` another running job of Slurm's is not waited for but raised (`HeldByJob`).
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+", encoding="utf-8")
+        file = open_own(folder / name, "a+")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
     with file:
-        lock = SegmentLock(folder / "lock", file, myself())
-        _acquire(lock)
+        lock = FolderLock(folder / name, file, myself(), doing)
+        _acquire(lock, behind_jobs)
         try:
             yield lock
         finally:
@@ -130,7 +142,34 @@ def segment_lock(folder: Path) -> Iterator[SegmentLock]:
                 _write(lock.path, "")
 
 
-def _acquire(lock: SegmentLock) -> None:
+@contextmanager
+def beating(lock: FolderLock) -> Iterator[None]:
+    """Beat in the background while the block runs; `LockLost`, out of the block, once another has taken the lock."""
+    ended, lost = threading.Event(), list[LockLost]()
+
+    def beat() -> None:
+        try:
+            while not ended.wait(BEAT_SECONDS / 5):
+                lock.beat()
+        except LockLost as error:
+            lost.append(error)
+            _thread.interrupt_main()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+    finally:
+        ended.set()
+        thread.join()
+    if lost:
+        raise lost[0]
+
+
+def _acquire(lock: FolderLock, behind_jobs: bool) -> None:
     waiting_for: str | None = None
     last, since = None, time.monotonic()
     kernel_decides = True
@@ -151,21 +190,21 @@ def _acquire(lock: SegmentLock) -> None:
         ):
             lock.write()
             # On one machine the kernel's lock has decided already.
-            if kernel_decides and slurm.job_id() is None:
+            if kernel_decides and jobs.job_id() is None:
                 return
             time.sleep(SETTLE_SECONDS)
             found = read_holder(lock.path)
             if found is not None and found.token == lock.holder.token:
                 return
             continue
-        if other is not None and other.slurm_job and _runs_elsewhere(other, lock.holder):
+        if behind_jobs and other is not None and other.slurm_job and _runs_elsewhere(other, lock.holder):
             raise HeldByJob(other.slurm_job)
         if other is not None and other != last:
             last, since = other, time.monotonic()
         if waiting_for != str(other):
             waiting_for = str(other)
             print(
-                f"{lock.path.parent}: being trained by {other or 'another job'}; waiting for it",
+                f"{lock.path.parent}: being {lock.doing} by {other or 'another job'}; waiting for it",
                 file=sys.stderr,
             )
         if free:  # not while waiting: whoever comes to this node later decides by the same rules
@@ -174,7 +213,7 @@ def _acquire(lock: SegmentLock) -> None:
 
 
 def _runs_elsewhere(other: Holder, me: Holder) -> bool:
-    return me.slurm_job not in (None, other.slurm_job) and slurm.job_runs(str(other.slurm_job))
+    return me.slurm_job not in (None, other.slurm_job) and jobs.job_runs(str(other.slurm_job))
 
 
 def _gone(other: Holder, last: Holder | None, since: float, me: Holder) -> bool:
@@ -182,13 +221,13 @@ def _gone(other: Holder, last: Holder | None, since: float, me: Holder) -> bool:
     if other != last or time.monotonic() - since < QUIET_SECONDS:
         return False
     # The same job, started again by Slurm: its earlier start has ended.
-    return other.slurm_job in (None, me.slurm_job) or not slurm.job_runs(str(other.slurm_job))
+    return other.slurm_job in (None, me.slurm_job) or not jobs.job_runs(str(other.slurm_job))
 
 
 def _write(path: Path, text: str) -> None:
     # In place, as the kernel's lock is on this very file, and in one call over what was there: who reads meanwhile never
     # finds it empty. A handle of its own, closed at once, shows it to other nodes.
-    handle = os.open(path, os.O_WRONLY)
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.pwrite(handle, text.encode().ljust(LOCK_BYTES), 0)
         os.fsync(handle)
