@@ -1,5 +1,16 @@
 # Evaluations: one job a checkpoint and task group.
 
+from tst_titan.evaluate.task_files import definitions_state
+
+# Not for a word such as "false", which --config may make of it.
+TRUST = ["--trust-tasks"] if EVALUATION.get("trust_tasks") is True else []
+
+
+def own_definitions(wildcards):
+    """What changes with the user's definitions and data that a group is made of. Where there are none it is nothing that
+    Snakemake records or compares (of no type that it knows): the suites' evaluations depend on their checkpoint alone."""
+    return definitions_state(wildcards.group, USER_TASKS) or ...
+
 
 rule evaluate:
     input:
@@ -9,6 +20,9 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
+    params:
+        # The command itself finds out what of the group is stale.
+        definitions=own_definitions,
     threads: EVALUATION["processes"]
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(
@@ -20,7 +34,7 @@ rule evaluate:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
         "{TST_TITAN} evaluate {wildcards.segment:q} --tasks {wildcards.group:q} --results {RESULTS:q}"
-        " --task-definitions {USER_TASKS:q} --processes {EVALUATION[processes]:q} > {log:q} 2>&1"
+        " --task-definitions {USER_TASKS:q} --processes {EVALUATION[processes]:q} {TRUST:q} > {log:q} 2>&1"
 
 
 rule fetch_eval_data:
@@ -32,4 +46,4 @@ rule fetch_eval_data:
     message:
         "Fetch the data of {params.tasks}"
     shell:
-        "{TST_TITAN} fetch-eval-data --tasks {params.tasks:q} --task-definitions {USER_TASKS:q}"
+        "{TST_TITAN} fetch-eval-data --tasks {params.tasks:q} --task-definitions {USER_TASKS:q} {TRUST:q}"
