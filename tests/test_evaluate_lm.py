@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from evaluate_segments import DENSE, MOE, SEQ_LEN, initialized, results, trained
+from evaluate_segments import DENSE, MOE, SEQ_LEN, VOCAB_SIZE, initialized, results, trained
 from lm_eval.api.instance import Instance
 
 from tst_titan.data.tokenizers import load_tokenizer
@@ -111,10 +111,31 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing():
     assert max(sizes) <= 2 * SEQ_LEN
 
 
+def test_a_continuation_longer_than_the_models_sequences_is_scored_in_pieces():
+    """A continuation of 67 tokens ended the evaluation of a model of sequences of 64, when all was trained."""
+    lm = lm_of(initialized(DENSE))
+    context, continuation = [5, 6, 7], [(7 * n) % VOCAB_SIZE for n in range(2 * SEQ_LEN + 10)]
+    whole = torch.tensor(context + continuation)
+    expected = 0.0
+    for start in range(0, len(continuation), SEQ_LEN):
+        end = len(context) + min(start + SEQ_LEN, len(continuation))
+        window = whole[max(0, end - SEQ_LEN - 1) : end]
+        count = end - len(context) - start
+        with torch.no_grad():
+            logits = lm.model.lm_head(lm.model(window[None, :-1]))[0, -count:]
+        expected += logits.log_softmax(-1)[range(count), window[-count:]].double().sum().item()
+    ((score, greedy),) = lm._loglikelihood_tokens([(None, context, continuation)])
+    assert score == pytest.approx(expected, rel=1e-6)
+    assert not greedy
+    # What fits is scored as before.
+    ((fits, _), (shorter, _)) = lm._loglikelihood_tokens(
+        [(None, context, continuation[:SEQ_LEN]), (None, context, continuation[: SEQ_LEN - 1])]
+    )
+    assert fits < shorter < 0
+
+
 def test_what_the_model_cannot_do_is_said():
     lm = lm_of(initialized(DENSE))
-    with pytest.raises(UserError, match=r"continuation of 65 tokens .* sequences of 64"):
-        lm._loglikelihood_tokens([(None, [1], [2] * (SEQ_LEN + 1))])
     sampled = requests(
         "generate_until", ("x", {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0})
     )

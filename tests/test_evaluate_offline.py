@@ -41,7 +41,8 @@ def test_tasks_are_written_once_and_equal_every_time(tmp_path):
     (tmp_path / "validation.jsonl").write_bytes(
         (results() / "data" / corpus().id / "validation.jsonl").read_bytes()
     )
-    folder = write_offline_tasks(tmp_path)
+    assert set(write_offline_tasks(tmp_path)) == {"heldout_bits_per_byte", "heldout_cloze"}
+    folder = tmp_path / "tasks"
     written = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     assert len(written) == 4
     write_offline_tasks(tmp_path)

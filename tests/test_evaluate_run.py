@@ -14,6 +14,7 @@ import pytest
 import torch.distributed.checkpoint as dcp
 from data_hub_server import HubServer
 from evaluate_segments import DENSE, TIED, initialized, results
+from evaluate_tasks import user_task
 
 from tst_titan.cli import main
 from tst_titan.errors import UserError
@@ -141,30 +142,6 @@ def test_a_killed_evaluation_goes_on_after_its_last_finished_task(own_results):
     path = run(own_results, "offline")[0]
     assert record.stat().st_mtime_ns == written
     assert json.loads(path.read_text())["tasks"].keys() == set(TASK_GROUPS["offline"])
-
-
-def user_task(folder: Path, name: str, **changes) -> Path:
-    """A multiple-choice task of two questions in a user's folder of definitions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"q": "two and two is", "options": [" four", " six"], "gold": 0}] * 2
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    definition = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "q",
-        "doc_to_choice": "options",
-        "doc_to_target": "gold",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}],
-        **changes,
-    }
-    path = folder / f"{name}.yaml"
-    path.write_text(json.dumps(definition))
-    return path
 
 
 def test_a_users_own_task(own_results, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from checkouts import REPOSITORY, copy_checkout, copy_library, copy_workflow
 from data_hub_server import HubServer
+from evaluate_tasks import user_task
 
 from tst_titan.plan import load_plan
 
@@ -404,6 +405,50 @@ def test_fetched_data_serve_evaluation_jobs_that_have_no_network(checkout: Path,
         (studies / "hosted.yaml").unlink()
         shutil.rmtree(studies / "tasks")
         shutil.rmtree(studies / "hosted", ignore_errors=True)
+
+
+def test_an_edited_task_is_scored_again_and_nothing_else(checkout: Path) -> None:
+    """The rule did not depend on studies/tasks: arms scored under two definitions stood in one table."""
+    studies = checkout / "studies"
+    folder = studies / "tasks"
+    task = user_task(folder, "sums", process_docs="sums.same")
+    (folder / "sums.py").write_text("def same(documents):\n    return documents\n")
+    task.write_text(task.read_text().replace('"sums.same"', '!function "sums.same"'))
+    (folder / "all_sums.yaml").write_text(
+        "group: all_sums\ntask: [sums]\naggregate_metric_list: [{metric: acc}]\n"
+    )
+    study, site = studies / "sums.yaml", checkout / "site.yaml"
+    text = (studies / "tiny.yaml").read_text().replace("tasks: offline", "tasks: [offline, all_sums]")
+    study.write_text(text)
+
+    def built() -> tuple[list[str], str]:
+        run = snakemake(checkout, "studies/sums")
+        said = run.stdout + run.stderr
+        jobs = set(re.findall(r"^Job \d+: (\w+)", said, re.MULTILINE))
+        evaluated = [line for line in said.splitlines() if ": Evaluate " in line]
+        assert all(line.endswith(" on all_sums") for line in evaluated), evaluated
+        return sorted(jobs), said
+
+    try:
+        # Code in a task: not unless the configuration says so, and before any job.
+        jobs, said = built()
+        assert "task sums (studies/tasks/sums.yaml): process_docs: !function sums.same: is code" in said
+        assert jobs == []
+        site.write_text("evaluation: {trust_tasks: true}\n")
+        assert built()[0] == ["Collect", "Evaluate"]
+        # Nothing of what was finished before there were definitions, and nothing for a comment, is evaluated again.
+        task.write_text("# sums\n" + task.read_text())
+        assert built()[0] == []
+        assert "Nothing to be done" in snakemake(checkout, "studies/tiny").stderr
+        table = (studies / "sums" / "table.csv").read_text()
+        task.write_text(task.read_text().replace('"gold"', '"{{1 - gold}}"'))
+        assert built()[0] == ["Collect", "Evaluate"]
+        assert (studies / "sums" / "table.csv").read_text() != table
+    finally:
+        study.unlink()
+        site.unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        shutil.rmtree(studies / "sums", ignore_errors=True)
 
 
 def test_the_published_study_is_a_target_built_once(checkout: Path) -> None:

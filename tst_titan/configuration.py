@@ -34,9 +34,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The section `evaluation`: `processes` share one evaluation, each with a GPU of its own where there are GPUs."""
+    """The section `evaluation`: `processes` share one evaluation, each with a GPU of its own where there are GPUs.
+
+    `trust_tasks` lets task definitions in `studies/tasks` bring code (SECURITY.md).
+    """
 
     processes: int = 1
+    trust_tasks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ def _path(key: str, value: Any) -> Path:
 
 
 def _section(key: str, value: Any, kind: type[Evaluation] | type[Tokenizing]) -> Any:
-    """A section of whole numbers."""
+    """A section of whole numbers and truth values."""
     known = {item.name: item.default for item in fields(kind)}
     if not isinstance(value, Mapping):
         example, number = next(iter(known.items()))
@@ -166,7 +170,18 @@ def _section(key: str, value: Any, kind: type[Evaluation] | type[Tokenizing]) ->
     for name in value:
         if name not in known:
             raise UserError(f"{key}.{name}: unknown key; {choices(name, known)}")
-    return kind(**{name: _whole(f"{key}.{name}", number) for name, number in value.items()})
+    parsed = {
+        name: (_truth if isinstance(known[name], bool) else _whole)(f"{key}.{name}", number)
+        for name, number in value.items()
+    }
+    return kind(**parsed)
+
+
+def _truth(key: str, value: Any) -> bool:
+    # Within a mapping of --config everything is text.
+    if str(value).lower() not in ("true", "false"):
+        raise UserError(f"{key} = {value!r}: must be true or false")
+    return str(value).lower() == "true"
 
 
 def _whole(key: str, value: Any, more: str = "") -> int:

@@ -86,6 +86,11 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         default=Path("studies/tasks"),
         help="folder of your own task definitions",
     )
+    parser.add_argument(
+        "--trust-tasks",
+        action="store_true",
+        help="let those definitions bring code (!function and the like), which runs as you",
+    )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +130,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                     dtype=args.dtype,
                     backend="export" if args.through_export else "checkpoint",
                     user_tasks=args.task_definitions,
+                    trust_tasks=args.trust_tasks,
                     shard=args.shard,
                 )
             )
@@ -150,7 +156,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     ]
     words += ["--results", str(args.results), "--device", args.device, "--dtype", args.dtype]
     words += ["--limit", str(args.limit)] if args.limit else []
-    for name in ("through_export", "network", "verbose", "shard"):
+    for name in ("through_export", "network", "verbose", "shard", "trust_tasks"):
         words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
     return words
 
@@ -171,5 +177,5 @@ def _fetch(args: argparse.Namespace) -> int:
     prepare_environment(network=not args.check)
     from tst_titan.evaluate.fetch import check, fetch
 
-    (check if args.check else fetch)(args.tasks, user_tasks=args.task_definitions)
+    (check if args.check else fetch)(args.tasks, user_tasks=args.task_definitions, trusted=args.trust_tasks)
     return 0

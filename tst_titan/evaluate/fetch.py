@@ -12,7 +12,7 @@ from tst_titan.evaluate.suites import MissingData, Tasks, tasks_of
 from tst_titan.study.catalogue import OFFLINE_TASKS
 
 
-def fetch(groups: Sequence[str], *, user_tasks: Path) -> None:
+def fetch(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False) -> None:
     """Load every task of `groups` once, which downloads and prepares its data.
 
     Offline tasks need nothing. Raises `UserError` at the first task whose data cannot be had; what was fetched
@@ -22,7 +22,7 @@ def fetch(groups: Sequence[str], *, user_tasks: Path) -> None:
     if not names:
         print("the offline tasks are made of held-out text: nothing to download", file=sys.stderr)
         return
-    tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks)
+    tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks, trusted=trusted)
     for name in names:
         data = ", ".join(tasks.datasets(name)) or "its own data"
         try:
@@ -38,13 +38,13 @@ def fetch(groups: Sequence[str], *, user_tasks: Path) -> None:
     print(f"prepared in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
 
 
-def check(groups: Sequence[str], *, user_tasks: Path) -> None:
+def check(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False) -> None:
     """One `UserError` that names every task of `groups` whose data an evaluation, which downloads nothing, would not find.
 
-    Loads the tasks as an evaluation does; so a task that nobody defines, or a definition that cannot be read, is said as well.
+    Loads the tasks as an evaluation does; so a task that nobody defines, and mistakes in a definition, are said as well.
     """
     names = _with_data(groups)
-    tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks)
+    tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks, trusted=trusted)
     missing = []
     for name in names:
         try:

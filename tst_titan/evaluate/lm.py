@@ -54,7 +54,8 @@ class TitanLM(TemplateLM):
     """Scores and continues text with a whole torchtitan decoder.
 
     No special token is added to a text and none is recognized inside of one: as the corpus was tokenized. Where there
-    is no context, the end-of-text token stands for it. Inputs longer than `max_length` lose their beginning.
+    is no context, the end-of-text token stands for it. Inputs longer than `max_length` lose their beginning. A continuation
+    longer than that is scored piece by piece, each after as much of what precedes it as there is room for.
 
     Args:
         model: the decoder, in evaluation mode, on the device where it is to run.
@@ -125,15 +126,10 @@ class TitanLM(TemplateLM):
     def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:  # type: ignore[override]
         rows: dict[tuple[int, ...], _Row] = {}
         for index, (_, context, continuation) in enumerate(requests):
-            if len(continuation) > self.max_length:
-                raise UserError(
-                    f"a continuation of {len(continuation)} tokens cannot be scored: the model was trained on sequences of "
-                    f"{self.max_length}; leave that task out for this model"
-                )
-            if not continuation:
-                continue
-            tokens = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            rows.setdefault(tokens, _Row(tokens)).scored.append((index, continuation))
+            for start in range(0, len(continuation), self.max_length):
+                end = start + self.max_length
+                tokens = tuple((context + continuation[:end])[-(self.max_length + 1) :][:-1])
+                rows.setdefault(tokens, _Row(tokens)).scored.append((index, continuation[start:end]))
         # Longest first: memory runs out at once or not at all.
         waiting = self._share(sorted(rows.values(), key=lambda row: (-len(row.tokens), row.tokens)))
         found: list[tuple[int, tuple[float, bool]]] = []
@@ -161,8 +157,9 @@ class TitanLM(TemplateLM):
             waiting = waiting[num_rows:]
             progress.show(len(waiting))
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        for index, answer in self.ranks.gather(found):
-            answers[index] = answer
+        # Sorted: the sum over the pieces of a continuation is the same on any number of ranks.
+        for index, (logprob, greedy) in sorted(self.ranks.gather(found)):
+            answers[index] = (answers[index][0] + logprob, answers[index][1] and greedy)
         return answers
 
     def _share(self, rows: list[_Row]) -> list[_Row]:

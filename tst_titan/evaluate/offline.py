@@ -2,8 +2,8 @@
 
 `heldout_bits_per_byte`: log-likelihood of the beginnings of held-out documents. `heldout_cloze`: four-way multiple
 choice; the true continuation of a passage against continuations of passages from three other held-out documents.
-Chance is 0.25 for both of its metrics. The files are ordinary task definitions (YAML beside JSONL), which lm-eval's own
-command line takes with `--include_path`.
+Chance is 0.25 for both of its metrics. Both are evaluated as they are made here, whatever lies in a corpus's folder; ordinary
+task definitions (YAML beside JSONL) are left there for lm-eval's own command line (`--include_path`).
 """
 
 import hashlib
@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from datasets import Dataset
 
 from tst_titan.errors import UserError
 from tst_titan.files import write_text
@@ -26,8 +28,23 @@ NUM_CHOICES = 4
 _SPACE_BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
-def write_offline_tasks(corpus_dir: Path) -> Path:
-    """Write the tasks of a corpus into its `tasks` folder and return that folder.
+class OfflineTask(NamedTuple):
+    """One of the two tasks: lm-eval's settings but for the data, and the documents (split `test`)."""
+
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def in_memory(self) -> dict[str, Any]:
+        """Settings that read no file."""
+
+        def documents(**_: Any) -> dict[str, Dataset]:
+            return {"test": Dataset.from_list(self.rows)}
+
+        return {**self.settings, "custom_dataset": documents}
+
+
+def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
+    """The tasks of a corpus by name; writes them into its `tasks` folder, too.
 
     Files that are there with the same content are left alone. Raises `UserError` where the held-out text does not
     suffice.
@@ -37,7 +54,7 @@ def write_offline_tasks(corpus_dir: Path) -> Path:
     if not documents:
         raise UserError(f"{corpus_dir / 'validation.jsonl'}: holds no text; build the corpus again")
     bits_per_byte = {
-        **_task(folder, "heldout_bits_per_byte", excerpts(documents)),
+        **_shared("heldout_bits_per_byte"),
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
         "doc_to_target": "text",
@@ -46,7 +63,7 @@ def write_offline_tasks(corpus_dir: Path) -> Path:
         ],
     }
     cloze = {
-        **_task(folder, "heldout_cloze", questions(documents)),
+        **_shared("heldout_cloze"),
         "output_type": "multiple_choice",
         "doc_to_text": "context",
         "doc_to_choice": "choices",
@@ -57,10 +74,13 @@ def write_offline_tasks(corpus_dir: Path) -> Path:
             for metric in ("acc_norm", "acc")
         ],
     }
-    for task in (bits_per_byte, cloze):
-        # JSON is YAML, and needs no care about quoting.
-        _write(folder / f"{task['task']}.yaml", json.dumps(task, indent=2) + "\n")
-    return folder
+    tasks = [
+        OfflineTask(bits_per_byte, excerpts(documents)),
+        OfflineTask(cloze, questions(documents)),
+    ]
+    for task in tasks:
+        _write_task(folder, task)
+    return {task.settings["task"]: task for task in tasks}
 
 
 def excerpts(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -157,19 +177,21 @@ def _documents(path: Path) -> Iterator[dict[str, str]]:
         raise UserError(f"{path}: damaged ({error}); delete the corpus folder and build it again") from error
 
 
-def _task(folder: Path, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What both task definitions share; writes the rows beside."""
+def _shared(name: str) -> dict[str, Any]:
+    return {"task": name, "test_split": "test", "num_fewshot": 0, "metadata": {"version": VERSION}}
+
+
+def _write_task(folder: Path, task: OfflineTask) -> None:
+    name = task.settings["task"]
     data = (folder / f"{name}.jsonl").absolute()
-    _write(data, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {
-        "task": name,
+    _write(data, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in task.rows))
+    source = {
         "dataset_path": "json",
         # Absolute: lm-eval resolves it against the working directory.
         "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder.absolute() / "cache")},
-        "test_split": "test",
-        "num_fewshot": 0,
-        "metadata": {"version": VERSION},
     }
+    # JSON is YAML, and needs no care about quoting.
+    _write(folder / f"{name}.yaml", json.dumps(task.settings | source, indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint, task by task; what is finished is kept and never evaluated again.
 
 Each finished task leaves `results/evaluations/SEGMENT_ID/tasks/TASK.json` with the key it was evaluated under: checkpoint
-digest, task version, lm-eval version, limit, dtype, backend. GROUP.json is put together from these when all tasks of the
+digest, task version (with a digest of what a user defines of it), lm-eval version, limit, dtype, backend. GROUP.json is put together from these when all tasks of the
 group are there, so a killed evaluation resumes after the last finished task. A trial (some samples, a chosen dtype, through the export) has
 a folder of its own, `trials`, so that no study takes its scores for final ones.
 """
@@ -44,7 +44,7 @@ class Evaluation:
     """What to evaluate and how.
 
     `limit` is the number of samples of each task (None: all). `dtype` "auto" is float32 on a CPU and for models trained in
-    float32, else bfloat16. `shard` divides the model between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
+    float32, else bfloat16. `trust_tasks` lets definitions in `user_tasks` bring code. `shard` divides the model between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
     """
 
     results: Path
@@ -55,6 +55,7 @@ class Evaluation:
     dtype: Dtype | Literal["auto"] = "auto"
     backend: Literal["checkpoint", "export"] = "checkpoint"
     user_tasks: Path = Path("studies/tasks")
+    trust_tasks: bool = False
     shard: bool = False
 
     @property
@@ -85,12 +86,12 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
         _check_file(folder / f"{group}.json", segment_id)
     names = list(dict.fromkeys(task for group in evaluation.groups for task in tasks_of(group)))
     wants_offline = any(name in OFFLINE_TASKS for name in names)
+    offline = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
     tasks = Tasks(
         names,
-        corpus_tasks=ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir))
-        if wants_offline
-        else None,
+        corpus_tasks={name: task.in_memory() for name, task in offline.items()},
         user_tasks=evaluation.user_tasks,
+        trusted=evaluation.trust_tasks,
     )
     runner = _Runner(evaluation, checkpoint, tasks, folder, ranks)
     return [_write_group(runner, group, folder / f"{group}.json") for group in evaluation.groups]
@@ -176,11 +177,19 @@ class _Runner:
         random.seed(SEED)
         np.random.seed(SEED)
         torch.manual_seed(SEED)
-        return scores_of(
+        scores = scores_of(
             lm_eval.evaluate(  # type: ignore[arg-type]
                 self.lm, loaded, limit=self.evaluation.limit, bootstrap_iters=BOOTSTRAP_DRAWS
             )
         )
+        if not scores["tasks"]:
+            raise UserError(f"task {task}: lm-eval gives no score for it; leave it out")
+        digests = self.tasks.digests(task)
+        for name, score in [*scores["tasks"].items(), *scores["subtasks"].items()]:
+            # What a group defines itself is named GROUP::NAME.
+            if digest := digests.get(name, digests.get(task) if "::" in name else None):
+                score["version"] += f"+{digest}"
+        return scores
 
     @property
     def lm(self) -> Any:

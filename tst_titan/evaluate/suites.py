@@ -2,15 +2,36 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import datasets
+import datasets.config
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.tasks._factory import GROUP_FIELD_NAMES
+from lm_eval.tasks._index import Entry, Kind, TaskIndex
+from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
 from tst_titan.errors import UserError
+from tst_titan.evaluate.sandbox import sandbox_templates
+from tst_titan.evaluate.task_checks import (
+    check_data,
+    check_documents,
+    check_metrics,
+    check_settings,
+    check_shots,
+)
+from tst_titan.evaluate.task_files import (
+    FORMATS,
+    Definition,
+    Function,
+    code_in,
+    plain,
+    read_definitions,
+    references,
+)
 from tst_titan.files import digest_json
 from tst_titan.names import RULE, is_name
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
@@ -36,7 +57,6 @@ _FOLDERS = {
 }
 # What a definition calls itself; good enough to suggest names.
 _NAME = re.compile(r"""^["']?(?:task|group|tag)["']?: ["']?([\w.-]+)""", re.MULTILINE)
-_LOCAL_BUILDERS = ("json", "csv", "text", "parquet", "arrow", "pandas")
 
 
 class MissingData(UserError):
@@ -53,113 +73,240 @@ class Tasks:
 
     Args:
         names: task names (not suites).
-        corpus_tasks: folder of a corpus's offline tasks, where those are among the names.
+        corpus_tasks: a corpus's offline tasks by name, where those are among the names.
         user_tasks: folder of the user's own task definitions (YAML), which come before lm-eval's.
+        trusted: whether those may bring code of their own. Their templates are rendered in a sandbox either way.
 
-    Raises `UserError` for a name that nobody defines, with the nearest there is.
+    Raises `UserError` for a name that nobody defines, with the nearest there is, and for a definition with code that is
+    not trusted.
     """
 
-    def __init__(self, names: Sequence[str], *, corpus_tasks: Path | None, user_tasks: Path | None):
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        corpus_tasks: Mapping[str, dict[str, Any]] | None,
+        user_tasks: Path | None,
+        trusted: bool = False,
+    ):
         for name in names:
             if not is_name(name):
                 raise UserError(f"task {name!r}: {RULE}")
-        builtin = Path(lm_eval.tasks.__file__).parent
-        own = [folder for folder in (corpus_tasks, user_tasks) if folder is not None and folder.is_dir()]
-        known = sorted({builtin / _FOLDERS[name] for name in names if name in _FOLDERS})
+        sandbox_templates()
         self._user_tasks = user_tasks
-        self._manager = TaskManager(include_path=[*known, *own], include_defaults=False)
-        others = [name for name in names if name not in self._manager.task_index]
-        if others:
+        self._own = read_definitions(user_tasks)
+        self._corpus_tasks = corpus_tasks or {}
+        for name in self._find(names):
+            self._own.check(name)
+            if definition := self._own.by_name.get(name):
+                self._take(definition, trusted)
+
+    def _find(self, names: Sequence[str]) -> list[str]:
+        """Index the definitions of `names` and of their members, of as few of lm-eval's folders as will do; returns all names."""
+        builtin = Path(lm_eval.tasks.__file__).parent
+        folders: set[Path] = set()
+        while True:
+            self._index(TaskManager(include_path=sorted(folders), include_defaults=False))
+            reached, missing = self._reached(names)
+            wanted = {builtin / _FOLDERS[name] for name in missing if name in _FOLDERS} - folders
+            if not wanted:
+                break
+            folders |= wanted
+        if missing:
             texts = [path.read_text(encoding="utf-8") for path in builtin.rglob("*.yaml")]
-            for name in others:
-                self._check_users(name)
+            for name, owner in missing.items():
+                self._own.check(name)
                 if not any(name in text for text in texts):
-                    raise self._unknown(name, texts)
-            self._manager = TaskManager(include_path=own, include_defaults=True)
-            for name in others:
-                if name not in self._manager.task_index:
-                    raise self._unknown(name, texts)
+                    raise self._unknown(name, owner, texts)
+            self._index(TaskManager(include_defaults=True))
+            reached, missing = self._reached(names)
+            for name, owner in missing.items():
+                if not owner or owner in self._own.by_name:
+                    raise self._unknown(name, owner, texts)
+        return reached
+
+    def _index(self, manager: TaskManager) -> None:
+        """lm-eval's index with the user's definitions over its own, and a corpus's tasks over both."""
+        own: dict[str, Entry] = {}
+        for definition in self._own.by_name.values():
+            TaskIndex.process_cfg(definition.settings, definition.path, own)
+        for entry in own.values():
+            # Without a path, lm-eval does not read the file, and runs nothing that it names.
+            entry.yaml_path = None
+        manager.task_index.update(own)
+        for name, settings in self._corpus_tasks.items():
+            manager.task_index[name] = Entry(name, Kind.TASK, None, settings)
+        self._manager = manager
+        self._entries = manager.task_index
+
+    def _reached(self, names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+        """`names` and what is in the groups and tags among them; and those of them that are not defined, each with its group."""
+        reached: list[str] = []
+        missing: dict[str, str] = {}
+        waiting = [(name, True, "") for name in names]
+        while waiting:
+            name, required, owner = waiting.pop(0)
+            if name in reached or name in missing:
+                continue
+            entry = self._entries.get(name)
+            if entry is None:
+                if required:
+                    missing[name] = owner
+                continue
+            reached.append(name)
+            members = sorted(entry.tags) if entry.kind is Kind.TAG else _settings(entry).get("task")
+            if entry.kind in (Kind.TAG, Kind.GROUP) and isinstance(members, list):
+                waiting += [(member, required, name) for member, required in references(members)]
+        return reached, missing
+
+    def _take(self, definition: Definition, trusted: bool) -> None:
+        """Give lm-eval what a user's definition holds, if there is nothing in it that should not run."""
+        where = _where(definition)
+        if definition.name in OFFLINE_TASKS:
+            raise UserError(f"{where}: is the name of a task that is made of held-out text; choose another")
+        if not trusted and (code := next(code_in(definition.settings), None)):
+            raise UserError(
+                f"{where}: {code}: is code, and whoever may write this file would run it as you; leave it out, or trust these "
+                "files: --trust-tasks, in a workflow's configuration `evaluation: {trust_tasks: true}`"
+            )
+        if definition.is_group and not definition.members:
+            raise UserError(f"{where}: task: {definition.settings.get('task')!r}; list the group's members")
+        self._entries[definition.name].cfg = _resolved(definition.settings, where)
 
     def version(self, name: str) -> str:
-        """The version that the definition states, and a digest of a user's own definition, which often states none."""
-        entry = self._manager.task_index[name]
-        version = str((_settings(entry).get("metadata") or {}).get("version", "none"))
-        if self._is_users(entry):
-            version += f"+{digest_json(_plain(_settings(entry)))}"
-        return version
+        """The version that the definition states, and a digest of all that a user's own definitions put into the task.
+
+        A user's definition often states no version; one of lm-eval is settled by lm-eval's.
+        """
+        digest = self.digests(name).get(name)
+        version = str((_settings(self._entries[name]).get("metadata") or {}).get("version", "none"))
+        return f"{version}+{digest}" if digest else version
+
+    def digests(self, name: str) -> dict[str, str]:
+        """Of a task, group or tag and everything in it: a digest of its settings, members, code and local data.
+
+        What is all lm-eval's or a corpus's is left out.
+        """
+        found = {leaf.name: digest for leaf in self._leaves(name) if (digest := self._digest(leaf))}
+        for group in self._reached([name])[0]:
+            if group in found or self._entries[group].kind not in (Kind.GROUP, Kind.TAG):
+                continue
+            own = self._own.by_name.get(group)
+            inside = {leaf.name: digest for leaf in self._leaves(group) if (digest := self._digest(leaf))}
+            if own or inside:
+                found[group] = digest_json([plain(own.settings) if own else {}, inside])
+        return found
+
+    def _digest(self, leaf: "_Leaf") -> str:
+        if leaf.name in self._own.by_name:
+            return digest_json(plain(leaf.settings))
+        return digest_json([leaf.name, plain(leaf.changes)]) if leaf.changes else ""
 
     def load(self, name: str) -> Any:
         """lm-eval's `TaskDict` of one name: the leaf tasks with their data, and the groups over them.
 
         Raises `MissingData` where the data are not in the prepared cache, another `UserError` where the definition is wrong.
         """
+        leaves = {leaf.name: leaf for leaf in self._leaves(name)}
+        for leaf in leaves.values():
+            check_shots(self._where(leaf.name), leaf.settings, _shots(name, leaf))
+            if self._is_own(leaf):
+                check_settings(self._where(leaf.name), leaf.settings)
+            elif leaf.changes:
+                check_metrics(self._where(leaf.name), leaf.settings)
         try:
-            return self._manager.load([name])
-        except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
+            for leaf in leaves.values():
+                if self._is_own(leaf) and "custom_dataset" not in leaf.settings:
+                    check_data(self._where(leaf.name), leaf.settings, _data(leaf.settings))
+            loaded = self._manager.load([name])
+        except UserError:
+            raise
+        except Exception as error:  # a definition is a user's, and lm-eval raises anything
             reason = " ".join(str(error).split())[:300]
-            datasets = self.datasets(name)
+            hub = self.datasets(name)
             if isinstance(error, ConnectionError) or "find cache" in reason or "Couldn't find" in reason:
                 raise MissingData(
-                    f"task {name}: its data ({', '.join(datasets[:3])}{', ...' if datasets[3:] else ''}) are not in the prepared "
+                    f"task {name}: its data ({', '.join(hub[:3])}{', ...' if hub[3:] else ''}) are not in the prepared "
                     f"cache {_cache_dir()}, and an evaluation downloads nothing; on a machine with network run "
                     f"`tst-titan fetch-eval-data --tasks {name}` with the same HF_HOME, or copy that folder here"
                 ) from error
-            entry = self._manager.task_index[name]
-            where = f" ({entry.yaml_path})" if entry.yaml_path else ""
-            raise UserError(f"task {name}{where}: cannot be loaded: {reason}") from error
+            raise UserError(
+                f"{self._where(name)}: cannot be loaded: {type(error).__name__}: {reason}"
+            ) from error
+        for leaf in leaves.values():
+            if self._is_own(leaf):
+                check_documents(self._where(leaf.name), loaded["tasks"][leaf.name], _shots(name, leaf))
+        return loaded
 
     def datasets(self, name: str) -> list[str]:
         """The hub datasets that a task or group reads, as `path` or `path [configuration]`."""
         found = dict.fromkeys(
             f"{path} [{settings['dataset_name']}]" if settings.get("dataset_name") else path
-            for settings in self._leaves(name)
-            if (path := settings.get("dataset_path")) and path not in _LOCAL_BUILDERS
+            for _, settings, _ in self._leaves(name)
+            if (path := settings.get("dataset_path")) and path not in FORMATS
         )
         return list(found)
 
-    def _leaves(self, name: str) -> Iterator[dict[str, Any]]:
-        index = self._manager.task_index
-        entry = index.get(name)
-        if entry is None:
-            return
-        settings = _settings(entry)
-        # A tag is written `tag: NAME` in the tasks that carry it, which are its tags here.
-        children = (
-            settings.get("task") if "group" in settings else sorted(entry.tags) if not settings else None
-        )
-        if children is None:
-            yield settings
-            return
-        for child in children if isinstance(children, list) else [children]:
-            if isinstance(child, dict):
-                inherited = index.get(str(child.get("task")))
-                yield {**(_settings(inherited) if inherited else {}), **child}
-            elif child != name:
-                yield from self._leaves(child)
+    def _leaves(
+        self, name: str, overrides: Mapping[str, Any] | None = None, own: bool = False
+    ) -> Iterator["_Leaf"]:
+        """The tasks of a name, with the settings of the groups around them merged in as lm-eval does.
 
-    def _is_users(self, entry: Any) -> bool:
-        return bool(self._user_tasks and entry.yaml_path and entry.yaml_path.is_relative_to(self._user_tasks))
+        `overrides`: of those groups; `own`: one of them is the user's.
+        """
+        entry, definition = self._entries[name], self._own.by_name.get(name)
+        settings = _settings(entry) if definition is None else definition.settings
+        if entry.kind is Kind.TAG:
+            for member in sorted(entry.tags):
+                yield from self._leaves(member, overrides, own)
+        elif entry.kind is Kind.GROUP:
+            yield from self._members(settings, name, overrides or {}, own or definition is not None)
+        else:
+            yield _Leaf(name, {**settings, **(overrides or {})}, dict(overrides or {}) if own else {})
 
-    def _check_users(self, name: str) -> None:
-        """Raise a `UserError` for a user's definition of `name` that lm-eval would skip without a word."""
-        if self._user_tasks is None:
-            return
-        for path in sorted(self._user_tasks.rglob("*.yaml")):
-            try:
-                load_yaml(path, resolve_func=False)
-            except Exception as error:  # whatever fails here fails there
-                if name in path.read_text(encoding="utf-8", errors="replace"):
-                    reason = " ".join(str(error).split())[:200]
-                    raise UserError(f"{path}: task {name} cannot be read: {reason}") from error
+    def _members(
+        self, group: Mapping[str, Any], name: str, overrides: Mapping[str, Any], own: bool
+    ) -> Iterator["_Leaf"]:
+        shared = {key: value for key, value in group.items() if key not in GROUP_FIELD_NAMES} | {**overrides}
+        members = group.get("task")
+        for member in members if isinstance(members, list) else ():
+            if not isinstance(member, dict):
+                yield from self._leaves(str(member), shared, own)
+                continue
+            inner = str(member.get("group", member.get("task")))
+            changes = shared | {key: value for key, value in member.items() if key not in ("group", "task")}
+            if inner in self._entries:
+                yield from self._leaves(inner, changes, own)
+            elif "group" in member:
+                yield from self._members(member, f"{name}::{inner}", shared, own)
+            else:
+                yield _Leaf(f"{name}::{inner}", changes, changes if own else {})
 
-    def _unknown(self, name: str, texts: Sequence[str]) -> UserError:
-        known = {*TASK_GROUPS, *OFFLINE_TASKS, *self._manager.task_index}
+    def _is_own(self, leaf: "_Leaf") -> bool:
+        """Whether the user wrote all of a task, not only changes to one of lm-eval's."""
+        return leaf.name in self._own.by_name or (bool(leaf.changes) and leaf.name not in self._entries)
+
+    def _where(self, name: str) -> str:
+        own = self._own.by_name.get(name)
+        return f"task {name}" if own is None else _where(own)
+
+    def _unknown(self, name: str, owner: str, texts: Sequence[str]) -> UserError:
+        known = {*TASK_GROUPS, *OFFLINE_TASKS, *self._entries}
         known |= {found for text in texts for found in _NAME.findall(text)}
         near = difflib.get_close_matches(name, known, n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else f"suites are {', '.join(TASK_GROUPS)}"
+        where = f"{self._where(owner)}: member {name}" if owner else f"task {name}"
         return UserError(
-            f"task {name}: neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}"
+            f"{where}: neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}"
         )
+
+
+class _Leaf(NamedTuple):
+    """A task as it is evaluated, and what of its settings a user's groups changed."""
+
+    name: str
+    settings: dict[str, Any]
+    changes: dict[str, Any]
 
 
 def default_metric(task: str, metrics: Sequence[str]) -> str:
@@ -173,19 +320,39 @@ def num_fewshot(task: str) -> int | None:
     return 0 if task in PAPER_TASKS or task in OFFLINE_TASKS else None
 
 
-def _settings(entry: Any) -> dict[str, Any]:
+def _settings(entry: Entry) -> dict[str, Any]:
     return entry.cfg or {}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+def _shots(name: str, leaf: _Leaf) -> int:
+    """Examples before each question of a task that is evaluated as, or as a part of, `name`."""
+    chosen = num_fewshot(name)
+    return int(leaf.settings.get("num_fewshot") or 0) if chosen is None else chosen
+
+
+def _where(definition: Definition) -> str:
+    return f"task {definition.name} ({definition.path})"
+
+
+def _resolved(settings: Any, where: str) -> Any:
+    """Settings with functions in place of their names."""
+    if isinstance(settings, Function):
+        try:
+            return _import_func_in_yml(settings.name, settings.folder)
+        except Exception as error:  # a module's own code raises anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"{where}: !function {settings.name}: {reason}") from error
+    if isinstance(settings, dict):
+        return {key: _resolved(value, where) for key, value in settings.items()}
+    return [_resolved(entry, where) for entry in settings] if isinstance(settings, list) else settings
+
+
+def _data(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A task's data by split, as lm-eval loads them."""
+    return datasets.load_dataset(
+        settings.get("dataset_path"), settings.get("dataset_name"), **(settings.get("dataset_kwargs") or {})
+    )
 
 
 def _cache_dir() -> Path:
-    import datasets.config
-
     return Path(datasets.config.HF_DATASETS_CACHE)

@@ -27,6 +27,12 @@ class ExportLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None
     ) -> Any:
+        longest = max((len(continuation) for _, _, continuation in requests), default=0)
+        if longest > self.max_length:
+            raise UserError(
+                f"--through-export: lm-eval's own backend scores no continuation of {longest} tokens with a model of sequences of "
+                f"{self.max_length}; evaluate the checkpoint itself"
+            )
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:

@@ -125,7 +125,8 @@ onstart:
             sys.exit(f"error: {error}")
     groups = {job.wildcards.group for job in jobs if job.rule.name == "evaluate"} - {"offline", *OFFLINE_TASKS}
     if groups and not any(job.rule.name == "fetch_eval_data" for job in jobs):
-        check = f"{TST_TITAN} fetch-eval-data --check --tasks {shlex.join(sorted(groups))} --task-definitions {USER_TASKS}"
+        words = ["--check", "--tasks", *sorted(groups), "--task-definitions", str(USER_TASKS), *TRUST]
+        check = f"{TST_TITAN} fetch-eval-data {shlex.join(words)}"
         # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
         if subprocess.run(["bash", "-c", job_prologue(SITE) + check]).returncode:
             sys.exit(1)

@@ -1,7 +1,16 @@
 # Evaluations: one job a checkpoint and task group.
 
+from tst_titan.evaluate.task_files import definitions_state
+
 # Of one evaluation.
 PROCESSES = CONFIGURATION.evaluation.processes
+TRUST = ["--trust-tasks"] if CONFIGURATION.evaluation.trust_tasks else []
+
+
+def own_definitions(wildcards):
+    """What changes with the user's definitions and data that a group is made of. Where there are none it is nothing that
+    Snakemake records or compares (of no type that it knows): the suites' evaluations depend on their checkpoint alone."""
+    return definitions_state(wildcards.group, USER_TASKS) or ...
 
 
 rule evaluate:
@@ -12,6 +21,9 @@ rule evaluate:
         RESULTS / "evaluations/{segment}/{group}.json",
     log:
         "logs/evaluations/{segment}/{group}.log",
+    params:
+        # The command itself finds out what of the group is stale.
+        definitions=own_definitions,
     threads: PROCESSES
     resources:
         mem_mb=lambda wildcards: checkpoint_memory_mb(
@@ -23,7 +35,7 @@ rule evaluate:
         "Evaluate {wildcards.segment} on {wildcards.group}"
     shell:
         "{TST_TITAN} evaluate {wildcards.segment:q} --tasks {wildcards.group:q} --results {RESULTS:q}"
-        " --task-definitions {USER_TASKS:q} --processes {PROCESSES:q} > {log:q} 2>&1"
+        " --task-definitions {USER_TASKS:q} --processes {PROCESSES:q} {TRUST:q} > {log:q} 2>&1"
 
 
 rule fetch_eval_data:
@@ -35,4 +47,4 @@ rule fetch_eval_data:
     message:
         "Fetch the data of {params.tasks}"
     shell:
-        "{TST_TITAN} fetch-eval-data --tasks {params.tasks:q} --task-definitions {USER_TASKS:q}"
+        "{TST_TITAN} fetch-eval-data --tasks {params.tasks:q} --task-definitions {USER_TASKS:q} {TRUST:q}"
