@@ -60,6 +60,10 @@ SIGNATURES = {
     "torchtitan.components.checkpoint:CheckpointManager.dcp_load": (
         "self state_dict checkpoint_id from_hf from_quantized"
     ),
+    "torchtitan.components.checkpoint:CheckpointManager.dcp_save": (
+        "self state_dict checkpoint_id async_mode enable_garbage_collection to_hf"
+    ),
+    "torchtitan.tools.utils:GarbageCollection.collect": "reason",
     "torchtitan.components.checkpoint:CheckpointManager._purge_stale_checkpoints": "self",
     "torchtitan.components.checkpoint:CheckpointManager.maybe_wait_for_staging": "self",
     "torchtitan.components.checkpoint:CheckpointManager.maybe_wait_for_saving": "self",
@@ -179,7 +183,7 @@ ATTRIBUTES = {
     "torchtitan.trainer:Trainer": "self.step self.device self.model_parts self.checkpointer self.metrics_processor "
     "self.validator self.dataloader self.optimizers self.lr_schedulers self.loss_fn",
     "torchtitan.components.checkpoint:CheckpointManager": "self.states self.initial_load_path self.folder self.interval "
-    "self.keep_latest_k self.save_future",
+    "self.keep_latest_k self.save_future self.pg",
     "torchtitan.components.metrics:MetricsProcessor": "self.logger self.parallel_dims self.device_memory_monitor "
     "self.has_quantization self.data_loading_times self.time_last_log self.ntokens_since_last_log",
     "torchtitan.models.common:Embedding": "self.tp_group self.num_embeddings",
@@ -321,6 +325,7 @@ def test_the_device_is_looked_up_where_we_replace_it() -> None:
 @pytest.mark.parametrize(
     "path",
     [
+        "torchtitan.components.checkpoint:AsyncMode.ASYNC",
         "torchtitan.components.checkpointer.base:MODEL",
         "torchtitan.components.checkpointer.base:OPTIMIZER",
         "torchtitan.components.checkpointer.base:DATALOADER",

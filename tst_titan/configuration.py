@@ -146,7 +146,7 @@ def _parse(key: str, value: Any) -> Any:
         raise UserError(f"{key}: is empty; write its settings below it, indented, or remove the line")
     if key == "site":
         return parse_site(value)
-    return _section(key, value, {"evaluation": Evaluation, "data": Tokenizing}[key])
+    return _section(key, value, Evaluation if key == "evaluation" else Tokenizing)
 
 
 def _path(key: str, value: Any) -> Path:
@@ -158,7 +158,7 @@ def _path(key: str, value: Any) -> Path:
     return Path(value)
 
 
-def _section(key: str, value: Any, kind: type[Evaluation] | type[Tokenizing]) -> Any:
+def _section(key: str, value: Any, kind: type[Any]) -> Any:
     """A section of whole numbers and truth values."""
     known = {item.name: item.default for item in fields(kind)}
     if not isinstance(value, Mapping):

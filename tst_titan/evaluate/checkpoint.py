@@ -1,6 +1,7 @@
 """A finished segment's checkpoint: where it is, which one it is, and the whole model in it."""
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.train.seals import Sharing, unsealed
 
 Dtype = Literal["float32", "bfloat16"]
 # Blocks read of each data file for the digest.
@@ -31,6 +33,8 @@ class Checkpoint:
     done: dict[str, Any]
     """`done.json`."""
     corpus_dir: Path
+    digest: str
+    """Which training made these weights: 16 hex digits, the same for a copy, another for another training."""
 
     @property
     def path(self) -> Path:
@@ -40,28 +44,16 @@ class Checkpoint:
     def tokenizer_dir(self) -> Path:
         return self.corpus_dir / "tokenizer"
 
-    def digest(self) -> str:
-        """Which training made these weights: 16 hex digits, the same for a copy, another for another training.
 
-        SHA-256 of the index and of each data file's name, size and 16 blocks spread evenly over it: the size of the
-        checkpoint does not matter, and no time stamp does.
-        """
-        digest = hashlib.sha256()
-        for path in sorted(self.path.iterdir()):
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}\n".encode())
-            with path.open("rb") as file:
-                for block in range(_BLOCKS):
-                    file.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
-                    digest.update(file.read(_BLOCK_BYTES))
-        return digest.hexdigest()[:16]
+def find_checkpoint(
+    results: Path, segment_id: str, *, once: Callable[[Callable[[], str]], str] = lambda check: check()
+) -> Checkpoint:
+    """The last checkpoint of a finished segment, compared with its seals.
 
-
-def find_checkpoint(results: Path, segment_id: str) -> Checkpoint:
-    """The last checkpoint of a finished segment.
+    `once`: of several processes that find the same one, has one of them compare, and gives the answer to all.
 
     Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
-    checkpoint or corpus is missing.
+    checkpoint or corpus is missing, the checkpoint is damaged or another segment's.
     """
     folder = results / "segments" / segment_id
     if not is_segment_id(segment_id):
@@ -86,19 +78,57 @@ def find_checkpoint(results: Path, segment_id: str) -> Checkpoint:
             f"{folder}: not finished (no done.json); train it first: tst-titan train {segment_id}"
         )
     done = read_json(folder / "done.json", mend=f"delete it and run again: tst-titan train {segment_id}")
-    checkpoint = Checkpoint(
-        segment, folder, done["checkpoint"], done, results / "data" / segment.recipe.corpus.id
-    )
-    if not (checkpoint.path / ".metadata").is_file():
+    done = done if isinstance(done, dict) else {}
+    name, owner = f"checkpoint/step-{segment.end_step}", done.get("segment", segment_id)
+    if (done.get("checkpoint"), owner) != (name, segment_id):
         raise UserError(
-            f"{checkpoint.path}: the checkpoint is missing; delete {folder / 'done.json'} and train the segment again"
+            f"{folder / 'done.json'}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
+            f"file and run again: tst-titan train {segment_id}"
         )
-    if not (checkpoint.corpus_dir / "corpus.json").is_file():
+    path, corpus_dir = folder / name, results / "data" / segment.recipe.corpus.id
+    if not (path / ".metadata").is_file():
         raise UserError(
-            f"{checkpoint.corpus_dir}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
+            f"{path}: the checkpoint is missing; delete {folder / 'done.json'} and train the segment again"
+        )
+    if not (corpus_dir / "corpus.json").is_file():
+        raise UserError(
+            f"{corpus_dir}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
             "build it: tst-titan data build STUDY"
         )
-    return checkpoint
+    digest = once(lambda: _checked(path, segment))
+    return Checkpoint(segment, folder, name, done, corpus_dir, digest)
+
+
+def _checked(path: Path, segment: Segment) -> str:
+    """The digest of a checkpoint that is what its seals say; one without seals is warned of."""
+    import torch
+
+    from tst_titan.train.checkpoint_reader import check_checkpoint
+
+    sharing = Sharing(threads=torch.get_num_threads())
+    try:
+        seals = check_checkpoint(path, segment.id, segment.end_step, sharing)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged index can fail in any way
+        raise _damaged(path, repr(error)) from error
+    if seals is not None:
+        return seals.digest
+    print(f"warning: {unsealed(path)}", file=sys.stderr)
+    return _sampled_digest(path)
+
+
+def _sampled_digest(checkpoint: Path) -> str:
+    """What stands for a checkpoint without seals: of the index and of each data file's name, size and 16 blocks spread over it."""
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.iterdir()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}\n".encode())
+        with path.open("rb") as file:
+            for block in range(_BLOCKS):
+                file.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def _nearest(results: Path, segment_id: str) -> str:
@@ -192,7 +222,11 @@ def _saved_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 def damaged(checkpoint: Checkpoint, reason: str) -> UserError:
     """The error for a checkpoint whose content is not what its segment needs."""
+    return _damaged(checkpoint.path, reason)
+
+
+def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{checkpoint.path}: damaged, or not of this segment ({reason[:300]}); delete "
-        f"{checkpoint.folder / 'done.json'} and that checkpoint, and train the segment again"
+        f"{path}: damaged, or not of this segment ({reason[:300]}); delete "
+        f"{path.parent.parent / 'done.json'} and that checkpoint, and train the segment again"
     )

@@ -61,7 +61,7 @@ def export(
     """
     checkpoint = find_checkpoint(results, segment_id)
     folder = out or results / "exports" / segment_id
-    digest = checkpoint.digest()
+    digest = checkpoint.digest
     if folder.exists() and any(folder.iterdir()):
         there = read_export(folder)
         if (there["checkpoint_digest"], there["dtype"]) == (digest, dtype):

@@ -80,7 +80,7 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     ranks = join_ranks()
     if ranks.size > 1 and evaluation.backend == "export":
         raise UserError("an export is evaluated by one process: leave --processes or --through-export away")
-    checkpoint = find_checkpoint(results, segment_id)
+    checkpoint = find_checkpoint(results, segment_id, once=ranks.from_first)
     folder = evaluation.folder
     for group in evaluation.groups:
         _check_file(folder / f"{group}.json", segment_id)
@@ -120,7 +120,7 @@ class _Runner:
             if evaluation.dtype != "auto"
             else ("float32" if self.device == "cpu" or trained_in_float32 else "bfloat16")
         )
-        self.digest = checkpoint.digest()
+        self.digest = checkpoint.digest
         self._lm: Any = None
 
     def key(self, task: str) -> dict[str, Any]:

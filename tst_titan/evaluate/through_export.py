@@ -42,7 +42,7 @@ class ExportLM(HFLM):
 def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dtype) -> ExportLM:
     """The export in `folder`, if it is one of this checkpoint; else a `UserError`."""
     exported = read_export(folder)
-    if exported["checkpoint_digest"] != checkpoint.digest():
+    if exported["checkpoint_digest"] != checkpoint.digest:
         raise UserError(
             f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
         )

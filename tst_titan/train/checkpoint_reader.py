@@ -2,7 +2,8 @@
 
 A DCP index, `.metadata`, is a pickle, and so is each of its items that is no tensor (steps, learning rates). torch
 unpickles both as they are, and a pickle may name any function of this machine to be called. Here an index may name the
-classes of an index alone, and an item the plain values and tensors that `weights_only=True` admits.
+classes of an index alone, and an item the plain values and tensors that `weights_only=True` admits. `check_checkpoint` comes first: it
+compares the checkpoint with its seals (`tst_titan.train.seals`).
 """
 
 import pickle
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.serialization import _get_layout
 
 from tst_titan.errors import UserError
+from tst_titan.train.seals import INDEX, Seals, Sharing, check_files, check_recorded, not_covered, read_seals
 
 # Everything that the index of a checkpoint names, as torch writes it: found by a test that reads real ones.
 _INDEX_CLASSES: dict[tuple[str, str], Any] = {
@@ -46,6 +48,31 @@ _INDEX_CLASSES: dict[tuple[str, str], Any] = {
     ("pathlib", "PosixPath"): PurePosixPath,
     ("pathlib._local", "PosixPath"): PurePosixPath,
 }
+
+
+def check_checkpoint(checkpoint: Path, segment: str, step: int, sharing: Sharing) -> Seals | None:
+    """Compare a checkpoint with its seals before anything of it is loaded: all ranks that load it call this.
+
+    Returns None where it has none. Raises `UserError` where it is another segment's or of another step, or where any of its
+    files is not to the byte what was saved; any other error where the index of one without seals is damaged.
+    """
+    seals = read_seals(checkpoint)
+    if seals is not None:
+        seals.check_owner(segment, step)
+        check_files(seals, sharing)
+    check_recorded(checkpoint, seals)
+    names = files_of(read_index(checkpoint)).keys() | {INDEX}
+    if seals is not None and (missing := names - seals.files.keys()):
+        raise not_covered(seals, missing)
+    return seals
+
+
+def files_of(index: Metadata) -> dict[str, int]:
+    """The data files that an index names, and how many bytes each must have at least."""
+    needed: dict[str, int] = {}
+    for place in index.storage_data.values():
+        needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
+    return needed
 
 
 def read_index(checkpoint: Path) -> Metadata:
@@ -88,6 +115,9 @@ class CheckpointReader(FileSystemReader):
             index = _IndexUnpickler(file, path).load()
         if not isinstance(index, Metadata):
             raise _refusal(path, f"it holds a {type(index).__name__}, no index")
+        for name in files_of(index):
+            if name != PurePosixPath(name).name:
+                raise _refusal(path, f"it names the file {name} of another folder")
         index.storage_meta = index.storage_meta or StorageMeta()
         index.storage_meta.load_id = self.load_id
         return index

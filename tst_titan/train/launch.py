@@ -31,6 +31,7 @@ from tst_titan.train.attempts import (
 from tst_titan.train.failures import Failure, first_failure, has_failure
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 from tst_titan.train.measured import LAST_SAVE, last_training_rows
+from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
 
 PROGRESS_SECONDS = 10.0
@@ -241,6 +242,7 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"
+    seals = read_seals(job.folder / checkpoint)
     provenance = read_json(job.folder / "provenance.json")
     write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
     write_json(
@@ -250,6 +252,7 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             "start_step": segment.start_step,
             "end_step": segment.end_step,
             "checkpoint": checkpoint,
+            "checkpoint_digest": seals.digest if seals else None,
             "equivalent_tokens": segment.equivalent_tokens,
             "data_tokens": segment.data_tokens,
             "flops": training[-1]["flops"],

@@ -12,6 +12,8 @@ from tst_titan.train.hardware import Hardware
 
 # A node's share of a shared file system, writing or reading a checkpoint.
 CHECKPOINT_BYTES_PER_SECOND = 0.5e9
+# SHA-256 on one core without instructions for it; with them 1.5 GB/s and more (benchmarks/seal.py).
+DIGESTED_BYTES_PER_SECOND = 0.4e9
 # One process that deletes a checkpoint; a file system frees space faster than it fills it.
 DISCARDED_BYTES_PER_SECOND = 2e9
 # Drawn on one thread; a truncated normal measured at 67 million a second on a busy core.
@@ -93,13 +95,16 @@ def bounds(
     size = checkpoint_bytes(recipe.model)
     # The ranks of all replicas share in writing a checkpoint, but each replica reads a whole one.
     read_by_a_node = size if hardware.data_parallel_replicate > 1 else size / hardware.nodes
+    # Each rank digests its part: while it writes it, and again, read once more, before the checkpoint is loaded.
+    digest = size / (DIGESTED_BYTES_PER_SECOND * hardware.world_size)
+    a_nodes_share = size / (CHECKPOINT_BYTES_PER_SECOND * hardware.nodes)
     held_out = validation_tokens or recipe.corpus.validation_tokens
     return TimeBounds(
         step=step,
         # Forward alone is a third of a step's work on as many tokens.
         validation=step * held_out / (3 * recipe.tokens_per_step),
-        save=size / (CHECKPOINT_BYTES_PER_SECOND * hardware.nodes) if save is None else save,
-        load=read_by_a_node / CHECKPOINT_BYTES_PER_SECOND,
+        save=max(a_nodes_share, digest) if save is None else save,
+        load=max(a_nodes_share, digest) + read_by_a_node / CHECKPOINT_BYTES_PER_SECOND,
         discard=size / DISCARDED_BYTES_PER_SECOND,
         draw=count_parameters(recipe.model).total / DRAWN_PARAMETERS_PER_SECOND,
         compile=COMPILE_SECONDS if hardware.compile else 0.0,

@@ -1,7 +1,8 @@
 """Checkpoints of a segment: torchtitan's, with what a chain of segments needs.
 
 A segment starts from its parent's last checkpoint (model, moments, schedule, loader position and step) or, once it
-has saved, from its own latest whole one. Nothing that is not whole is loaded, nothing that is not finite is saved.
+has saved, from its own latest whole one. Nothing that is not whole, and nothing that its seals do not vouch for, is loaded; nothing
+that is not finite is saved.
 """
 
 import shutil
@@ -13,14 +14,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torchtitan.components.checkpoint import CheckpointManager
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torchtitan.components.checkpoint import AsyncMode, CheckpointManager
 from torchtitan.components.checkpointer.base import DATALOADER, MODEL, OPTIMIZER, TRAIN_STATE
 from torchtitan.tools.logging import logger
+from torchtitan.tools.utils import GarbageCollection
 
 from tst_titan.errors import UserError
-from tst_titan.train.checkpoint_reader import first_failure, load_into, read_index
+from tst_titan.train.checkpoint_reader import check_checkpoint, files_of, first_failure, load_into, read_index
+from tst_titan.train.checkpoint_writer import SealingWriter
 from tst_titan.train.measured import record_save
+from tst_titan.train.seals import Sharing, read_seals, unsealed
 from tst_titan.train.titan.models import reinitialize_embeddings
 from tst_titan.train.titan.plain_weights import PlainWeights
 
@@ -35,6 +41,10 @@ class SegmentCheckpoints(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
+        segment: str = ""
+        """The segment's id, which its checkpoints are sealed with."""
+        parent: str | None = None
+        """Id of the segment whose checkpoint it starts from."""
         expected_start: tuple[int, int] = (0, 0)
         """Step and data tokens that the parent's checkpoint must stand at."""
         reinit_seed: int | None = None
@@ -55,6 +65,7 @@ class SegmentCheckpoints(CheckpointManager):
         resumes = self._own_step != -1
         source = self._create_checkpoint_id(self._own_step) if resumes else self.initial_load_path
         if source:
+            self._check_seals(Path(source), resumes)
             self._check_shapes(Path(source))
         loaded = super()._load(step)
         state = self.states[TRAIN_STATE]
@@ -97,6 +108,45 @@ class SegmentCheckpoints(CheckpointManager):
     ) -> None:
         load_into(state_dict, Path(checkpoint_id))
         self.states[MODEL].load_state_dict(state_dict)
+
+    def dcp_save(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        async_mode: AsyncMode,
+        enable_garbage_collection: bool = False,
+        to_hf: bool = False,
+    ) -> Future[Any] | None:
+        folder = Path(checkpoint_id)
+        writer = SealingWriter(folder, segment=self.config.segment, step=checkpoint_step(folder))
+        if async_mode == AsyncMode.ASYNC:
+            # torch's own choice for a writer that stages nothing itself.
+            stager = DefaultStager(StagingOptions(False, False, False, False))
+            saving: Any = dcp.async_save(
+                state_dict, storage_writer=writer, process_group=self.pg, async_stager=stager
+            )
+            saving.add_done_callback(lambda _: stager.close())
+            return saving
+        dcp.save(state_dict, storage_writer=writer)
+        GarbageCollection.collect("after a checkpoint")
+        return None
+
+    def _check_seals(self, checkpoint: Path, own: bool) -> None:
+        """Raise `UserError`, on every rank, for a checkpoint that is damaged or not the one that is wanted."""
+        segment, step = (
+            (self.config.segment, self._own_step)
+            if own
+            else (self.config.parent, self.config.expected_start[0])
+        )
+        sharing = Sharing(dist.get_rank(), dist.get_world_size(), self._least)
+        if check_checkpoint(checkpoint, segment or "", step, sharing) is None and dist.get_rank() == 0:
+            logger.warning(unsealed(checkpoint))
+
+    def _least(self, number: int) -> int:
+        """The smallest of all ranks' numbers."""
+        least = torch.tensor(number, device=self._device())
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return int(least)
 
     def _check_shapes(self, checkpoint: Path) -> None:
         entries = read_index(checkpoint).state_dict_metadata
@@ -227,19 +277,22 @@ def _sizes(size: torch.Size | None) -> list[int] | str:
 
 
 def whole_checkpoint(folder: Path) -> bool:
-    """Whether every file that a DCP checkpoint's index names is there in full."""
+    """Whether every file that a DCP checkpoint's index names is there in full, and sealed, where it has seals."""
     if not (folder / ".metadata").is_file():
         return False
     try:
-        places = read_index(folder).storage_data
+        needed = files_of(read_index(folder))
     except UserError:  # it names what no index does: for a user to look at
         raise
     except Exception as error:  # a damaged index can fail in any way; whatever it is, the folder is not whole
         logger.warning(f"{folder}: the checkpoint's index cannot be read ({error!r})")
         return False
-    needed: dict[str, int] = {}
-    for place in places.values():
-        needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
+    try:
+        seals = read_seals(folder)
+    except UserError:  # its seals contradict one another: loading says so
+        return True
+    if seals is not None:
+        return seals.cover(set(needed))
     return all(_size(folder / name) >= size for name, size in needed.items())
 
 

@@ -92,6 +92,8 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             last_save_model_only=False,
             initial_load_path=str(job.parent_checkpoint) if job.parent_checkpoint else None,
             initial_load_model_only=False,
+            segment=segment.id,
+            parent=segment.parent,
             expected_start=(segment.start_step, segment.data_tokens_at(segment.start_step)),
             # Only where the stage itself begins: a later job of a split stage goes on as it is.
             reinit_seed=(
