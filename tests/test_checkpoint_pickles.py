@@ -210,6 +210,9 @@ KNOWN = {
     ("evaluate/run.py", "self.tasks.load"),
     ("evaluate/suites.py", "self._manager.load"),
     ("evaluate/suites.py", "load_yaml"),
+    # Seconds that it takes.
+    ("train/time_bounds.py", "load"),
+    ("train/time_bounds.py", "self.load"),
     # torch's evaluation mode.
     ("train/titan/models.py", "model.eval"),
 }
