@@ -66,6 +66,22 @@ def test_an_export_and_its_card_name_no_host_kernel_job_or_folder(tmp_path: Path
     assert read_json(folder / "provenance.json")["host"] == "node-0123"
 
 
+@pytest.mark.parametrize("wrong", [None, "3.5", {}], ids=["missing", "text", "a mapping"])
+def test_a_number_that_done_json_lacks_is_one_error(wrong: object, tmp_path: Path) -> None:
+    """It was a traceback, after all weights were written."""
+    segment = initialized(DENSE)
+    own = tmp_path / "results"
+    shutil.copytree(results() / "segments" / segment.id, own / "segments" / segment.id)
+    (own / "data").symlink_to(results() / "data")
+    path = own / "segments" / segment.id / "done.json"
+    done = read_json(path)
+    done.pop("validation_loss") if wrong is None else done.update(validation_loss=wrong)
+    write_json(path, done)
+    with pytest.raises(UserError, match=rf"done\.json: not whole.* run again: tst-titan train {segment.id}"):
+        export(own, segment.id)
+    assert not (own / "exports" / segment.id).exists()
+
+
 def test_a_model_card_takes_no_html_links_or_cells(tmp_path: Path) -> None:
     out = export(results(), initialized(DENSE).id, out=tmp_path / "export")
     record = read_export(out)

@@ -165,7 +165,18 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
     }
     record = publishable(known)
     write_json(folder / RECORD, record)
-    write_text(folder / "README.md", model_card(record, read_json(checkpoint.corpus_dir / "corpus.json")))
+    write_text(folder / "README.md", _card(checkpoint, record))
+
+
+def _card(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
+    corpus = read_json(checkpoint.corpus_dir / "corpus.json")
+    try:
+        return model_card(record, corpus)
+    except (KeyError, TypeError, ValueError) as error:  # a file that was edited, or of another version
+        raise UserError(
+            f"{checkpoint.folder / 'done.json'}: not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
+            f"back, or delete done.json and run again: tst-titan train {checkpoint.segment.id}"
+        ) from error
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
