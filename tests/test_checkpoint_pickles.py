@@ -105,6 +105,25 @@ def own_results(tmp_path: Path) -> tuple[Path, str, Path]:
     return folder, segment.id, folder / "segments" / segment.id / "checkpoint" / "step-1"
 
 
+@pytest.mark.parametrize("file", [".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("share", [0.0, 0.5, None], ids=["empty", "half", "gone"])
+def test_a_parents_checkpoint_that_is_cut_short_is_named_with_the_mend(  # type: ignore[no-untyped-def]
+    own_parent, tmp_path: Path, corpus_dir: Path, file: str, share: float | None
+) -> None:
+    """It was "EOFError" or "pickle data was truncated", of no file."""
+    child, checkpoint = own_parent
+    path = checkpoint / file
+    if share is None:
+        path.unlink()
+    else:
+        os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(UserError) as caught:
+        train_here(child, tmp_path, corpus_dir)
+    message = failure_message(caught.value, make_job(child, tmp_path, corpus_dir)) or ""
+    assert str(checkpoint) in message
+    assert f"train {child.parent} again" in message or "train the segment again" in message
+
+
 @pytest.mark.parametrize(
     ("put", "message"),
     [
@@ -203,6 +222,8 @@ KNOWN = {
     ("train/checkpoint_reader.py", "_IndexUnpickler(file, path).load"),
     ("train/checkpoint_reader.py", "FileSystemReader"),
     ("train/checkpoint_reader.py", "dcp.DefaultLoadPlanner"),
+    # torchtitan's, which comes to our dcp_load.
+    ("train/titan/checkpoints.py", "super().load"),
     # Counts of tokens, with allow_pickle=False.
     ("data/finish.py", "np.load"),
     # JSON; code of a hub's repository is not run (trust_remote_code is never given).

@@ -105,9 +105,7 @@ def collect_published(out: Path) -> PublishedResults:
     """Write the published study's `table.csv`, `table.md`, `runs.parquet`, `grids.csv`, figures and `report.html`."""
     found = read_published()
     write_runs(found.table, out)
-    write_text(
-        out / "grids.csv", found.grid_runs.drop(columns="seed").to_csv(index=False, lineterminator="\n")
-    )
+    write_csv(found.grid_runs.drop(columns="seed"), out / "grids.csv")
     colors = {"baseline": 0, "tst": 1, "tst_reinit_embeddings": 4}
     budgets = budget_panels(found.table, LOSS, colors)
     uniform = found.grid_runs[found.grid_runs["bag_weighting"] == "uniform"]

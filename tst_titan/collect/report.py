@@ -4,7 +4,7 @@ The page loads nothing: styles, script and figures are inside. All text that a u
 template engine's escaping. Every number names the file that it came from, as a hint or in the line below it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tst_titan.collect.wording import (
     read_off_words,
 )
 from tst_titan.plan import Accelerator
+from tst_titan.shown import hide_paths, known_folders
 from tst_titan.study.yaml_file import StudySource
 
 # More comparisons than this are read better in the table alone.
@@ -103,6 +104,7 @@ def study_report(
     rows_in_mean = sorted({int(value) for value in table["final_train_loss_rows"].dropna()})
     description = getattr(found.plan.definition, "description", "")
     return _render(
+        known_folders([found.results]),
         title=found.plan.study,
         description=description,
         facts=facts,
@@ -130,6 +132,7 @@ def plain_report(
     """A report of numbers that no study of ours made: no plan, corpus, cost or provenance of segments."""
     header, cells = readable(table)
     return _render(
+        {},
         title=title,
         description=description,
         facts=[("runs", str(len(table)), "table.csv")],
@@ -201,13 +204,19 @@ def finding_cards(findings: Findings) -> list[Card]:
     return cards
 
 
-def _render(**context: Any) -> str:
+def _render(folders: Mapping[str, str], /, **context: Any) -> str:
+    def shown(value: Any) -> Any:
+        """Text of users and files without their folders; charts and styles are ours."""
+        plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
+        return hide_paths(value, folders) if plain else value
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tst_titan.collect"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=shown,
     )
     swatches = "".join(f".b{slot} {{ background: var(--c{slot}); }}\n" for slot in range(NUM_COLORS))
     # Ours, not a user's: the only text that is not escaped, besides the charts (which escape what they draw).

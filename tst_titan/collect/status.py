@@ -20,6 +20,7 @@ from tst_titan.collect.formats import duration, scientific, short
 from tst_titan.collect.segments import State, failure, read_done, segment_folder, segment_state, tail_lines
 from tst_titan.collect.usage import Usage, study_usage, total
 from tst_titan.plan import Accelerator, Plan, load_plan
+from tst_titan.shown import printable
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "stopped": "yellow"}
 # Of many segments that only wait or are done, a count says more than a list.
@@ -114,7 +115,11 @@ def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
     hidden = Counter(status.state for status in statuses if status.id not in shown)
     if hidden:
         lines.append(Text("not listed: " + ", ".join(f"{count} {state}" for state, count in hidden.items())))
-    lines += [Text(f"{status.id}: {status.message}", style="red") for status in statuses if status.message]
+    lines += [
+        Text(printable(f"{status.id}: {status.message}"), style="red")
+        for status in statuses
+        if status.message
+    ]
     lines.append(Text(totals(plan, statuses)))
     return Group(*lines)
 

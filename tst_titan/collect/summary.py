@@ -12,6 +12,7 @@ from tst_titan.collect.formats import number, short, with_error
 from tst_titan.collect.report import Findings, finding_sentences
 from tst_titan.collect.study_results import StudyResults
 from tst_titan.collect.tables import task_names
+from tst_titan.shown import printable
 
 MOST_RUNS = 24
 MOST_SENTENCES = 4
@@ -25,7 +26,7 @@ def print_summary(found: StudyResults, findings: Findings, out: Path, console: C
     table = Table(title=f"study {escape(found.plan.study)}", title_justify="left")
     table.add_column("run", overflow="fold")
     for name in ("steps", "data tokens", "train loss", "val. loss", *tasks):
-        table.add_column(escape(name), justify="right")
+        table.add_column(escape(printable(name)), justify="right")
     table.add_column("status")
     records = found.table.to_dict("records")
     for row in records[:MOST_RUNS]:
@@ -37,13 +38,13 @@ def print_summary(found: StudyResults, findings: Findings, out: Path, console: C
             *scores,
             str(row["status"]),
         ]
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     console.print(table)
     if len(records) > MOST_RUNS:
         console.print(f"... and {len(records) - MOST_RUNS} more runs in {out / 'table.md'}", markup=False)
     sentences = finding_sentences(findings)
     for sentence in sentences[:MOST_SENTENCES]:
-        console.print(sentence, markup=False, highlight=False)
+        console.print(printable(sentence), markup=False, highlight=False)
     if len(sentences) > MOST_SENTENCES:
         console.print(f"... and {len(sentences) - MOST_SENTENCES} more comparisons in the report")
     if found.notices:

@@ -14,6 +14,7 @@ from tst_titan.collect.formats import duration, number, scientific, short, whole
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.runs import RunRecord
 from tst_titan.files import whole_file, write_text
+from tst_titan.shown import csv_text, markdown_text
 
 # Every table of runs has these columns, in this order; each task's score and standard error follow.
 RUN_COLUMNS = {
@@ -108,6 +109,12 @@ def write_runs(table: pd.DataFrame, folder: Path) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, whole, numbers in full; what is missing is an empty field."""
+    texts = [name for name, column in table.items() if not pd.api.types.is_numeric_dtype(column)]
+    safe = {
+        name: table[name].map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell)
+        for name in texts
+    }
+    table = table.assign(**safe).rename(columns=csv_text)
     with whole_file(path) as part:
         table.to_csv(part, index=False, lineterminator="\n")
 
@@ -174,10 +181,7 @@ def markdown(table: pd.DataFrame) -> str:
     header, rows = readable(table)
     aligned = [":--" if name in ("run", "status") else "--:" for name in header]
     lines = [header, aligned, *rows]
-    return (
-        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        + "\n"
-    )
+    return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines) + "\n"
 
 
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -30,6 +30,7 @@ from tst_titan.evaluate.checkpoint import (
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, whole_file, write_json, write_text
 from tst_titan.plan.settings import Recipe, segment_to_dict
+from tst_titan.shown import publishable
 from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -152,7 +153,7 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
     write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_id, "do_sample": False})
     if biased:
         shutil.copyfile(Path(__file__).with_name(f"{OWN_CODE}.py"), folder / f"{OWN_CODE}.py")
-    record = {
+    known = {
         "segment": checkpoint.segment.id,
         "checkpoint": checkpoint.name,
         "checkpoint_digest": digest,
@@ -162,8 +163,20 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
         "done": checkpoint.done,
         "provenance": _provenance(checkpoint),
     }
+    record = publishable(known)
     write_json(folder / RECORD, record)
-    write_text(folder / "README.md", model_card(record, read_json(checkpoint.corpus_dir / "corpus.json")))
+    write_text(folder / "README.md", _card(checkpoint, record))
+
+
+def _card(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
+    corpus = read_json(checkpoint.corpus_dir / "corpus.json")
+    try:
+        return model_card(record, corpus)
+    except (KeyError, TypeError, ValueError) as error:  # a file that was edited, or of another version
+        raise UserError(
+            f"{checkpoint.folder / 'done.json'}: not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
+            f"back, or delete done.json and run again: tst-titan train {checkpoint.segment.id}"
+        ) from error
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from tst_titan.shown import in_markdown
+
 
 def model_card(record: dict[str, Any], corpus: dict[str, Any]) -> str:
     """Markdown with the hub's front matter, from an export's record and its corpus's manifest."""
+    record, corpus = in_markdown(record), in_markdown(corpus)
     settings, done, provenance = record["settings"], record["done"], record["provenance"]
     recipe, model = settings["recipe"], settings["recipe"]["model"]
     sources = ", ".join(f"{source['name']} (weight {source['weight']:g})" for source in corpus["sources"])

@@ -25,6 +25,8 @@ from torch.serialization import _get_layout
 from tst_titan.errors import UserError
 from tst_titan.train.seals import INDEX, Seals, Sharing, check_files, check_recorded, not_covered, read_seals
 
+# What reading meets where a file of a checkpoint is cut short or gone.
+CUT_SHORT = (EOFError, pickle.UnpicklingError, FileNotFoundError)
 # Everything that the index of a checkpoint names, as torch writes it: found by a test that reads real ones.
 _INDEX_CLASSES: dict[tuple[str, str], Any] = {
     **{

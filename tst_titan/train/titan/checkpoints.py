@@ -23,7 +23,14 @@ from torchtitan.tools.logging import logger
 from torchtitan.tools.utils import GarbageCollection
 
 from tst_titan.errors import UserError
-from tst_titan.train.checkpoint_reader import check_checkpoint, files_of, first_failure, load_into, read_index
+from tst_titan.train.checkpoint_reader import (
+    CUT_SHORT,
+    check_checkpoint,
+    files_of,
+    first_failure,
+    load_into,
+    read_index,
+)
 from tst_titan.train.checkpoint_writer import SealingWriter
 from tst_titan.train.measured import record_save
 from tst_titan.train.seals import Sharing, read_seals, unsealed
@@ -81,6 +88,19 @@ class SegmentCheckpoints(CheckpointManager):
                 self._reinitialize(self.config.reinit_seed)
         self.last_saved_step = state.step if resumes else 0
         return loaded
+
+    def load(self, step: int = -1) -> bool:
+        """Load what `_load` does; a file that is cut short or gone is one `UserError`, on every rank."""
+        try:
+            return bool(super().load(step))
+        except CUT_SHORT as error:
+            own = self._own_step != -1
+            source = Path(self._create_checkpoint_id(self._own_step) if own else self.initial_load_path or "")
+            segment = source.parent.parent
+            raise UserError(
+                f"{source}: damaged: a file of this checkpoint is cut short or gone ({error!r}); bring it back, or delete the "
+                f"checkpoint{'' if own else f' and {segment}/done.json'}, and train {'/'.join(segment.parts[-2:])} again"
+            ) from error
 
     def _agree_on_own_step(self) -> int:
         """The step to go on from, or -1; rank 0 looks, after it removed what is broken or too old.

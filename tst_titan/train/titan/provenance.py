@@ -10,12 +10,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import tst_titan
 from tst_titan import __version__
 from tst_titan.files import digest_file, read_json
 from tst_titan.train.job import Job
 from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
 
 PACKAGES = ("torch", "torchtitan", "torchao", "triton", "numpy", "pyarrow", "tokenizers", "snakemake")
+# Where the package lies in a checkout; in an installed one, site-packages.
+CHECKOUT = Path(tst_titan.__file__).parent.parent
 
 
 def provenance(job: Job) -> dict[str, Any]:
@@ -24,7 +27,7 @@ def provenance(job: Job) -> dict[str, Any]:
         "segment": job.segment.id,
         "studies": job.studies,
         "tst_titan": __version__,
-        **_git(Path(__file__).parent),
+        **_git(CHECKOUT),
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
         "host": socket.gethostname(),
@@ -53,15 +56,24 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(folder: Path) -> dict[str, Any]:
+def _git(checkout: Path) -> dict[str, Any]:
+    """Commit and dirty flag of a repository whose top is `checkout`; nothing of one that it only lies in, such as another project's.
+
+    Nothing of the repository's own configuration is run.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
     def git(*args: str) -> str | None:
         try:
             run = subprocess.run(
-                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False
-            )
+                ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *args],
+                cwd=checkout, env=environment, capture_output=True, text=True, timeout=30, check=False,
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
         return run.stdout.strip() if run.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
-    return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain")) if commit else None}
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == checkout.resolve() else None
+    dirty = bool(git("status", "--porcelain", "--ignore-submodules=all")) if commit else None
+    return {"git_commit": commit, "git_dirty": dirty}
