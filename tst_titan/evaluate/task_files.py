@@ -284,7 +284,10 @@ def _stat(path: Path) -> tuple[int, int]:
 
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    return digest_file(path)
+    try:
+        return digest_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: data of a task, cannot be read: {error.strerror}") from error
 
 
 @cache
