@@ -46,11 +46,11 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
         raise UserError(
             f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
         )
+    check_own_code(folder)
     if not has_tokenizer_of(folder, checkpoint):
         raise UserError(
             f"{folder}: its tokenizer is not the corpus's; run: tst-titan export {checkpoint.segment.id}"
         )
-    check_own_code(folder)
     return ExportLM(
         pretrained=str(folder),
         device=device,
