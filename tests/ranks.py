@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tst_titan.meeting import MEETING_FILE, met_ranks
 from tst_titan.train.job import Job, write_job
 
 # Of ranks that wait for one another in vain; a busy machine is slower than a quiet one.
-LONGEST = 1200
+LONGEST = 600
 
 
 def train_on_ranks(
@@ -29,10 +30,7 @@ def train_on_ranks(
     tasks = [((train or {}).get(name, train_recorded), job) for name, job in jobs.items()]
     for job in jobs.values():
         write_job(job)
-    # A store for each job, held here as torchrun holds it: no port is chosen that something else may take meanwhile.
-    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs]
-    ports = [store.port for store in stores]
-    ranks = mp.spawn(_rank, args=(world_size, tasks, ports), nprocs=world_size, join=False)
+    ranks = mp.spawn(_rank, args=(world_size, tasks), nprocs=world_size, join=False)
     deadline = time.monotonic() + LONGEST
     while not ranks.join(timeout=5):
         if time.monotonic() > deadline:
@@ -41,19 +39,15 @@ def train_on_ranks(
             raise TimeoutError(f"the ranks were not done after {LONGEST} seconds: one waits for another")
 
 
-def _rank(
-    rank: int, world_size: int, tasks: list[tuple[Callable[[Job], None], Job]], ports: list[int]
-) -> None:
+def _rank(rank: int, world_size: int, tasks: list[tuple[Callable[[Job], None], Job]]) -> None:
     faulthandler.dump_traceback_later(LONGEST - 10)
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
-        TORCHELASTIC_USE_AGENT_STORE="True",
-    )  # fmt: skip
-    for (train, job), port in zip(tasks, ports, strict=True):
-        os.environ["MASTER_PORT"] = str(port)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    for train, job in tasks:
+        os.environ[MEETING_FILE] = str(job.folder / "meeting")
         try:
-            train(job)
+            with met_ranks():
+                train(job)
         except Exception:
             (job.folder / f"error-{rank}.txt").write_text(traceback.format_exc())
         finally:

@@ -213,6 +213,9 @@ KNOWN = {
     ("evaluate/fetch.py", "tasks.load"),
     ("evaluate/run.py", "self.tasks.load"),
     ("evaluate/suites.py", "self._manager.load"),
+    # Seconds that it takes.
+    ("train/time_bounds.py", "load"),
+    ("train/time_bounds.py", "self.load"),
     # torch's evaluation mode.
     ("train/titan/models.py", "model.eval"),
 }

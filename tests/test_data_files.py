@@ -97,11 +97,17 @@ def test_what_is_no_file_and_what_cannot_be_entered_is_named(tmp_path):
 
 def test_what_is_left_out_stands_on_the_terminal_and_in_the_manifest(tmp_path, capsys):
     folder = tmp_path / "in"
-    jsonl(folder / "a.jsonl", texts(150))
+    jsonl(folder / "a.jsonl", [*texts(150), *texts(5), " "])
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     manifest = build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
-    assert "local: left out, links that lead nowhere: gone" in manifest["notes"]
-    assert "local: left out, links that lead nowhere: gone" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    for note in (
+        "local: left out, links that lead nowhere: gone",
+        "local: 1 empty documents skipped",
+        "local: 5 exact duplicates dropped",
+    ):
+        assert note in manifest["notes"]
+        assert note in shown
 
 
 def test_many_names_are_counted_beyond_the_first(tmp_path):

@@ -165,7 +165,7 @@ def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
     step = max(2.0, 60 * minutes / STEPS)
     environment = slowed(tmp_path / "slowed", step=step, save=3)
     job_id = submit(cluster, job, f"--time={minutes}", environment=environment)
-    end = finish(cluster, job, job_id, peace, seconds=500)
+    end = finish(cluster, job, job_id, peace)
     assert end["restarts"] == "1"
     first, second = attempts(job)
     assert (first["outcome"], second["outcome"]) == ("stopped", "finished")
@@ -217,7 +217,9 @@ def test_preempted_it_saves_and_goes_on(
     segment, peace = undisturbed_slowly
     job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=5)
     job.folder.mkdir(parents=True)
-    job_id = submit(cluster, job, "--partition=spare")
+    # So slow in its first start that it is under way when the other job comes, on any machine.
+    environment = slowed(tmp_path / "slowed", step=0.05, save=0)
+    job_id = submit(cluster, job, "--partition=spare", environment=environment)
     reach(job, 30)
     cluster.run(
         "sbatch", "--partition=main", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 15"

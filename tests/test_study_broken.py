@@ -225,6 +225,21 @@ def test_a_yml_file_is_told_its_right_name(tmp_path: Path) -> None:
         load_study(tmp_path / "mine.yaml")
 
 
+@pytest.mark.parametrize("name", ["mine", "studies/mine", "studies/mine.yaml", "studies/mine.yml"])
+def test_a_command_that_finds_a_yml_file_says_to_rename_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "COMMANDS", ("tst_titan.plan.command",))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/mine.yml").write_text(GOOD)
+    assert cli.main(["plan", name]) == 2
+    assert (
+        "studies/mine.yml: a study file's name ends in .yaml: rename it to mine.yaml"
+        in capsys.readouterr().err
+    )
+
+
 def test_an_arm_may_be_named_no_and_an_emoji_written_as_json_is_one_character(tmp_path: Path) -> None:
     text = changed("baseline:", "no:") + 'description: "\\ud83d\\ude42 \\u00e9"\n'
     (tmp_path / "good.yaml").write_text(text)

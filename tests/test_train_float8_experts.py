@@ -17,7 +17,7 @@ from tst_titan.evaluate.checkpoint import find_checkpoint, load_model
 from tst_titan.evaluate.export import export
 from tst_titan.files import write_json
 from tst_titan.plan.settings import segment_to_dict
-from tst_titan.train.titan import models
+from tst_titan.train.titan import checks, models
 
 WEIGHT = "layers.0.moe.routed_experts.inner_experts.w1_EFD"
 
@@ -30,6 +30,8 @@ def float8_experts(monkeypatch: pytest.MonkeyPatch, process_group: None) -> None
 
     for module in (utils, converter):
         monkeypatch.setattr(module, "has_cuda_capability", lambda *capability: True)
+
+    monkeypatch.setattr(checks, "has_float8_experts", lambda: True)
 
     def in_bfloat16(A: torch.Tensor, B: torch.Tensor, offs: torch.Tensor, config: object) -> torch.Tensor:
         return torch._grouped_mm(A.bfloat16(), B.bfloat16(), offs=offs)

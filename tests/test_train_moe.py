@@ -10,6 +10,7 @@ from training import (
     TINY_MODEL,
     chain,
     constant,
+    make_job,
     recipe,
     recovery,
     rows,
@@ -20,6 +21,7 @@ from training import (
 
 import tst_titan.train.titan  # noqa: F401
 from tst_titan.plan.settings import MoEShape
+from tst_titan.train.job import write_job
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -67,6 +69,30 @@ def test_balancing_moves_the_bias_within_its_bound_and_can_be_off(tmp_path: Path
             # A step moves each by one coefficient, up or down, and takes their mean off: what the busy lose the idle gain.
             assert 0 < bias_E.abs().max() <= steps * 2 * balance + 1e-6
             assert abs(float(bias_E.sum())) < 1e-5
+
+
+def test_balancing_takes_an_expert_that_all_positions_choose_back_to_the_others(
+    tmp_path: Path, corpus_dir: Path
+) -> None:
+    """The skew is far beyond chance: a bias of a half, over scores of about a quarter, puts the first expert into every position."""
+    from tst_titan.train.titan.config import trainer_config
+    from tst_titan.train.titan.routing import expert_layers
+
+    coefficient = 0.02
+    model = replace(MOE, moe=replace(EXPERTS, load_balance_coeff=coefficient))
+    # A step closes the gap by twice the coefficient, 0.5 in 13; almost no learning, so that nothing else moves the loads.
+    (segment,) = chain(constant(20), recipe=recipe(model=model, learning_rate=1e-7, warmup_steps=0))
+    job = make_job(segment, tmp_path, corpus_dir)
+    write_job(job)
+    trainer = trainer_config(job).build()
+    for moe in expert_layers(trainer.model_parts[0]):
+        moe.expert_bias_E.copy_(torch.tensor([0.5, 0.0, 0.0, 0.0]))  # type: ignore[operator, union-attr]
+    trainer.train()
+    trainer.close()
+    loads = [load for (load,) in rows(job.folder, "expert_load_max")]
+    # In every position of two out of four experts: twice the mean.
+    assert loads[0] == loads[9] == [2.0, 2.0]
+    assert all(load < 1.8 for load in loads[-1])
 
 
 def loop_over_experts(module: torch.nn.Module, x_RD: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:

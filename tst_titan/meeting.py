@@ -36,9 +36,9 @@ def private_meeting() -> Iterator[Path]:
     In the machine's own temporary folder: file systems that nodes share may lack the locks that torch takes on the file.
     `UserError` where the machine has no loopback interface.
     """
-    with socket.socket() as probe:
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(("127.0.0.1", 0))
+            probe.connect(("127.0.0.1", 9))  # sends nothing
         except OSError as error:
             raise UserError(
                 f"127.0.0.1: {error.strerror}: processes of this machine talk over its loopback interface, and it is not up (ip "

@@ -23,7 +23,7 @@ from tst_titan.data.file_kinds import format_of
 from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.inputs import recorded
-from tst_titan.data.run_groups import SourceJobs
+from tst_titan.data.run_groups import SourceJobs, say
 from tst_titan.data.shards import (
     Columns,
     Shard,
@@ -110,7 +110,10 @@ def finish(
                 "origin": recorded(part.source.kind, part.listing),
             }
         )
-        notes += [*part.listing.notes, *_tally_notes(part.source.name, of_source, num_dropped)]
+        met = _tally_notes(part.source.name, of_source, num_dropped)
+        for note in met:
+            say(note)
+        notes += [*part.listing.notes, *met]
         if not sources[-1]["num_tokens"]:
             raise UserError(
                 f"corpus source {part.source.name}: no document to train on; {rule}{_few_documents(prepared)}"

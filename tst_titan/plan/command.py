@@ -62,6 +62,9 @@ def find_study(name: str) -> Path:
     for path in candidates:
         if path.suffix == ".yaml" and path.is_file():
             return path
+    for path in (candidates[0], *(path.parent / f"{path.stem}.yml" for path in candidates)):
+        if path.suffix == ".yml" and path.is_file():
+            raise UserError(f"{path}: a study file's name ends in .yaml: rename it to {path.stem}.yaml")
     from tst_titan.study.fields import nearest
 
     folder = candidates[1].parent if "/" in name else Path("studies")

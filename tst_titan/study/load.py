@@ -34,7 +34,7 @@ def load_study(file: Path) -> LoadedStudy:
     """
     file = Path(file)
     if not file.is_file():
-        other = file.with_suffix(".yml")
+        other = file.parent / f"{file.stem}.yml"
         raise UserError(
             f"{file}: no such study file{f' (there is {other.name}: rename it)' if other.is_file() else ''}"
         )

@@ -128,7 +128,9 @@ def address_in_job() -> str:
 
     Not what its own name resolves to, which is a loopback address on many systems.
     """
-    names = _ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    # Snakemake's executor takes the list of nodes out of the environment of what it starts.
+    nodes = _ask("squeue", "--noheader", f"--jobs={job_id()}", "--format=%N").strip()
+    names = _ask("scontrol", "show", "hostnames", nodes).split()
     other = next((name for name in names if name != node_name()), names[0])
     found = re.search(r"NodeAddr=(\S+)", _ask("scontrol", "show", "node", other))
     host = found.group(1) if found else other
