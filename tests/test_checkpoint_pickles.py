@@ -230,11 +230,14 @@ KNOWN = {
     ("data/tokenizers.py", "Tokenizer.from_file"),
     ("data/tokenizers.py", "AutoTokenizer.from_pretrained"),
     ("train/layouts.py", "yaml.safe_load"),
-    # lm-eval's definitions of tasks, and users' own, which may name functions: they are programs, not results.
+    # A loader of plain data, with `!function` as a name.
+    ("evaluate/task_files.py", "yaml.load"),
+    # Data of a task of the user's: a definition that names scripts or pickles is refused before (SECURITY.md).
+    ("evaluate/suites.py", "datasets.load_dataset"),
+    # lm-eval's definitions of tasks, which are programs, and users' own, which may name functions where they are trusted.
     ("evaluate/fetch.py", "tasks.load"),
     ("evaluate/run.py", "self.tasks.load"),
     ("evaluate/suites.py", "self._manager.load"),
-    ("evaluate/suites.py", "load_yaml"),
     # Seconds that it takes.
     ("train/time_bounds.py", "load"),
     ("train/time_bounds.py", "self.load"),

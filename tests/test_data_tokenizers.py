@@ -1,6 +1,7 @@
 """Tokenizers: the same texts give the same file, every text reads back, and nothing in a text becomes a special token."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -99,6 +100,70 @@ def test_the_end_of_text_is_what_the_tokenizers_configuration_says_or_a_known_on
     assert load_tokenizer(tmp_path).eos_id == 2
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<stop>"}}))
     assert load_tokenizer(tmp_path).eos_id == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"eos_token": "<stop>"}, "eos_token: '<stop>' is no token of .*tokenizer.json; name one that is"),
+        ({"eos_token": 0}, "eos_token: 0 is no token's text"),
+        ({"eos_token": {"content": ["</s>"]}}, "eos_token: .* is no token's text"),
+        ([{"eos_token": "</s>"}], "eos_token: .* is no token's text"),
+    ],
+)
+def test_an_end_of_text_that_the_tokenizer_lacks_is_no_other_token(config, message, folder, tmp_path):
+    """Another known one was taken in silence; a number or a list was a traceback."""
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"tokenizer_config.json: {message}"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match=rf"tokenizer_config.json: {message}"):
+        copy_tokenizer(tmp_path / "copy", TokenizerSettings(kind="file", vocab_size=400, name=str(tmp_path)))
+
+
+def without_bytes(data: dict) -> None:
+    for symbol in ("Ã", "©", "ä"):
+        del data["model"]["vocab"][symbol]
+
+
+def letters_alone(data: dict) -> None:
+    data["pre_tokenizer"] = data["decoder"] = None
+    data["model"] |= {"vocab": {"<|endoftext|>": 0, "a": 1, "b": 2}, "merges": []}
+
+
+def with_unknown(data: dict) -> None:
+    letters_alone(data)
+    data["model"]["unk_token"] = "<|endoftext|>"
+
+
+def with_missing_unknown(data: dict) -> None:
+    letters_alone(data)
+    data["model"]["unk_token"] = "<unk>"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_bytes, "has no token for .* and would drop them in silence"),
+        (letters_alone, "has no token for '!', '\"', .* and others and no unknown token"),
+        (with_missing_unknown, "cannot encode text outside of its vocabulary"),
+        (with_unknown, None),
+    ],
+)
+def test_a_tokenizer_that_drops_characters_is_refused(change, message, tmp_path):
+    """Of 54,463 tokens 38,599 were left, without a word."""
+    train_bpe(tmp_path, ["text"], 257)
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(data)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    given = TokenizerSettings(kind="file", vocab_size=400, name=str(tmp_path))
+    if message is None:
+        check_vocabulary(load_tokenizer(tmp_path), given)
+        return
+    with pytest.raises(UserError, match=rf"tokenizer {tmp_path}: {message}"):
+        build_corpus(
+            settings(jsonl(tmp_path / "in.jsonl", texts(50)), tokenizer=given), tmp_path / "c", num_workers=1
+        )
 
 
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """An export computes what the checkpoint computes, holds everything that is in it, and appears whole or not at all."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,13 +9,18 @@ import torch
 import torch.distributed.checkpoint as dcp
 from evaluate_segments import DENSE, MOE, SEQ_LEN, TIED, VOCAB_SIZE, initialized, results, trained
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tst_titan.data.build import build_corpus
+from tst_titan.data.shards import open_shard
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
 from tst_titan.evaluate import export as export_module
 from tst_titan.evaluate.checkpoint import find_checkpoint, load_model
 from tst_titan.evaluate.export import export, read_export
+from tst_titan.evaluate.through_export import load_export
+from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSettings
 
 # Without load balancing the router has no bias.
 PLAIN_MOE = replace(MOE, name="plain-moe", moe=replace(MOE.moe, load_balance_coeff=1e-3))
@@ -124,30 +130,95 @@ def test_the_directory_is_complete(tmp_path):
         assert fact in card
 
 
-def test_the_tokenizer_adds_nothing_that_training_did_not(tmp_path):
-    """Llama-3's tokenizer.json puts a begin-of-text token before every text; the training stream has none."""
-    source = results() / "data" / trained(DENSE, processes=2).recipe.corpus.id / "tokenizer"
-    tokenizer = json.loads((source / "tokenizer.json").read_text())
-    template = {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
-    }
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    tokenizer["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
-    (tmp_path / "llama").mkdir()
-    (tmp_path / "llama/tokenizer.json").write_text(json.dumps(tokenizer))
-    (tmp_path / "llama/tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
-    assert AutoTokenizer.from_pretrained(tmp_path / "llama")("text")["input_ids"][0] == 0
+EOS = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [EOS, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+ENDS = {"sep": ["<|endoftext|>", 0], "cls": ["<|endoftext|>", 0]}
+TRUNCATION = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "<|endoftext|>",
+}  # fmt: skip
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        # Llama-3's puts a begin-of-text token before every text.
+        {"post_processor": {"type": "Sequence", "processors": [BYTE_LEVEL, TEMPLATE]}},
+        {
+            "post_processor": {
+                "type": "RobertaProcessing",
+                **ENDS,
+                "trim_offsets": True,
+                "add_prefix_space": False,
+            }
+        },
+        {"post_processor": {"type": "BertProcessing", **ENDS}},
+        {"truncation": TRUNCATION, "padding": PADDING},
+        # The end of text as an ordinary added token, which `tokenizers` recognizes inside of a text.
+        {"added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": False, **ADDED}]},
+        # Special tokens beyond the vocabulary proper.
+        {
+            "added_tokens": [
+                {"id": 0, "content": "<|endoftext|>", "special": True, **ADDED},
+                {"id": 512, "content": "<|start|>", "special": True, **ADDED},
+            ]
+        },
+    ],
+    ids=[
+        "ours",
+        "template",
+        "roberta",
+        "bert",
+        "truncation and padding",
+        "ordinary end",
+        "more special tokens",
+    ],
+)
+def test_training_and_the_export_make_the_same_ids_of_a_text(given, tmp_path):
+    """Tokens were added, texts cut at 16 ids, and a literal end of text was one id in the export and characters in training."""
+    source = results() / "data" / initialized(DENSE).recipe.corpus.id / "tokenizer"
+    tokenizer = json.loads((source / "tokenizer.json").read_text()) | given
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/tokenizer.json").write_text(json.dumps(tokenizer))
+    texts = [
+        f"text {n}, café, <|endoftext|>in the <|start|> middle, and " + "more of it " * n for n in range(40)
+    ]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    settings = CorpusSettings(
+        sources=(SourceSettings(name="texts", kind="files", path=str(tmp_path / "texts.jsonl")),),
+        tokenizer=TokenizerSettings(kind="file", vocab_size=VOCAB_SIZE + 1, name=str(tmp_path / "given")),
+        validation_tokens=100,
+    )
+    build_corpus(settings, tmp_path / "corpus", num_workers=1)
+    trained_on = set()
+    for shard in (tmp_path / "corpus").glob("*/**/*.arrow"):
+        opened = open_shard(shard)
+        trained_on |= {
+            tuple(opened.ids[start:end].tolist())
+            for start, end in itertools.pairwise(opened.document_offsets.tolist())
+        }
+
     (tmp_path / "export").mkdir()
-    export_module._write_tokenizer(tmp_path / "llama", tmp_path / "export", SEQ_LEN)
+    for name, content in export_module._tokenizer_files(tmp_path / "corpus/tokenizer", SEQ_LEN).items():
+        (tmp_path / "export" / name).write_text(json.dumps(content))
     exported = AutoTokenizer.from_pretrained(tmp_path / "export")
-    assert exported("text")["input_ids"] == load_tokenizer(source).encode(["text"])[0].tolist()
     assert exported.model_max_length == SEQ_LEN
+    end = exported.eos_token_id
+    assert {(*exported(text)["input_ids"], end) for text in texts} == trained_on
+    assert all(ids.count(end) == 1 for ids in trained_on)
+    # Whoever loads the file with `tokenizers` says this himself: the file has no place for it.
+    loaded = Tokenizer.from_file(str(tmp_path / "export/tokenizer.json"))
+    loaded.encode_special_tokens = True
+    assert {(*loaded.encode(text).ids, end) for text in texts} == trained_on
 
 
 def test_an_export_is_made_once_replaced_by_a_newer_one_and_never_overwrites_other_things(tmp_path):
@@ -156,6 +227,13 @@ def test_an_export_is_made_once_replaced_by_a_newer_one_and_never_overwrites_oth
     made = (folder / "config.json").stat().st_mtime_ns
     assert export(results(), segment.id, out=folder) == folder
     assert (folder / "config.json").stat().st_mtime_ns == made
+    # One whose tokenizer makes other ids of a text, as older versions wrote it, is replaced, and not evaluated.
+    tokenizer = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer) | {"truncation": TRUNCATION}))
+    with pytest.raises(UserError, match="its tokenizer is not the corpus's; run: tst-titan export"):
+        load_export(folder, find_checkpoint(results(), segment.id), device="cpu", dtype="float32")
+    export(results(), segment.id, out=folder)
+    assert (folder / "tokenizer.json").read_text() == tokenizer
     export(results(), segment.id, out=folder, dtype="bfloat16")
     assert read_export(folder)["dtype"] == "bfloat16"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]

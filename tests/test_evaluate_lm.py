@@ -36,8 +36,10 @@ PAIRS = requests(
     (TEXT * 3, " yield"),
     ("Question: which?\nAnswer:", " A"),
     ("Question: which?\nAnswer:", " B"),
+    # Text, in training too.
+    ("It ends with <|endoftext|> here", " and <|endoftext|>"),
 )
-TEXTS = requests("loglikelihood_rolling", (TEXT,), ("",), (TEXT * 4,), ("x",))
+TEXTS = requests("loglikelihood_rolling", (TEXT,), ("",), (TEXT * 4,), ("x",), ("An <|endoftext|> inside",))
 
 
 def test_a_checkpoint_of_two_ranks_scores_what_the_trainer_measured():

@@ -16,6 +16,7 @@ from tst_titan.cli import main
 from tst_titan.collect.evaluations import mixed_settings, read_evaluations
 from tst_titan.errors import UserError
 from tst_titan.evaluate.environment import prepare_environment
+from tst_titan.evaluate.fetch import check
 from tst_titan.evaluate.run import Evaluation, evaluate
 from tst_titan.evaluate.suites import Tasks
 from tst_titan.evaluate.task_files import definitions_state
@@ -79,7 +80,10 @@ def test_a_group_is_scored_anew_when_a_member_or_its_data_change(folder, tmp_pat
     path.write_text(json.dumps(definition | {"doc_to_target": "{{1 - gold}}"}))
     assert scored()[0] == 1 - first
     rows = folder / "sums.jsonl"
+    written_before = rows.stat().st_mtime_ns
     rows.write_text(rows.read_text().replace('"gold": 0', '"gold": 1'))
+    # As a copy that keeps times does: by these alone, the library of data sets would take what it has in its cache.
+    os.utime(rows, ns=(written_before, written_before))
     again, written = scored()
     assert again == first
     # What changes no meaning changes no score: comments, times, and the place where all of it lies.
@@ -352,3 +356,18 @@ def test_mistakes_are_found_before_anything_is_trained(folder):
     assert checked.returncode == 2
     assert "doc_to_target: 2 is none of 2 choices" in checked.stderr
     assert "Traceback" not in checked.stderr
+
+
+def test_a_generated_text_without_room_in_the_models_sequences_is_said_before_training(folder):
+    """It was said when all was trained."""
+    for name, tokens in (("long", 64), ("short", 63)):
+        user_task(
+            folder, name, output_type="generate_until", doc_to_choice=None, doc_to_target="q",
+            metric_list=[{"metric": "exact_match"}], generation_kwargs={"until": ["."], "max_gen_toks": tokens},
+        )  # fmt: skip
+    check(["short"], user_tasks=folder, seq_len=64)
+    with pytest.raises(
+        UserError, match="task long: generates up to 64 tokens, but the model is trained on sequences of 64"
+    ):
+        check(["short", "long"], user_tasks=folder, seq_len=64)
+    check(["long"], user_tasks=folder)

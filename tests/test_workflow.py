@@ -419,7 +419,7 @@ def test_an_edited_task_is_scored_again_and_nothing_else(checkout: Path) -> None
     )
     study, site = studies / "sums.yaml", checkout / "site.yaml"
     text = (studies / "tiny.yaml").read_text().replace("tasks: offline", "tasks: [offline, all_sums]")
-    study.write_text(text)
+    study.write_text(re.sub(r"  tst: .*\n", "", text))
 
     def built() -> tuple[list[str], str]:
         run = snakemake(checkout, "studies/sums")

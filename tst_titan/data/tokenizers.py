@@ -1,15 +1,18 @@
 """The corpus's tokenizer: trained here, a given tokenizer.json, or one of the hub.
 
 A tokenizer folder holds tokenizer.json and tokenizer_config.json, as `transformers.AutoTokenizer` reads them. Every
-document is followed by the end-of-text token. Special tokens are never recognized inside of a text: a literal
-"<|endoftext|>" there is encoded as ordinary characters.
+document is followed by the end-of-text token. One rule holds wherever text becomes ids, in training, evaluation and exports: no
+special token is added to a text, and none is recognized inside of one: a literal "<|endoftext|>" there is ordinary characters.
 """
 
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +54,11 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     """Load a tokenizer folder. Raises `UserError` where a file is missing or damaged or no end of text is known."""
     path = Path(folder) / "tokenizer.json"
     tokenizer = _from_file(path)
-    eos_id = tokenizer.token_to_id(_end_of_text(tokenizer, path))
+    eos = _end_of_text(tokenizer, path)
+    eos_id = tokenizer.token_to_id(eos)
     assert eos_id is not None
+    # Some files hold it as an ordinary added token, which would be recognized inside of a text.
+    tokenizer.add_special_tokens([eos])
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -92,7 +98,7 @@ def copy_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
 
         try:
             given = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the files of a repository are anybody's
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"tokenizer {settings.name}: cannot be loaded from the hub: {reason}") from error
         backend = getattr(given, "backend_tokenizer", None)
@@ -115,12 +121,53 @@ def given_file(settings: TokenizerSettings) -> Path | None:
 
 
 def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) -> None:
-    """Raise `UserError` where the tokenizer has ids that a model with this `vocab_size` lacks."""
+    """Raise `UserError` where the tokenizer has ids that a model with this `vocab_size` lacks, or would drop characters."""
+    name = settings.name or settings.kind
+    try:
+        lost = _dropped(tokenizer.tokenizer)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(
+            f"tokenizer {name}: cannot encode text outside of its vocabulary ({error}); give it the unknown token that it names"
+        ) from error
+    if lost:
+        raise UserError(
+            f"tokenizer {name}: has no token for {', '.join(map(repr, lost[:5]))}{' and others' if lost[5:] else ''} and no unknown "
+            "token, and would drop them in silence; give it an unknown token, byte_fallback, or all bytes of a byte-level alphabet"
+        )
     if tokenizer.num_ids > settings.vocab_size:
         raise UserError(
-            f"tokenizer {settings.name or settings.kind}: has ids up to {tokenizer.num_ids - 1}, beyond vocab_size "
+            f"tokenizer {name}: has ids up to {tokenizer.num_ids - 1}, beyond vocab_size "
             f"{settings.vocab_size}; set vocab_size to {tokenizer.num_ids} or more in the study"
         )
+
+
+@cache
+def _probe() -> list[str]:
+    """Letters of all scripts, and emoji: no normalizer takes them away, and their UTF-8 holds nearly every byte there is."""
+    letters = [chr(code) for code in range(0x21, 0x10000) if unicodedata.category(chr(code)).startswith("L")]
+    by_lead = groupby(letters, lambda letter: letter.encode()[0])
+    ascii_others = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isalpha()]
+    emoji = [chr(code) for code in range(0x1F600, 0x1F640)]
+    return [*ascii_others, *(letter for _, group in by_lead for letter in islice(group, 64)), *emoji]
+
+
+def _dropped(tokenizer: Tokenizer) -> list[str]:
+    """Characters that leave no token, or not all of their bytes."""
+    probe = _probe()
+    encodings = tokenizer.encode_batch_fast(probe, add_special_tokens=False)
+    lost = [character for character, encoding in zip(probe, encodings, strict=True) if not encoding.ids]
+    model, splitter = tokenizer.model, tokenizer.pre_tokenizer
+    if lost or splitter is None or not isinstance(model, models.BPE):
+        return lost
+    if model.unk_token is not None or model.byte_fallback or model.end_of_word_suffix:
+        return lost
+    # A byte-level alphabet has a character for each byte; of a character's bytes some may be missing.
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    for character in probe:
+        symbols = {symbol for piece, _ in splitter.pre_tokenize_str(character) for symbol in piece}
+        if symbols <= alphabet and any(tokenizer.token_to_id(symbol) is None for symbol in symbols):
+            lost.append(character)
+    return lost
 
 
 def _from_file(path: Path) -> Tokenizer:
@@ -136,9 +183,16 @@ def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
     """The end-of-text token: what tokenizer_config.json beside the file says, else the first known one."""
     config = path.with_name("tokenizer_config.json")
     if config.is_file():
-        eos = read_json(config, mend="replace it").get("eos_token")
+        settings = read_json(config, mend="replace it")
+        eos = settings.get("eos_token") if isinstance(settings, dict) else settings
         eos = eos.get("content") if isinstance(eos, dict) else eos
-        if eos is not None and tokenizer.token_to_id(eos) is not None:
+        if eos is not None and not isinstance(eos, str):
+            raise UserError(
+                f'{config}: eos_token: {eos!r} is no token\'s text; name the end-of-text token, as in "{END_OF_TEXT}"'
+            )
+        if eos is not None:
+            if tokenizer.token_to_id(eos) is None:
+                raise UserError(f"{config}: eos_token: {eos!r} is no token of {path}; name one that is")
             return eos
     for eos in KNOWN_ENDS:
         if tokenizer.token_to_id(eos) is not None:
@@ -158,6 +212,7 @@ def _write(folder: Path, tokenizer: Tokenizer, eos: str = END_OF_TEXT, original:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,
         "bos_token": None,
+        "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 10**30,
     }

@@ -67,7 +67,12 @@ def add_parser(subparsers: Any) -> None:
     fetch.add_argument(
         "--check",
         action="store_true",
-        help="download nothing: say which tasks' data are not in the cache",
+        help="download nothing: say which tasks' data are not in the cache, and what is wrong with a task",
+    )
+    fetch.add_argument(
+        "--seq-len",
+        type=_positive,
+        help="with --check: sequence length of the models, in which what they generate must have room",
     )
     fetch.set_defaults(run=_fetch)
 
@@ -177,5 +182,9 @@ def _fetch(args: argparse.Namespace) -> int:
     prepare_environment(network=not args.check)
     from tst_titan.evaluate.fetch import check, fetch
 
-    (check if args.check else fetch)(args.tasks, user_tasks=args.task_definitions, trusted=args.trust_tasks)
+    definitions: dict[str, Any] = {"user_tasks": args.task_definitions, "trusted": args.trust_tasks}
+    if args.check:
+        check(args.tasks, **definitions, seq_len=args.seq_len)
+    else:
+        fetch(args.tasks, **definitions)
     return 0

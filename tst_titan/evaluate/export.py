@@ -65,7 +65,8 @@ def export(
     digest = checkpoint.digest
     if folder.exists() and any(folder.iterdir()):
         there = read_export(folder)
-        if (there["checkpoint_digest"], there["dtype"]) == (digest, dtype):
+        same = (there["checkpoint_digest"], there["dtype"]) == (digest, dtype)
+        if same and has_tokenizer_of(folder, checkpoint):
             return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,8 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / "model.safetensors.index.json", index)
     tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
-    _write_tokenizer(checkpoint.tokenizer_dir, folder, recipe.seq_len)
+    for name, content in _tokenizer_files(checkpoint.tokenizer_dir, recipe.seq_len).items():
+        write_text(folder / name, json.dumps(content, ensure_ascii=False))
     write_json(folder / "config.json", _config(recipe, tokenizer.eos_id, dtype, biased))
     write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_id, "do_sample": False})
     if biased:
@@ -301,20 +303,42 @@ def _config(recipe: Recipe, eos_id: int, dtype: Dtype, biased: bool) -> dict[str
     }
 
 
-def _write_tokenizer(source: Path, folder: Path, seq_len: int) -> None:
-    """The corpus's tokenizer, adding no special token of its own: training put none before a document."""
+def has_tokenizer_of(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether an export's tokenizer makes of a text what training made of it; that of an older version may not."""
+    files = _tokenizer_files(checkpoint.tokenizer_dir, checkpoint.segment.recipe.seq_len)
+    return all(
+        (folder / name).is_file() and read_json(folder / name, mend="export again") == content
+        for name, content in files.items()
+    )
+
+
+def _tokenizer_files(source: Path, seq_len: int) -> dict[str, dict[str, Any]]:
+    """The corpus's tokenizer, which makes of a text the ids that training saw: nothing added, cut, filled or recognized.
+
+    `tokenizers` keeps no setting for the last in its file: transformers does, in tokenizer_config.json.
+    """
     tokenizer = read_json(source / "tokenizer.json", mend="build the corpus again")
-    tokenizer["post_processor"] = _without_templates(tokenizer.get("post_processor"))
-    write_text(folder / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False))
     config = read_json(source / "tokenizer_config.json", mend="build the corpus again")
-    config |= {"bos_token": None, "add_bos_token": False, "add_eos_token": False, "model_max_length": seq_len}
-    write_json(folder / "tokenizer_config.json", config)
+    tokenizer |= {
+        "post_processor": _offsets_only(tokenizer.get("post_processor")),
+        "truncation": None,
+        "padding": None,
+    }
+    for token in tokenizer.get("added_tokens") or ():
+        token["special"] = token["special"] or token["content"] == config["eos_token"]
+    config |= {
+        "bos_token": None,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "split_special_tokens": True,
+        "model_max_length": seq_len,
+    }
+    return {"tokenizer.json": tokenizer, "tokenizer_config.json": config}
 
 
-def _without_templates(post_processor: dict[str, Any] | None) -> dict[str, Any] | None:
-    if post_processor is None or post_processor["type"] == "TemplateProcessing":
-        return None
-    if post_processor["type"] == "Sequence":
-        kept = [part for part in map(_without_templates, post_processor["processors"]) if part is not None]
+def _offsets_only(post_processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of a post-processor adds no token: the byte level's, which trims offsets."""
+    if post_processor is not None and post_processor["type"] == "Sequence":
+        kept = [part for part in map(_offsets_only, post_processor["processors"]) if part is not None]
         return {**post_processor, "processors": kept} if kept else None
-    return post_processor
+    return post_processor if post_processor is not None and post_processor["type"] == "ByteLevel" else None

@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets.config
 
 from tst_titan.errors import UserError
+from tst_titan.evaluate.lm import greedy_kwargs
 from tst_titan.evaluate.suites import MissingData, Tasks, tasks_of
 from tst_titan.study.catalogue import OFFLINE_TASKS
 
@@ -38,19 +39,26 @@ def fetch(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False) -> 
     print(f"prepared in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
 
 
-def check(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False) -> None:
+def check(
+    groups: Sequence[str], *, user_tasks: Path, trusted: bool = False, seq_len: int | None = None
+) -> None:
     """One `UserError` that names every task of `groups` whose data an evaluation, which downloads nothing, would not find.
 
-    Loads the tasks as an evaluation does; so a task that nobody defines, and mistakes in a definition, are said as well.
+    Loads the tasks as an evaluation does; so a task that nobody defines, mistakes in a definition, and texts that models of
+    sequences of `seq_len` tokens have no room to generate are said as well.
     """
     names = _with_data(groups)
     tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks, trusted=trusted)
     missing = []
     for name in names:
         try:
-            tasks.load(name)
+            loaded = tasks.load(name)["tasks"].values()
         except MissingData:
             missing.append(name)
+            continue
+        for task in loaded:
+            if seq_len is not None and task.OUTPUT_TYPE == "generate_until":
+                greedy_kwargs(task.task_name, task.get_config("generation_kwargs"), seq_len)
     if missing:
         command = ["tst-titan", "fetch-eval-data", "--tasks", *missing]
         command += ["--task-definitions", str(user_tasks)] if user_tasks.is_dir() else []

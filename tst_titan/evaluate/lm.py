@@ -228,18 +228,8 @@ class TitanLM(TemplateLM):
         progress = _Progress(len(own), self.progress)
         for index, request in own:
             context, generation = request.args
-            kwargs = normalize_gen_kwargs(generation)
-            if kwargs.get("temperature") or kwargs.get("do_sample"):
-                raise UserError(
-                    f"task {request.task_name}: asks for sampling, only greedy decoding is done; set `do_sample: false` in "
-                    "its generation_kwargs, or evaluate through the export"
-                )
+            kwargs = greedy_kwargs(request.task_name, generation, self.max_length)
             room = self.max_length - kwargs["max_gen_toks"]
-            if room < 1:
-                raise UserError(
-                    f"task {request.task_name}: generates up to {kwargs['max_gen_toks']} tokens, but the model was trained on "
-                    f"sequences of {self.max_length}; lower max_gen_toks in its generation_kwargs"
-                )
             stop = handle_stop_sequences(kwargs.get("until"), eos=eos)
             tokens = (self.tok_encode(context) or [self.eot_token_id])[-room:]
             text = self._greedy(tokens, kwargs["max_gen_toks"], stop)
@@ -258,6 +248,22 @@ class TitanLM(TemplateLM):
             if tokens[-1] == self.eot_token_id or any(word and word in text for word in stop):
                 break
         return text
+
+
+def greedy_kwargs(task: str | None, generation: dict[str, Any], max_length: int) -> Any:
+    """A task's generation_kwargs in full. Raises `UserError` for what a model of sequences of `max_length` cannot do here."""
+    kwargs = normalize_gen_kwargs(generation)
+    if kwargs.get("temperature") or kwargs.get("do_sample"):
+        raise UserError(
+            f"task {task}: asks for sampling, only greedy decoding is done; set `do_sample: false` in "
+            "its generation_kwargs, or evaluate through the export"
+        )
+    if kwargs["max_gen_toks"] >= max_length:
+        raise UserError(
+            f"task {task}: generates up to {kwargs['max_gen_toks']} tokens, but the model is trained on "
+            f"sequences of {max_length}; lower max_gen_toks in its generation_kwargs"
+        )
+    return kwargs
 
 
 def _padded(rows: Sequence[_Row], device: torch.device) -> torch.Tensor:

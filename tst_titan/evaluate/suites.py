@@ -28,6 +28,7 @@ from tst_titan.evaluate.task_files import (
     Definition,
     Function,
     code_in,
+    local_data,
     plain,
     read_definitions,
     references,
@@ -217,7 +218,8 @@ class Tasks:
         try:
             for leaf in leaves.values():
                 if self._is_own(leaf) and "custom_dataset" not in leaf.settings:
-                    check_data(self._where(leaf.name), leaf.settings, _data(leaf.settings))
+                    where = self._where(leaf.name)
+                    check_data(where, leaf.settings, _data(_resolved(leaf.settings, where)))
             loaded = self._manager.load([name])
         except UserError:
             raise
@@ -335,7 +337,10 @@ def _where(definition: Definition) -> str:
 
 
 def _resolved(settings: Any, where: str) -> Any:
-    """Settings with functions in place of their names."""
+    """Settings with functions in place of their names, and a cache of its own for each content of local data files.
+
+    The library tells the content of its cache by the files' times alone.
+    """
     if isinstance(settings, Function):
         try:
             return _import_func_in_yml(settings.name, settings.folder)
@@ -343,7 +348,14 @@ def _resolved(settings: Any, where: str) -> Any:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"{where}: !function {settings.name}: {reason}") from error
     if isinstance(settings, dict):
-        return {key: _resolved(value, where) for key, value in settings.items()}
+        made = {key: _resolved(value, where) for key, value in settings.items()}
+        if local_data(settings):
+            given = made.get("dataset_kwargs") or {}
+            cache = Path(given.get("cache_dir") or _cache_dir()) / digest_json(
+                plain(settings)["data"], length=16
+            )
+            made["dataset_kwargs"] = {**given, "cache_dir": str(cache)}
+        return made
     return [_resolved(entry, where) for entry in settings] if isinstance(settings, list) else settings
 
 

@@ -254,7 +254,7 @@ def _matching(path: Path) -> list[Path]:
 def plain(settings: Any, *, stat_only: bool = False) -> Any:
     """Settings as JSON, with the content of what they name on this machine in place of its path.
 
-    `stat_only`: data files by size and time alone, which costs nothing.
+    `stat_only`: data files by size and times alone, which costs nothing.
     """
     if isinstance(settings, Function):
         code = digest_file(settings.module) if settings.module.is_file() and not settings.is_lm_evals else ""
@@ -277,14 +277,18 @@ def plain(settings: Any, *, stat_only: bool = False) -> Any:
     return settings if isinstance(settings, str | int | bool | None) else str(settings)
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written: its size and times, one of which nobody can set."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @cache
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    return digest_file(path)
+def _digest(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: data of a task, cannot be read: {error.strerror}") from error
 
 
 @cache

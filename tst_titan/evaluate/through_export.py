@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype
-from tst_titan.evaluate.export import check_own_code, read_export
+from tst_titan.evaluate.export import check_own_code, has_tokenizer_of, read_export
 
 _CPU_BATCH = 8
 
@@ -47,6 +47,10 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
             f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
         )
     check_own_code(folder)
+    if not has_tokenizer_of(folder, checkpoint):
+        raise UserError(
+            f"{folder}: its tokenizer is not the corpus's; run: tst-titan export {checkpoint.segment.id}"
+        )
     return ExportLM(
         pretrained=str(folder),
         device=device,

@@ -123,13 +123,17 @@ onstart:
             mend_executor(workflow.executor_settings)
         except UserError as error:
             sys.exit(f"error: {error}")
-    groups = {job.wildcards.group for job in jobs if job.rule.name == "evaluate"} - {"offline", *OFFLINE_TASKS}
-    if groups and not any(job.rule.name == "fetch_eval_data" for job in jobs):
-        words = ["--check", "--tasks", *sorted(groups), "--task-definitions", str(USER_TASKS), *TRUST]
-        check = f"{TST_TITAN} fetch-eval-data {shlex.join(words)}"
-        # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
-        if subprocess.run(["bash", "-c", job_prologue(SITE) + check]).returncode:
-            sys.exit(1)
+    groups = {}
+    for job in jobs:
+        if job.rule.name == "evaluate" and job.wildcards.group not in {"offline", *OFFLINE_TASKS}:
+            groups.setdefault(segment_of(job.wildcards.segment).recipe.seq_len, set()).add(job.wildcards.group)
+    if not any(job.rule.name == "fetch_eval_data" for job in jobs):
+        for seq_len, names in groups.items():
+            words = ["--check", "--tasks", *sorted(names), "--task-definitions", str(USER_TASKS), *TRUST, "--seq-len", str(seq_len)]
+            check = f"{TST_TITAN} fetch-eval-data {shlex.join(words)}"
+            # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
+            if subprocess.run(["bash", "-c", job_prologue(SITE) + check]).returncode:
+                sys.exit(1)
 
 
 def segment_of(name):
