@@ -24,6 +24,7 @@ from tst_titan import __version__
 from tst_titan.cluster.devices import promised_gpus
 from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
@@ -87,13 +88,18 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     wants_offline = any(name in OFFLINE_TASKS for name in names)
     tasks = Tasks(
         names,
-        corpus_tasks=ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir))
+        corpus_tasks=ranks.from_first(lambda: _offline_tasks(checkpoint.corpus_dir))
         if wants_offline
         else None,
         user_tasks=evaluation.user_tasks,
     )
     runner = _Runner(evaluation, checkpoint, tasks, folder, ranks)
     return [_write_group(runner, group, folder / f"{group}.json") for group in evaluation.groups]
+
+
+def _offline_tasks(corpus_dir: Path) -> Path:
+    check_held_out_text(corpus_dir)
+    return write_offline_tasks(corpus_dir)
 
 
 def _check_file(path: Path, segment_id: str) -> None:
