@@ -103,7 +103,6 @@ def _read_run(
             done = known[segment_id]
         else:
             done, _ = read_done(segment, segment_folder(results, segment_id))
-        checkpoint = None if done is None else done.get("checkpoint")
         folder = results / "evaluations" / segment_id
         if done is not None and segment_id in run.evaluations:
             notices += [
@@ -115,7 +114,7 @@ def _read_run(
                 for group in groups
                 if not (folder / f"{group}.json").exists()
             ]
-        rows, problems = read_evaluations(folder, segment_id, checkpoint)
+        rows, problems = read_evaluations(folder, segment_id, done)
         evaluations += [
             {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
         ]

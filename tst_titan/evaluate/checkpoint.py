@@ -14,6 +14,7 @@ from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.train.record import changed_files
 from tst_titan.train.seals import Sharing, unsealed
 
 Dtype = Literal["float32", "bfloat16"]
@@ -86,6 +87,12 @@ def find_checkpoint(
         raise UserError(
             f"{folder / 'done.json'}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
             f"file and run again: tst-titan train {segment_id}"
+        )
+    # The rows of metrics.jsonl say nothing of the weights, and no export has them.
+    if changed := changed_files(done, folder, ("settings.json", "provenance.json")):
+        raise UserError(
+            f"{folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {folder / 'done.json'} and "
+            f"run again: tst-titan train {segment_id}"
         )
     path, corpus_dir = folder / name, results / "data" / segment.recipe.corpus.id
     if not (path / ".metadata").is_file():
