@@ -61,6 +61,12 @@ def another_tokenizer_in_all(corpus: Path) -> None:
     in_manifest(lambda manifest: manifest["tokenizer"].update(digest=digest))(corpus)
 
 
+def another_end_of_text(corpus: Path) -> None:
+    path = corpus / "tokenizer" / "tokenizer_config.json"
+    vocabulary = read_json(path.with_name("tokenizer.json"))["model"]["vocab"]
+    write_json(path, read_json(path) | {"eos_token": max(vocabulary, key=vocabulary.get)})
+
+
 CHANGES = {
     "a shard is dropped": (
         in_manifest(lambda manifest: manifest["sources"][0]["shards"].pop()),
@@ -96,6 +102,16 @@ def test_a_corpus_that_changed_is_refused_by_evaluation_export_and_the_segment_a
         export(own.results, own.first.id)
     with pytest.raises(UserError, match=message):
         train_here(own.child, own.segments, corpus)
+
+
+def test_another_end_of_text_is_neither_evaluated_nor_exported(own: Finished) -> None:
+    """It stands before every text that is scored; training reads it from corpus.json."""
+    another_end_of_text(corpus_of(own))
+    for use in (find_checkpoint, export):
+        with pytest.raises(
+            UserError, match=r"tokenizer_config\.json: its end of text is token \d+, that of the corpus \d+"
+        ):
+            use(own.results, own.first.id)
 
 
 def test_a_corpus_that_has_grown_is_the_same(own: Finished) -> None:

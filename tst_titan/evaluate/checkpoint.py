@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tst_titan.data.content import changes
 from tst_titan.data.manifest import open_corpus
+from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
@@ -112,6 +113,12 @@ def find_checkpoint(
 def _check_corpus(folder: Path, corpus_dir: Path) -> None:
     """Raise `UserError` where the corpus no longer holds what the segment read of it, or has another tokenizer."""
     manifest = open_corpus(corpus_dir).manifest
+    eos_id = load_tokenizer(corpus_dir / "tokenizer").eos_id
+    if eos_id != manifest["tokenizer"]["eos_id"]:
+        raise UserError(
+            f"{corpus_dir / 'tokenizer' / 'tokenizer_config.json'}: its end of text is token {eos_id}, that of the corpus "
+            f"{manifest['tokenizer']['eos_id']}; bring the file back, or delete the corpus folder and build it again"
+        )
     file = folder / "provenance.json"
     provenance = read_json(file, mend="bring it back, or delete it") if file.is_file() else {}
     before = provenance.get("tokenizer_digest")

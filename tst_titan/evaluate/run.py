@@ -85,21 +85,18 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     for group in evaluation.groups:
         _check_file(folder / f"{group}.json", segment_id)
     names = list(dict.fromkeys(task for group in evaluation.groups for task in tasks_of(group)))
+    if set(names) & set(OFFLINE_TASKS):
+        ranks.from_first(lambda: check_held_out_text(checkpoint.corpus_dir))
     wants_offline = any(name in OFFLINE_TASKS for name in names)
     tasks = Tasks(
         names,
-        corpus_tasks=ranks.from_first(lambda: _offline_tasks(checkpoint.corpus_dir))
+        corpus_tasks=ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir))
         if wants_offline
         else None,
         user_tasks=evaluation.user_tasks,
     )
     runner = _Runner(evaluation, checkpoint, tasks, folder, ranks)
     return [_write_group(runner, group, folder / f"{group}.json") for group in evaluation.groups]
-
-
-def _offline_tasks(corpus_dir: Path) -> Path:
-    check_held_out_text(corpus_dir)
-    return write_offline_tasks(corpus_dir)
 
 
 def _check_file(path: Path, segment_id: str) -> None:
