@@ -87,6 +87,8 @@ def test_a_finished_segments_files_that_were_edited_are_named_and_give_no_number
     study: tuple[Any, Path], tmp_path: Path, edit: str
 ) -> None:
     plan, results = study
+    for arm, score in (("tst", 0.41), ("baseline", 0.4)):
+        write_evaluation(results, final(plan, arm), {"cloze": (score, 0.02)})
     assert damaged(plan, results) == []
     apply, file = EDITS[edit]
     folder = results / "segments" / final(plan, "tst").id
@@ -99,6 +101,8 @@ def test_a_finished_segments_files_that_were_edited_are_named_and_give_no_number
     )  # fmt: skip
     rows = {row["arm"]: row for row in found.table.to_dict("records")}
     assert rows["tst"]["status"] != "finished"
+    assert pd.isna(rows["tst"]["cloze"])
+    assert rows["baseline"]["cloze"] == 0.4
     for column in ("final_train_loss", "validation_loss", "flops", "wall_clock_s"):
         assert pd.isna(rows["tst"][column])
         assert not pd.isna(rows["baseline"][column])

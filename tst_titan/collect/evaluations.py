@@ -11,14 +11,15 @@ from tst_titan.files import read_json
 
 
 def read_evaluations(
-    folder: Path, segment: str, done: dict[str, Any] | None
+    folder: Path, segment: str, checkpoint: str | None, checkpoint_digest: str | None = None
 ) -> tuple[list[dict[str, Any]], list[Notice]]:
     """The scores of one segment's end state.
 
     Args:
         folder: the segment's folder below `results/evaluations`.
         segment: the segment's id; a file about another one is named and left out.
-        done: the segment's `done.json` (None: not finished); a file about another checkpoint than it names, likewise.
+        checkpoint: the checkpoint that `done.json` names (None: not finished), likewise.
+        checkpoint_digest: the digest that it has of it (None: one of an earlier version), likewise.
 
     Returns:
         Rows with `group, task, metric, value, stderr, higher_is_better, num_samples, version, lm_eval_version,
@@ -28,7 +29,6 @@ def read_evaluations(
     notices = []
     finished, problems = _finished_tasks(folder / "tasks")
     notices += problems
-    checkpoint, digest = (done.get("checkpoint"), done.get("checkpoint_digest")) if done else (None, None)
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_json(path, mend="delete it and evaluate again")
@@ -40,8 +40,11 @@ def read_evaluations(
                 text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out"
                 notices.append(Notice("damaged", str(path), text))
                 continue
-            if digest and content.get("checkpoint_digest", digest) != digest:
-                text = f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({digest}); left out; evaluate again"
+            if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
+                text = (
+                    f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); left out; "
+                    "evaluate again"
+                )
                 notices.append(Notice("damaged", str(path), text))
                 continue
             if trial := _trial(content):
