@@ -1,4 +1,4 @@
-"""Time and memory of collecting a large study: `python benchmarks/collect_speed.py [RUNS] [ROWS]`.
+"""Time and memory of collecting a large study: `python benchmarks/collect_speed.py [RUNS] [ROWS] [--unsealed]`.
 
 Writes synthetic results in the documented format (about 2.9 kB a logged step and ten runs) to a temporary folder,
 collects them, prints seconds, CPU seconds (what a busy machine does not change), peak memory and the size of the report. Then the
@@ -18,6 +18,7 @@ from tst_titan.collect.collect import collect_study
 from tst_titan.collect.status import segment_statuses
 from tst_titan.files import write_json
 from tst_titan.plan import Plan, Segment, load_plan, segment_to_dict
+from tst_titan.train.record import sealed
 
 STUDY = """\
 corpus: {{source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}}
@@ -32,8 +33,8 @@ compare: [equal_flops, equal_loss, equal_data]
 """
 
 
-def write_segment(segment: Segment, results: Path) -> int:
-    """Log every step of a segment; returns the number of rows."""
+def write_segment(segment: Segment, results: Path, *, sealing: bool) -> int:
+    """Log every step of a segment, its record sealed or as of an earlier version; returns the number of rows."""
     folder = results / "segments" / segment.id
     write_json(folder / "settings.json", segment_to_dict(segment))
     steps = np.arange(segment.start_step + 1, segment.end_step + 1)
@@ -58,7 +59,8 @@ def write_segment(segment: Segment, results: Path) -> int:
         "data_tokens": segment.data_tokens, "flops": 6e15 * segment.end_step, "wall_clock_s": 10.0,
         "attempts": [{"start": 0.0, "end": 10.0, "world_size": 1}],
     }  # fmt: skip
-    write_json(folder / "done.json", done)
+    write_json(folder / "provenance.json", {"segment": segment.id, "device": "one CPU"})
+    write_json(folder / "done.json", sealed(done, folder) if sealing else done)
     return len(steps)
 
 
@@ -74,15 +76,18 @@ def collected(plan: Plan, root: Path) -> None:
 
 
 def main() -> None:
-    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    num_rows = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
+    sealing = "--unsealed" not in sys.argv
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    num_runs, num_rows = [*numbers, *(500, 10_000)[len(numbers) :]]
     seeds = list(range(-(-num_runs // 71)))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         file = root / "large.yaml"
         file.write_text(STUDY.format(steps=num_rows, seeds=seeds), encoding="utf-8")
         plan = load_plan(file, root / "results")
-        rows = sum(write_segment(segment, root / "results") for segment in plan.segments.values())
+        rows = sum(
+            write_segment(segment, root / "results", sealing=sealing) for segment in plan.segments.values()
+        )
         print(
             f"wrote {len(plan.segments)} segments with {rows} rows for {len(plan.runs)} runs of {num_rows} steps"
         )

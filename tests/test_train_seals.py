@@ -251,7 +251,8 @@ def unsealed(own: Finished) -> None:
     for path in (*own.checkpoint.glob("seal-*.json"), own.checkpoint / seals.VERIFIED):
         path.unlink()
     done = own.folder / "done.json"
-    write_json(done, {key: value for key, value in read_json(done).items() if key != "checkpoint_digest"})
+    later = ("checkpoint_digest", "files", "digest")
+    write_json(done, {key: value for key, value in read_json(done).items() if key not in later})
 
 
 def test_a_checkpoint_of_an_earlier_version_is_used_with_one_warning(

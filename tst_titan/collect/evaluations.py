@@ -1,6 +1,7 @@
 """Read `results/evaluations/SEGMENT_ID/GROUP.json` into rows: one a task and metric."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tst_titan.files import read_json
 
 
 def read_evaluations(
-    folder: Path, segment: str, checkpoint: str | None
+    folder: Path, segment: str, checkpoint: str | None, checkpoint_digest: str | None = None
 ) -> tuple[list[dict[str, Any]], list[Notice]]:
     """The scores of one segment's end state.
 
@@ -18,6 +19,7 @@ def read_evaluations(
         folder: the segment's folder below `results/evaluations`.
         segment: the segment's id; a file about another one is named and left out.
         checkpoint: the checkpoint that `done.json` names (None: not finished), likewise.
+        checkpoint_digest: the digest that it has of it (None: one of an earlier version), likewise.
 
     Returns:
         Rows with `group, task, metric, value, stderr, higher_is_better, num_samples, version, lm_eval_version,
@@ -25,6 +27,8 @@ def read_evaluations(
     """
     rows: list[dict[str, Any]] = []
     notices = []
+    finished, problems = _finished_tasks(folder / "tasks")
+    notices += problems
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_json(path, mend="delete it and evaluate again")
@@ -36,11 +40,20 @@ def read_evaluations(
                 text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out"
                 notices.append(Notice("damaged", str(path), text))
                 continue
+            if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
+                text = (
+                    f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); left out; "
+                    "evaluate again"
+                )
+                notices.append(Notice("damaged", str(path), text))
+                continue
             if trial := _trial(content):
                 text = f"a trial ({trial}), not the evaluation of a study; left out; delete it and evaluate again"
                 notices.append(Notice("damaged", str(path), text))
                 continue
-            rows.extend(_rows(content, path))
+            scores, problems = _rows(content, path, finished)
+            rows += scores
+            notices += problems
         except UserError as error:
             where, _, text = str(error).partition(": ")
             notices.append(Notice("damaged", where, text))
@@ -95,22 +108,58 @@ def _step_folder(checkpoint: str) -> str:
     return Path(checkpoint).name
 
 
-def _rows(content: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+def _finished_tasks(folder: Path) -> tuple[dict[str, Any], list[Notice]]:
+    """The scores of `tasks/*.json`, which a group's file is put together from, by task."""
+    found: dict[str, Any] = {}
+    notices = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_json(path, mend="delete it and evaluate again")
+            found |= record["tasks"]
+        except UserError as error:
+            where, _, text = str(error).partition(": ")
+            notices.append(Notice("damaged", where, text))
+        except (KeyError, TypeError) as error:
+            notices.append(
+                Notice("damaged", str(path), f"not a finished task as documented ({error!r}); evaluate again")
+            )
+    return found, notices
+
+
+def _rows(
+    content: dict[str, Any], path: Path, finished: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[Notice]]:
+    rows, notices = [], []
     for task, result in content["tasks"].items():
+        if finished.get(task, result) != result:
+            text = f"its scores of {task} are not those of the finished task beside it; left out; delete both and evaluate again"
+            notices.append(Notice("damaged", str(path), text))
+            continue
+        if "metric" not in result:
+            notices.append(Notice("damaged", str(path), f"{task} has no finite score; left out"))
         for metric, score in result.items():
-            if not isinstance(score, dict) or score.get("value") is None:
+            if not isinstance(score, dict):
                 continue
-            yield {
-                "group": path.stem,
-                "task": task,
-                "metric": metric,
-                "value": float(score["value"]),
-                "stderr": None if score.get("stderr") is None else float(score["stderr"]),
-                "higher_is_better": bool(score["higher_is_better"]),
-                "num_samples": result.get("num_samples"),
-                "version": str(result.get("version", "")),
-                "lm_eval_version": content.get("lm_eval_version"),
-                "dtype": content.get("dtype"),
-                "shown": metric == result["metric"],
-                "file": str(path),
-            }
+            value = score.get("value")
+            if value is None or not math.isfinite(value):
+                notices.append(
+                    Notice("damaged", str(path), f"{metric} of {task} is no finite number; left out")
+                )
+                continue
+            rows.append(
+                {
+                    "group": path.stem,
+                    "task": task,
+                    "metric": metric,
+                    "value": float(value),
+                    "stderr": None if score.get("stderr") is None else float(score["stderr"]),
+                    "higher_is_better": bool(score["higher_is_better"]),
+                    "num_samples": result.get("num_samples"),
+                    "version": str(result.get("version", "")),
+                    "lm_eval_version": content.get("lm_eval_version"),
+                    "dtype": content.get("dtype"),
+                    "shown": metric == result.get("metric"),
+                    "file": str(path),
+                }
+            )
+    return rows, notices

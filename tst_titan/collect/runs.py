@@ -102,10 +102,12 @@ def _read_run(
         if segment_id in known:
             done = known[segment_id]
         else:
-            done, _ = read_done(segment, segment_folder(results, segment_id))
-        checkpoint = None if done is None else done.get("checkpoint")
+            done, problems = read_done(segment, segment_folder(results, segment_id))
+            notices += problems
+        if done is None:  # what its checkpoint scores is no result of this study
+            continue
         folder = results / "evaluations" / segment_id
-        if done is not None and segment_id in run.evaluations:
+        if segment_id in run.evaluations:
             notices += [
                 Notice(
                     "unfinished",
@@ -115,7 +117,9 @@ def _read_run(
                 for group in groups
                 if not (folder / f"{group}.json").exists()
             ]
-        rows, problems = read_evaluations(folder, segment_id, checkpoint)
+        rows, problems = read_evaluations(
+            folder, segment_id, done.get("checkpoint"), done.get("checkpoint_digest")
+        )
         evaluations += [
             {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
         ]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from tst_titan.collect.notices import Notice
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment
+from tst_titan.train.record import SEALED_FILES, changed_files
 
 # waiting: its parent is not finished; queued: it could start; stopped: interrupted, a next call goes on.
 State = Literal["waiting", "queued", "running", "stopped", "failed", "finished"]
@@ -48,6 +50,8 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
     """Read a segment's folder, whatever state it is in; what is wrong with it becomes notices."""
     folder = segment_folder(results, segment.id)
     done, notices = read_done(segment, folder)
+    if done is not None and (changed := _changed(done, folder, SEALED_FILES)):
+        done, notices = None, changed
     notices += _settings_notices(segment, folder)
     # A row of step 0 (before the first update) belongs to the first segment.
     first_step = segment.start_step + 1 if segment.start_step else 0
@@ -67,7 +71,7 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
 
 
 def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, list[Notice]]:
-    """`done.json` of a finished segment; None, with notices where there is one that cannot be believed."""
+    """`done.json` of a finished segment; None, with notices where there is one that cannot be believed by itself."""
     path = folder / "done.json"
     if not path.exists():
         return None, []
@@ -82,7 +86,19 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
     ):
         text = f"belongs to another segment than {segment.id}; taken as not finished"
         return None, [Notice("damaged", str(path), text)]
-    return done, []
+    if done.get("checkpoint") != f"checkpoint/step-{segment.end_step}":
+        text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished"
+        return None, [Notice("damaged", str(path), text)]
+    changed = _changed(done, folder, ())
+    return None if changed else done, changed
+
+
+def _changed(done: dict[str, Any], folder: Path, names: Collection[str]) -> list[Notice]:
+    text = (
+        "not as it was when the segment was finished, so that none of its numbers is shown; bring it back, or delete done.json and run "
+        "again: the segment goes on from its last checkpoint"
+    )
+    return [Notice("damaged", str(folder / name), text) for name in changed_files(done, folder, names)]
 
 
 def _settings_notices(segment: Segment, folder: Path) -> list[Notice]:

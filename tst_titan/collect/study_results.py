@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.collect.comparisons import VARIANT, label_of
+from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
-from tst_titan.collect.metrics import Columns
+from tst_titan.collect.metrics import Columns, no_metrics
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
@@ -80,6 +81,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     evaluations: list[dict[str, Any]] = []
     notices: list[Notice] = []
     costs: dict[str, SegmentCost] = {}
+    segments: dict[str, SegmentRecord] = {}
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
     labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
     usages = study_usage(plan, results)
@@ -93,9 +95,11 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
         notices += record.notices
         for segment in record.segments:
             _count_cost(costs, segment, record, usages.get(segment.segment.id))
+            segments[segment.segment.id] = replace(segment, metrics=no_metrics())
     table = runs_table(rows)
     corpora, problems = _read_corpora(plan, results)
     notices += problems
+    notices += corpus_changes(segments.values(), corpora)
     notices += mixed_settings(evaluations)
     notices += _study_notices(table, corpora, labels)
     return StudyResults(

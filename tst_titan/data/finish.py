@@ -35,7 +35,7 @@ from tst_titan.data.shards import (
 )
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
-from tst_titan.files import read_json, whole_file, write_json
+from tst_titan.files import digest_file, read_json, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
 
 # The columns of shards.parquet, one row a shard.
@@ -320,12 +320,13 @@ def _validation_split(
         if header.checksum != there["shards"][0]["checksum"]:
             raise UserError(f"{out_dir / name}: {_CHANGED}")
         return there
-    with whole_file(out_dir / "validation.jsonl") as part, part.open("w", encoding="utf-8") as file:
+    text_file = out_dir / "validation.jsonl"
+    with whole_file(text_file) as part, part.open("w", encoding="utf-8") as file:
         for document in chosen:
             file.write(
                 json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n"
             )
-    return {"name": "validation", **_totals([_entry(name, header)])}
+    return {"name": "validation", **_totals([_entry(name, header)]), "text_digest": digest_file(text_file)}
 
 
 def _entry(name: str, header: ShardHeader) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""Windows over the held-out split, the same ones for every run of a corpus."""
+"""The held-out split: windows of its tokens, the same ones for every run of a corpus; and whether its text is still theirs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from tst_titan.data.documents import document_hash
 from tst_titan.data.manifest import open_corpus
 from tst_titan.errors import UserError
+from tst_titan.files import digest_file
 
 
 def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> np.ndarray:
@@ -29,3 +32,28 @@ def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> n
     for row, start in zip(windows, starts, strict=True):
         run.read_into(row, start)
     return windows
+
+
+def check_held_out_text(corpus_dir: Path) -> None:
+    """Raise `UserError` where `validation.jsonl` is not the text that the corpus's validation shards were made of.
+
+    Corpora of earlier versions have no digest of it; the shards have the hash of every document.
+    """
+    corpus, file = open_corpus(corpus_dir), corpus_dir / "validation.jsonl"
+    mend = f"{file}: not the held-out text that this corpus was made with; bring it back, or delete the corpus folder and build it again"
+    try:
+        if (recorded := corpus.manifest["validation"].get("text_digest")) is not None:
+            if digest_file(file) != recorded:
+                raise UserError(mend)
+            return
+        with file.open(encoding="utf-8") as lines:
+            hashes = [document_hash(json.loads(line)["text"]) for line in lines]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; build the corpus again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(mend) from error
+    run = corpus.validation_run
+    pieces = np.concatenate([run.shard(number).document_hashes for number in range(run.num_shards)])
+    # A document of several pieces has its hash at each of them.
+    if list(dict.fromkeys(pieces.tolist())) != hashes:
+        raise UserError(mend)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tst_titan.data.content import changes
+from tst_titan.data.manifest import open_corpus
+from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.train.record import changed_files
 from tst_titan.train.seals import Sharing, unsealed
 
 Dtype = Literal["float32", "bfloat16"]
@@ -53,7 +57,7 @@ def find_checkpoint(
     `once`: of several processes that find the same one, has one of them compare, and gives the answer to all.
 
     Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
-    checkpoint or corpus is missing, the checkpoint is damaged or another segment's.
+    checkpoint or corpus is missing, the checkpoint is damaged or another segment's, or the corpus another one than it read.
     """
     folder = results / "segments" / segment_id
     if not is_segment_id(segment_id):
@@ -85,6 +89,12 @@ def find_checkpoint(
             f"{folder / 'done.json'}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
             f"file and run again: tst-titan train {segment_id}"
         )
+    # The rows of metrics.jsonl say nothing of the weights, and no export has them.
+    if changed := changed_files(done, folder, ("settings.json", "provenance.json")):
+        raise UserError(
+            f"{folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {folder / 'done.json'} and "
+            f"run again: tst-titan train {segment_id}"
+        )
     path, corpus_dir = folder / name, results / "data" / segment.recipe.corpus.id
     if not (path / ".metadata").is_file():
         raise UserError(
@@ -95,8 +105,31 @@ def find_checkpoint(
             f"{corpus_dir}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
             "build it: tst-titan data build STUDY"
         )
+    _check_corpus(folder, corpus_dir)
     digest = once(lambda: _checked(path, segment))
     return Checkpoint(segment, folder, name, done, corpus_dir, digest)
+
+
+def _check_corpus(folder: Path, corpus_dir: Path) -> None:
+    """Raise `UserError` where the corpus no longer holds what the segment read of it, or has another tokenizer."""
+    manifest = open_corpus(corpus_dir).manifest
+    eos_id = load_tokenizer(corpus_dir / "tokenizer").eos_id
+    if eos_id != manifest["tokenizer"]["eos_id"]:
+        raise UserError(
+            f"{corpus_dir / 'tokenizer' / 'tokenizer_config.json'}: its end of text is token {eos_id}, that of the corpus "
+            f"{manifest['tokenizer']['eos_id']}; bring the file back, or delete the corpus folder and build it again"
+        )
+    file = folder / "provenance.json"
+    provenance = read_json(file, mend="bring it back, or delete it") if file.is_file() else {}
+    before = provenance.get("tokenizer_digest")
+    changed = changes(provenance["corpus"], manifest) if "corpus" in provenance else []
+    if before and before != manifest["tokenizer"]["digest"] and not changed:
+        changed = ["another tokenizer"]
+    if changed:
+        raise UserError(
+            f"{corpus_dir}: another corpus than the one that {folder} was trained on ({'; '.join(changed)}); restore it, or delete "
+            "that folder and train the segment again"
+        )
 
 
 def _checked(path: Path, segment: Segment) -> str:

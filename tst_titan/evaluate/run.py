@@ -24,6 +24,7 @@ from tst_titan import __version__
 from tst_titan.cluster.devices import promised_gpus
 from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
@@ -85,6 +86,8 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     for group in evaluation.groups:
         _check_file(folder / f"{group}.json", segment_id)
     names = list(dict.fromkeys(task for group in evaluation.groups for task in tasks_of(group)))
+    if set(names) & set(OFFLINE_TASKS):
+        ranks.from_first(lambda: check_held_out_text(checkpoint.corpus_dir))
     wants_offline = any(name in OFFLINE_TASKS for name in names)
     offline = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
     tasks = Tasks(

@@ -31,6 +31,7 @@ from tst_titan.train.attempts import (
 from tst_titan.train.failures import Failure, first_failure, has_failure
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 from tst_titan.train.measured import LAST_SAVE, last_training_rows
+from tst_titan.train.record import sealed
 from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
 
@@ -234,7 +235,7 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
 
 
 def _finish(job: Job, attempts: list[Attempt]) -> None:
-    """Write what it used into `provenance.json`, then `done.json`; drop the checkpoints before the last."""
+    """Write what it used into `provenance.json`, then `done.json`, sealed; drop the checkpoints before the last."""
     segment = job.segment
     rows = [
         json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -247,21 +248,24 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
     write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
     write_json(
         job.folder / "done.json",
-        {
-            "segment": segment.id,
-            "start_step": segment.start_step,
-            "end_step": segment.end_step,
-            "checkpoint": checkpoint,
-            "checkpoint_digest": seals.digest if seals else None,
-            "equivalent_tokens": segment.equivalent_tokens,
-            "data_tokens": segment.data_tokens,
-            "flops": training[-1]["flops"],
-            "wall_clock_s": sum(attempt["end"] - attempt["start"] for attempt in attempts),
-            "attempts": attempts,
-            "train_loss": training[-1]["loss"],
-            "validation_loss": validation[-1]["validation_loss"],
-            "corpus_digest": provenance["corpus_digest"],
-        },
+        sealed(
+            {
+                "segment": segment.id,
+                "start_step": segment.start_step,
+                "end_step": segment.end_step,
+                "checkpoint": checkpoint,
+                "checkpoint_digest": seals.digest if seals else None,
+                "equivalent_tokens": segment.equivalent_tokens,
+                "data_tokens": segment.data_tokens,
+                "flops": training[-1]["flops"],
+                "wall_clock_s": sum(attempt["end"] - attempt["start"] for attempt in attempts),
+                "attempts": attempts,
+                "train_loss": training[-1]["loss"],
+                "validation_loss": validation[-1]["validation_loss"],
+                "corpus_digest": provenance["corpus_digest"],
+            },
+            job.folder,
+        ),
     )
     for path in job.checkpoints.glob("step-*"):
         if path.name != f"step-{segment.end_step}":

@@ -57,7 +57,7 @@ class Seals:
         """Whether these files and the index are sealed, and all that is sealed is there in its size."""
         if not (names | {INDEX}) <= self.files.keys():
             return False
-        return all(_size(self.checkpoint / name) == seal.size for name, seal in self.files.items())
+        return all(file_size(self.checkpoint / name) == seal.size for name, seal in self.files.items())
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _no_seal(path: Path, reason: str) -> UserError:
 def _difference(seals: Seals, name: str) -> str:
     """How a file differs from its seal; "" where it does not."""
     path, seal = seals.checkpoint / name, seals.files[name]
-    size = _size(path)
+    size = file_size(path)
     if size != seal.size:
         return "missing" if size < 0 else f"has {size:,} bytes, {seal.size:,} were saved"
     try:
@@ -202,7 +202,7 @@ def _difference(seals: Seals, name: str) -> str:
         return f"cannot be read ({error.strerror})"
 
 
-def _size(file: Path) -> int:
+def file_size(file: Path) -> int:
     """Bytes of a file; -1 where there is none, or no longer."""
     try:
         return file.stat().st_size

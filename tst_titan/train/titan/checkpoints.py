@@ -33,7 +33,7 @@ from tst_titan.train.checkpoint_reader import (
 )
 from tst_titan.train.checkpoint_writer import SealingWriter
 from tst_titan.train.measured import record_save
-from tst_titan.train.seals import Sharing, read_seals, unsealed
+from tst_titan.train.seals import Sharing, file_size, read_seals, unsealed
 from tst_titan.train.titan.models import reinitialize_embeddings
 from tst_titan.train.titan.plain_weights import PlainWeights
 
@@ -313,15 +313,7 @@ def whole_checkpoint(folder: Path) -> bool:
         return True
     if seals is not None:
         return seals.cover(set(needed))
-    return all(_size(folder / name) >= size for name, size in needed.items())
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; -1 where there is none, or no longer."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
+    return all(file_size(folder / name) >= size for name, size in needed.items())
 
 
 def latest_whole_step(folder: Path) -> int | None:

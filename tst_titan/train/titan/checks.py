@@ -8,6 +8,7 @@ import torch
 from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
+from tst_titan.data.content import changes
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment, segment_to_dict
@@ -111,10 +112,10 @@ def check_memory(job: Job) -> None:
 
 
 def check_continues(job: Job) -> None:
-    """Whether the checkpoint that training starts from is of this run: its settings, and its tokenizer.
+    """Whether the checkpoint that training starts from is of this run: its settings, its tokenizer and its text.
 
     The parent's folder says what it was trained with; a segment's own folder is named by its settings, but its
-    corpus may have been built anew with another tokenizer since its last checkpoint.
+    corpus may have been built anew since its last checkpoint. That it has grown is no change.
     """
     if latest_whole_step(job.checkpoints) is not None:
         folder = job.folder
@@ -123,12 +124,17 @@ def check_continues(job: Job) -> None:
         _check_settings(job.segment, folder)
     else:
         return
-    before = _read(folder / "provenance.json").get("tokenizer_digest")
-    now = _read(job.corpus_dir / "corpus.json").get("tokenizer", {}).get("digest")
+    provenance, manifest = _read(folder / "provenance.json"), _read(job.corpus_dir / "corpus.json")
+    before, now = provenance.get("tokenizer_digest"), manifest.get("tokenizer", {}).get("digest")
     if before and now and before != now:
         raise UserError(
             f"{folder}: its checkpoint was trained on token ids of another tokenizer ({before[:12]}) than "
             f"{job.corpus_dir} has now ({now[:12]}); restore that corpus, or delete the folder and train it again"
+        )
+    if "corpus" in provenance and (changed := changes(provenance["corpus"], manifest)):
+        raise UserError(
+            f"{folder}: its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); restore "
+            "that corpus, or delete the folder and train it again"
         )
 
 

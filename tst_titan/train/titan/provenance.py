@@ -12,6 +12,7 @@ from typing import Any
 
 import tst_titan
 from tst_titan import __version__
+from tst_titan.data.content import content
 from tst_titan.files import digest_file, read_json
 from tst_titan.train.job import Job
 from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
@@ -22,7 +23,8 @@ CHECKOUT = Path(tst_titan.__file__).parent.parent
 
 
 def provenance(job: Job) -> dict[str, Any]:
-    """Commit and dirty flag of the code, package versions, host, device, digest of the corpus manifest."""
+    """Commit and dirty flag of the code, package versions, host, device, what the corpus holds."""
+    manifest = read_json(job.corpus_dir / "corpus.json")
     return {
         "segment": job.segment.id,
         "studies": job.studies,
@@ -35,8 +37,9 @@ def provenance(job: Job) -> dict[str, Any]:
         "device": _device(),
         "world_size": job.hardware.world_size,
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "tokenizer_digest": read_json(job.corpus_dir / "corpus.json")["tokenizer"]["digest"],
+        "tokenizer_digest": manifest["tokenizer"]["digest"],
         "corpus_digest": digest_file(job.corpus_dir / "corpus.json"),
+        "corpus": content(manifest),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
