@@ -72,7 +72,8 @@ def test_what_the_command_line_gives_as_text_is_read_as_what_it_means(checkout: 
     [
         ("hardwrae: {processes: 2}", "site.yaml: hardwrae: unknown key; allowed: studies, results, hardware, evaluation, max_segment_steps, site, data; did you mean 'hardware'?"),
         ("resutls: /scratch/me", "site.yaml: resutls: unknown key; .*did you mean 'results'"),
-        ("evaluation: {proceses: 2}", "site.yaml: evaluation.proceses: unknown key; allowed: processes; did you mean 'processes'"),
+        ("evaluation: {proceses: 2}", "site.yaml: evaluation.proceses: unknown key; allowed: processes, trust_tasks; did you mean 'processes'"),
+        ("evaluation: {trust_tasks: 1}", "site.yaml: evaluation.trust_tasks = 1: must be true or false"),
         ("data: {tokens_per_jobs: 2}", "site.yaml: data.tokens_per_jobs: unknown key; .*did you mean 'tokens_per_job'"),
         ("site: {partiton: gpu}", "site.yaml: site.partiton: unknown key; .*did you mean 'partition'"),
         ("hardware: {proceses: 2}", "site.yaml: hardware.proceses: unknown key; .*did you mean 'processes'"),

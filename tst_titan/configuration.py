@@ -5,7 +5,7 @@ Later sources win, mappings join. Each source is checked by itself, so that a mi
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -36,7 +36,7 @@ class Source:
 class Evaluation:
     """The section `evaluation`: `processes` share one evaluation, each with a GPU of its own where there are GPUs.
 
-    `trust_tasks` lets task definitions in `studies/tasks` bring code (SECURITY.md).
+    `trust_tasks`: task definitions in studies/tasks may bring code (SECURITY.md).
     """
 
     processes: int = 1
@@ -65,6 +65,9 @@ class Configuration:
     max_segment_steps: int | None = None
     site: Site = field(default_factory=Site)
     data: Tokenizing = field(default_factory=Tokenizing)
+
+
+_SECTIONS: dict[str, type[Any]] = {"evaluation": Evaluation, "data": Tokenizing}
 
 
 def site_file(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -146,7 +149,7 @@ def _parse(key: str, value: Any) -> Any:
         raise UserError(f"{key}: is empty; write its settings below it, indented, or remove the line")
     if key == "site":
         return parse_site(value)
-    return _section(key, value, Evaluation if key == "evaluation" else Tokenizing)
+    return _section(key, value, _SECTIONS[key])
 
 
 def _path(key: str, value: Any) -> Path:
@@ -170,15 +173,14 @@ def _section(key: str, value: Any, kind: type[Any]) -> Any:
     for name in value:
         if name not in known:
             raise UserError(f"{key}.{name}: unknown key; {choices(name, known)}")
-    parsed = {
-        name: (_truth if isinstance(known[name], bool) else _whole)(f"{key}.{name}", number)
-        for name, number in value.items()
+    checks: dict[str, Callable[[str, Any], Any]] = {
+        name: _truth if isinstance(default, bool) else _whole for name, default in known.items()
     }
-    return kind(**parsed)
+    return kind(**{name: checks[name](f"{key}.{name}", setting) for name, setting in value.items()})
 
 
 def _truth(key: str, value: Any) -> bool:
-    # Within a mapping of --config everything is text.
+    """True or false, by these words alone: --config makes text of both."""
     if str(value).lower() not in ("true", "false"):
         raise UserError(f"{key} = {value!r}: must be true or false")
     return str(value).lower() == "true"
