@@ -267,3 +267,25 @@ def test_a_corpus_keeps_the_commit_that_it_was_listed_at_when_the_revision_moves
         identities = {document_hash(text) for documents in parts.values() for text in documents}
         assert documents_of(where, source) == {one for one in identities if one >= 2**64 // ONE_IN}
     assert grown["shards"][: len(some["shards"])] == some["shards"]
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
+def test_an_environment_that_forbids_the_network_is_named_at_once(tmp_path: Path, name: str) -> None:
+    """It was taken for a hub that is away, and asked again for four minutes."""
+    code = (
+        "import time; time.sleep = lambda seconds: exit('asked again')\n"
+        "from tst_titan.data.corpora import list_source\n"
+        "from tst_titan.errors import UserError\n"
+        "from tst_titan.plan.settings import SourceSettings\n"
+        "try: list_source(SourceSettings(name='hub', kind='hub', path='org/name'))\n"
+        "except UserError as error: print(error)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    server = HubServer({"train.jsonl": b"{}"}, {})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": server.url, name: "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    server.shutdown()
+    assert f"the environment forbids the network ({name}); unset that" in run.stdout, run.stderr

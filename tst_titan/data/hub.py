@@ -202,7 +202,7 @@ def _patiently(call: Callable[[], _Result]) -> _Result:
         try:
             return call()
         except Exception as error:
-            if not _passing(error):
+            if _told_to_stay_offline(error) or not _passing(error):
                 raise
         time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
     return call()
@@ -223,6 +223,12 @@ def _passing(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _told_to_stay_offline(error: Exception) -> bool:
+    """Whether it is the environment that forbids the network, which asking again does not change."""
+    # `datasets` names the cause in its text alone.
+    return "OfflineModeIsEnabled" in f"{type(error).__name__}: {error}"
 
 
 def _needs_login(error: Exception) -> bool:
@@ -253,6 +259,14 @@ def _hash_of(path: Path, version: str) -> str:
 
 
 def _refused(source: SourceSettings, error: Exception, what: str) -> UserError:
+    if _told_to_stay_offline(error):
+        names = [
+            name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name, "0") != "0"
+        ]
+        return UserError(
+            f"corpus source {source.name}: dataset {source.path}: {what}: the environment forbids the network "
+            f"({', '.join(names)}); unset that where corpora are built, or name a dataset that lies on disk"
+        )
     reason = " ".join(str(error).split())[:300]
     return UserError(
         f"corpus source {source.name}: dataset {source.path}: {what}: {type(error).__name__}: {reason}"
