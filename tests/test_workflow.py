@@ -212,6 +212,16 @@ def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> N
         new.unlink()
 
 
+def test_a_definition_is_no_target_and_a_report_may_lie_among_the_studies(checkout: Path) -> None:
+    run = snakemake(checkout, "-n", "studies/tiny.yaml")
+    assert run.returncode == 1
+    assert "studies/tiny.yaml: is the definition; the target that builds it is studies/tiny" in run.stderr
+    run = snakemake(checkout, "studies/tiny", "--report", "studies/report.html")
+    assert run.returncode == 0, run.stderr
+    assert (checkout / "studies" / "report.html").read_text().lstrip().startswith("<!DOCTYPE html>")
+    (checkout / "studies" / "report.html").unlink()
+
+
 def test_without_slurm_the_published_study_is_planned_and_a_real_run_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

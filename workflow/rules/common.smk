@@ -83,6 +83,8 @@ def unusable_study(name):
     """What is wrong with the study that a target names: its own mistake, or that there is none of that name."""
     if name in BROKEN:
         return str(BROKEN[name])
+    if (STUDIES / name).suffix in (".yaml", ".yml") and Path(name).stem in {*PLANS, *BROKEN}:
+        return f"{STUDIES / name}: is the definition; the target that builds it is {STUDIES / Path(name).stem}"
     near = get_close_matches(name, [PUBLISHED, *PLANS, *BROKEN], n=1)
     hint = f" Did you mean {STUDIES / near[0]}?" if near else ""
     return f"{STUDIES / name}.yaml: no such study.{hint} There are: {', '.join(sorted([PUBLISHED, *PLANS]))}"
@@ -90,7 +92,9 @@ def unusable_study(name):
 
 # Before there is a DAG: a study that is asked for and cannot be planned ends the run with one message. Snakemake
 # tells a Snakefile its targets only later, so they are looked up where they came from.
-for target in map(Path, sys.argv[1:]):
+for before, target in zip(sys.argv, map(Path, sys.argv[1:])):
+    if before in ("--report", "--configfile", "--configfiles"):
+        continue  # a file of the user's own, wherever it lies
     if target.parent == STUDIES and target.name not in {PUBLISHED, *PLANS}:
         sys.exit(f"error: {unusable_study(target.name)}")
     if target.parent == STUDIES and target.name in PLANS:
