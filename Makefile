@@ -31,7 +31,7 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/snakemake --profile local studies/quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 3 --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 long: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -16,6 +17,20 @@ from training import TINY_CORPUS
 # The same examples in every run: what CI finds, anyone can repeat.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+# What an evaluation sets for the Hugging Face libraries of its process.
+HUGGING_FACE = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "TQDM_")
+
+
+@pytest.fixture(autouse=True)
+def hugging_face_as_it_was() -> Iterator[None]:
+    """An evaluation forbids its process the network, and so all that the process starts: for its own test alone."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(HUGGING_FACE)}
+    yield
+    for name in [name for name in os.environ if name.startswith(HUGGING_FACE)]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

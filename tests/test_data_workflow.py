@@ -130,9 +130,7 @@ def test_downloads_lie_beside_the_corpus_until_they_are_read(
     server = HubServer(Watched({"train.jsonl": documents}), {})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    # An evaluation of another test may have set the second in this process.
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     built = snakemake(tmp_path, f"results/data/{identity}/corpus.json")

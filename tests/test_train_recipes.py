@@ -261,13 +261,15 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(parent, tmp_path: Path, co
 def test_a_checkpoint_with_other_shapes_is_refused_before_it_is_loaded(  # type: ignore[no-untyped-def]
     parent, tmp_path: Path, corpus_dir: Path
 ) -> None:
-    """Its settings say it is the right one, its tensors do not: someone moved folders."""
+    """Its settings say it is the right one, its tensors do not: someone moved folders, of before checkpoints were sealed."""
     first, _ = parent
     wide = recipe(model=replace(TINY_MODEL, ffn_dim=96))
     start, end = chain(superposition(0, 2), recovery(2, 3), recipe=wide)
     moved = tmp_path / start.id
     (tmp_path / first.id).rename(moved)
     write_job(make_job(start, tmp_path, corpus_dir))
+    for seal in (moved / "checkpoint" / "step-2").glob("seal-*.json"):
+        seal.unlink()
     with pytest.raises(UserError, match=r"another model: .*feed_forward.*\[64, 32\] there, \[96, 32\] here"):
         train_here(end, tmp_path, corpus_dir)
     assert "layers.0.feed_forward.w1.weight" in saved_state(moved, 2)

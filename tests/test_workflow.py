@@ -218,7 +218,7 @@ def test_a_definition_is_no_target_and_a_report_may_lie_among_the_studies(checko
     assert "studies/tiny.yaml: is the definition; the target that builds it is studies/tiny" in run.stderr
     run = snakemake(checkout, "studies/tiny", "--report", "studies/report.html")
     assert run.returncode == 0, run.stderr
-    assert (checkout / "studies" / "report.html").read_text().lstrip().startswith("<!DOCTYPE html>")
+    assert "<!doctype html>" in (checkout / "studies" / "report.html").read_text().lower()
     (checkout / "studies" / "report.html").unlink()
 
 
