@@ -18,8 +18,8 @@ from tst_titan.errors import UserError
 
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'
 PACKED = {
-    "a.jsonl.gz": gzip.compress(ROWS),
-    "b.jsonl.GZ": gzip.compress(ROWS),
+    "a.jsonl.gz": gzip.compress(ROWS, mtime=0),
+    "b.jsonl.GZ": gzip.compress(ROWS, mtime=0),
     "c.JSONL.Zst": zstandard.compress(ROWS),
     "d.jsonl.zstd": zstandard.compress(ROWS),
     "e.jsonl.bz2": bz2.compress(ROWS[:16]) + bz2.compress(ROWS[16:]),
@@ -44,7 +44,7 @@ def tarred() -> bytes:
 def zipped() -> bytes:
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
-        archive.writestr("a.jsonl", ROWS)
+        archive.writestr(zipfile.ZipInfo("a.jsonl"), ROWS)
     return memory.getvalue()
 
 
@@ -60,12 +60,16 @@ def test_every_spelling_of_a_compressed_file_is_unpacked_in_a_folder_and_by_a_pa
     ("name", "content", "mend"),
     [
         ("a.tar", tarred(), "archives: unpack them"),
-        ("a.tar.gz", gzip.compress(tarred()), "archives: unpack them"),
+        ("a.tar.gz", gzip.compress(tarred(), mtime=0), "archives: unpack them"),
         ("a.TAR.BZ2", bz2.compress(tarred()), "archives: unpack them"),
-        ("a.tgz", gzip.compress(tarred()), "archives: unpack them"),
+        ("a.tgz", gzip.compress(tarred(), mtime=0), "archives: unpack them"),
         ("a.zip", zipped(), "archives: unpack them"),
         ("a.jsonl.lz4", b"\x04\x22\x4d\x18", "of a compression that is not read: unpack them, or use .gz"),
-        ("a.jsonl.gz.gz", gzip.compress(gzip.compress(ROWS)), "compressed twice: unpack them once"),
+        (
+            "a.jsonl.gz.gz",
+            gzip.compress(gzip.compress(ROWS, mtime=0), mtime=0),
+            "compressed twice: unpack them once",
+        ),
     ],
 )
 def test_archives_and_unknown_compression_are_refused_by_name_and_left_out_of_folders_by_name(
@@ -84,7 +88,7 @@ def test_archives_and_unknown_compression_are_refused_by_name_and_left_out_of_fo
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (gzip.compress(ROWS), "is gzip data, not text"),
+        (gzip.compress(ROWS, mtime=0), "is gzip data, not text"),
         (zstandard.compress(ROWS), "is zstandard data, not text"),
         (lzma.compress(ROWS), "is xz data, not text"),
         (zipped(), "is a zip archive or an office document, not text"),
@@ -110,7 +114,7 @@ def test_what_is_no_text_is_an_error_that_names_it_whatever_its_suffix(tmp_path,
     if name == "a.jsonl" and b"\0" not in content and "UTF-8 text" in what:
         text = content  # a line that is JSON but for its encoding
         content = b'{"text": "' + text + b'"}\n'
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     with pytest.raises(UserError, match=rf"{name}: {what}|a\.jsonl, line \d+: not JSON"):
         everything(source(tmp_path / name))
 
