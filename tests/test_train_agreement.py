@@ -1,4 +1,4 @@
-"""Ranks agree on the step at which all stop or save, host to host, through the store that torchrun holds."""
+"""Ranks agree on the step at which all stop or save, host to host, through the store where they met."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from tst_titan.train.titan.agreement import KEPT_ANSWERS, Agreement, Cadence
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
-    """As torchrun holds it for its workers."""
+    """As ranks of several nodes have it."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))

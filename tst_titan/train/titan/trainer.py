@@ -42,7 +42,6 @@ class SegmentTrainer(Trainer):
             signal.signal(number, self._remember)
         super().__init__(config)
         self._last_save = time.monotonic()
-        self._resumed = False
         self._agreement: Agreement | None = None
         # A captured graph runs no Python: each of its replays all-reduces as the captured micro-batch did.
         self._replica_sums = None
