@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_titan.collect.collect import collect_study
 from tst_titan.collect.status import segment_statuses
 from tst_titan.files import write_json
 from tst_titan.plan import Plan, Segment, load_plan, segment_to_dict
+from tst_titan.report.study import collect_study
 from tst_titan.train.record import sealed
 
 STUDY = """\

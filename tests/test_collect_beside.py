@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from collect_support import fill_results, make_plan, write_evaluation
 
-from tst_titan.collect.beside import published_of
-from tst_titan.collect.collect import collect_study
-from tst_titan.collect.downstream import AVERAGED, average_score
+from tst_titan.collect.average import AVERAGED, average_score
+from tst_titan.collect.published import published_of
+from tst_titan.report.study import collect_study
 
 STUDY = """\
 corpus: {source: dclm, tokenizer: llama3, validation_tokens: 10M}

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tst_titan.collect.comparisons import equal_data, equal_flops
-from tst_titan.collect.equal_loss import equal_loss, invert
-from tst_titan.collect.grids import find_grids
-from tst_titan.collect.published import LOSS, grid_table, read_published, table1_runs
-from tst_titan.collect.wording import difference_words, read_off_words
+from tst_titan.collect.published import LOSS
+from tst_titan.compare.equal_loss import equal_loss, invert
+from tst_titan.compare.grids import find_grids
+from tst_titan.compare.paired import equal_data, equal_flops
 from tst_titan.published import published_grids
+from tst_titan.report.published_study import grid_table, read_published, table1_runs
+from tst_titan.report.words import difference_words, read_off_words
 
 
 def run(

@@ -8,12 +8,13 @@ import pytest
 from collect_support import STUDY, fill_results, make_plan
 
 from tst_titan.cli import main
-from tst_titan.collect.collect import collect_study
-from tst_titan.collect.published import LOSS, grid_table
-from tst_titan.collect.recommend import setting_trend
-from tst_titan.collect.recommend_report import known_sizes
-from tst_titan.collect.scaling_fit import CannotFitError
-from tst_titan.collect.scaling_report import model_sizes
+from tst_titan.collect.published import LOSS
+from tst_titan.compare.scaling_law import CannotFitError
+from tst_titan.compare.settings import setting_trend
+from tst_titan.report.published_study import grid_table
+from tst_titan.report.recommended import known_sizes
+from tst_titan.report.scaling import model_sizes
+from tst_titan.report.study import collect_study
 
 SIZES = {"a": 1e6, "b": 4e6, "c": 16e6, "d": 64e6}
 BAGS, RATIOS = (2, 3, 4, 6, 8, 12, 16), (0.1, 0.2, 0.3, 0.4, 0.5)

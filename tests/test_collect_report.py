@@ -14,9 +14,9 @@ import pytest
 import yaml
 from collect_support import STUDY, fill_results, make_plan, smooth_loss, write_evaluation
 
-from tst_titan.collect.collect import collect_study
-from tst_titan.collect.plots import running_mean
-from tst_titan.collect.published import collect_published
+from tst_titan.report.curve_charts import running_mean
+from tst_titan.report.published_study import collect_published
+from tst_titan.report.study import collect_study
 from tst_titan.study.yaml_file import read_yaml
 
 CHROMIUM = next(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from collect_support import STUDY, fill_results, make_plan
 
-from tst_titan.collect.collect import collect_study
-from tst_titan.collect.scaling_fit import CannotFitError, fit_scaling, speedup_trend
-from tst_titan.collect.scaling_report import model_sizes, scaling_charts
+from tst_titan.compare.scaling_law import CannotFitError, fit_scaling, speedup_trend
+from tst_titan.report.scaling import model_sizes, scaling_charts
+from tst_titan.report.study import collect_study
 
 TRUTH = {"params_exponent": 0.34, "data_exponent": 0.28, "offset": 1.7}
 

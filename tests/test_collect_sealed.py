@@ -13,12 +13,12 @@ import pytest
 from collect_support import fill_results, make_plan, write_evaluation
 from finished_segments import Finished, finished
 
-from tst_titan.collect.collect import collect_study
 from tst_titan.collect.segments import read_done
-from tst_titan.collect.study_results import gather
+from tst_titan.collect.study import gather
 from tst_titan.errors import UserError
 from tst_titan.evaluate.export import export
 from tst_titan.files import read_json, write_json
+from tst_titan.report.study import collect_study
 from tst_titan.train.record import SEALED_FILES, changed_files, sealed
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from collect_support import STUDY, fill_results, make_plan, training_row, write_evaluation, write_segment
 
-from tst_titan.collect.collect import collect_study
-from tst_titan.collect.study_results import gather
+from tst_titan.collect.study import gather
 from tst_titan.files import read_json, write_json
+from tst_titan.report.study import collect_study
 
 REQUIRED = [
     "run",

@@ -8,7 +8,7 @@ import pytest
 from collect_support import fill_results, make_plan
 
 from tst_titan.cluster.accounting import JobUsage, job_usage, read_accounts
-from tst_titan.collect.study_results import gather, segments_table
+from tst_titan.collect.study import gather, segments_table
 from tst_titan.collect.usage import run_columns, segment_attempts, study_usage, total, usage_of
 from tst_titan.files import read_json, write_json
 
@@ -136,7 +136,7 @@ def test_nothing_used_is_missing_never_zero(tmp_path: Path) -> None:
 
 
 def test_the_report_states_hours_kind_source_and_failures(tmp_path: Path) -> None:
-    from tst_titan.collect.collect import collect_study
+    from tst_titan.report.study import collect_study
 
     plan = make_plan(tmp_path)
     results, out = tmp_path / "results", tmp_path / "out"

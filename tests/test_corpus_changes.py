@@ -16,7 +16,7 @@ from finished_segments import Finished, finished
 from test_data_build import grown, many_files
 from training import train_here
 
-from tst_titan.collect.study_results import gather
+from tst_titan.collect.study import gather
 from tst_titan.data import corpora, order
 from tst_titan.data.content import changes, content
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe

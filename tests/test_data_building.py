@@ -12,12 +12,12 @@ import pytest
 import yaml
 from data_fixtures import jsonl, settings, texts
 
-from tst_titan import lock as lock_module
+from tst_titan.cluster import lock as lock_module
+from tst_titan.cluster.lock import Holder, LockLost, beating, folder_lock, read_holder
 from tst_titan.data.build import build_corpus, tokenize_part
 from tst_titan.data.building import corpus_lock, running_share
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.errors import UserError
-from tst_titan.lock import Holder, LockLost, beating, folder_lock, read_holder
 
 SHAPE = {"dim": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "ffn_dim": 64}
 

@@ -13,9 +13,9 @@ import pytest
 from training import chain, constant, make_job, recipe
 
 from tst_titan.cluster.devices import lock_folder
+from tst_titan.cluster.lock import folder_lock
 from tst_titan.errors import UserError
 from tst_titan.files import open_own
-from tst_titan.lock import folder_lock
 from tst_titan.private import cache_folder, private_folder, processor_kind
 from tst_titan.train.launch import run_segment
 from tst_titan.train.node import environment

@@ -16,13 +16,13 @@ from rich.console import Console
 
 import tst_titan
 from tst_titan import cli
-from tst_titan.collect.collect import collect_study
 from tst_titan.collect.status import show_status
-from tst_titan.collect.summary import print_summary
 from tst_titan.errors import UserError
 from tst_titan.evaluate.export import export, read_export
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, write_json
+from tst_titan.report.study import collect_study
+from tst_titan.report.summary import print_summary
 from tst_titan.shown import csv_text, hide_paths, markdown_text, printable
 from tst_titan.train.titan import provenance
 

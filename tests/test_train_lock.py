@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tst_titan import lock as lock_module
-from tst_titan.lock import HeldByJob, Holder, LockLost, read_holder, segment_lock
+from tst_titan.cluster import lock as lock_module
+from tst_titan.cluster.lock import HeldByJob, Holder, LockLost, read_holder, segment_lock
 
 ELSEWHERE = Holder(node="another-node", process=4242, slurm_job=None, token="feedbeef", count=7)
 
@@ -170,7 +170,7 @@ def test_nodes_whose_file_system_carries_no_locks_take_turns(tmp_path: Path, slu
 HOLDER = """
 import json, sys, time
 from pathlib import Path
-from tst_titan import lock
+from tst_titan.cluster import lock
 lock.BEAT_SECONDS, lock.QUIET_SECONDS, lock.SETTLE_SECONDS, lock.POLL_SECONDS = 0.1, 2.0, 0.3, 0.1
 with lock.segment_lock(Path(sys.argv[1])) as held:
     start = time.monotonic()

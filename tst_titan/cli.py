@@ -13,7 +13,7 @@ COMMANDS = (
     "tst_titan.data.command",
     "tst_titan.train.command",
     "tst_titan.evaluate.command",
-    "tst_titan.collect.command",
+    "tst_titan.report.command",
     "tst_titan.cluster.command",
     "tst_titan.clean",
 )

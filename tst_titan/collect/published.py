@@ -1,140 +1,93 @@
-"""The published study, rebuilt by the collector from its printed numbers alone: data that nobody here made."""
+"""The published values beside a study's own: those of the same model, budget, bags, recipe and batch.
 
-from dataclasses import dataclass
-from pathlib import Path
+A run has a published counterpart where the paper trained the same thing: model, steps, superposition steps, bag size,
+weighting, re-initialization, learning rate and (within 5%) equivalent tokens a step agree. Nothing else is put beside it, so
+a small study of its own models shows no published value rather than a misleading one.
+"""
+
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from tst_titan.collect.charts import figure_svg
-from tst_titan.collect.comparison_charts import hours_rows, three_way_charts
-from tst_titan.collect.comparisons import Difference, equal_data, equal_flops
-from tst_titan.collect.downstream import AVERAGE, average_score, downstream_table
-from tst_titan.collect.equal_loss import ReadOff, equal_loss
-from tst_titan.collect.grid_plots import budget_panels, grid_charts
-from tst_titan.collect.grids import Grid, find_grids
-from tst_titan.collect.recommend_report import known_sizes, recommendation_section
-from tst_titan.collect.report import FigureSection, Findings, plain_report
-from tst_titan.collect.tables import runs_table, task_names, write_csv, write_runs
-from tst_titan.files import write_text
-from tst_titan.published import SOURCE, published_grids, published_table1
-from tst_titan.study.catalogue import PAPER_TASKS
+from tst_titan.collect.average import AVERAGE, AVERAGED
+from tst_titan.plan import Run
+from tst_titan.plan.implied import DENSE_POSITIONS_PER_STEP, POSITIONS_PER_STEP
+from tst_titan.published import published_grids, published_table1
+from tst_titan.study.catalogue import MODELS, PAPER_TASKS
 
 LOSS = "final_train_loss"
+PREFIX = "published_"
+PUBLISHED_LOSS = PREFIX + LOSS
+PUBLISHED_HOURS = PREFIX + "device_hours"
+_SAME_TOKENS = 0.05
+
+_Key = tuple[str, int, int, int, str, bool]
 
 
-@dataclass(frozen=True)
-class PublishedResults:
-    """Tables in the collector's own columns, and what it reads off them."""
+def published_of(run: Run) -> dict[str, float]:
+    """Published values of the run's counterpart, empty where it has none.
 
-    table: pd.DataFrame
-    grid_runs: pd.DataFrame
-    flops: tuple[Difference, ...]
-    loss: tuple[ReadOff, ...]
-    data: tuple[Difference, ...]
-    grids: tuple[Grid, ...]
-
-
-def read_published() -> PublishedResults:
-    """Read the packaged figures and run every comparison on them."""
-    table, grid_runs = table1_runs(), grid_table(LOSS)
-    main = table[table["arm"] != "tst_reinit_embeddings"]
-    return PublishedResults(
-        table=table,
-        grid_runs=grid_runs,
-        flops=tuple(equal_flops(table, LOSS)),
-        loss=tuple(equal_loss(main, LOSS)),
-        data=tuple(equal_data(main, LOSS)),
-        grids=(
-            *find_grids(grid_runs, LOSS),
-            *find_grids(grid_table("hellaswag_acc_norm"), "hellaswag_acc_norm", lower_is_better=False),
-        ),
-    )
+    `final_train_loss` in nats, `device_hours` on B200, scores as fractions under their tasks' names, `average` where all of its
+    tasks are printed.
+    """
+    model = MODELS.get(run.model)
+    if model is None or run.learning_rate != model["learning_rate"]:
+        return {}
+    step_tokens = POSITIONS_PER_STEP.get(run.model, DENSE_POSITIONS_PER_STEP)
+    if abs(run.equivalent_tokens / run.steps / step_tokens - 1) > _SAME_TOKENS:
+        return {}
+    if run.superposition_steps and run.superpose != "both":
+        return {}
+    bags = (run.superposition_steps, run.bag_size) if run.superposition_steps else (0, 1)
+    weighting = run.bag_weighting if run.superposition_steps else "uniform"
+    return _published().get((run.model, run.steps, *bags, weighting, run.reinit_embeddings), {})
 
 
-def table1_runs() -> pd.DataFrame:
-    """Table 1 as a table of runs; `average` is the mean of all tasks but MMLU, absent where one of them is."""
-    rows = []
+@cache
+def _published() -> dict[_Key, dict[str, float]]:
+    values: dict[_Key, dict[str, float]] = {}
     for item in published_table1():
-        row: dict[str, Any] = {
-            "run": f"{item.model}-{item.method}-{item.total_steps}",
-            "arm": item.method,
-            "model": item.model,
-            "bag_size": item.bag_size or 1,
-            "step_ratio": (item.tst_steps or 0) / item.total_steps,
-            "steps": item.total_steps,
-            "data_tokens": int(item.total_data_tokens_b * 1e9),
-            "final_train_loss": item.final_train_loss,
-            "device_hours": item.b200_hours,
-            "reinit_embeddings": item.method == "tst_reinit_embeddings",
-            "status": "published",
-            "device": "B200",
+        key = (
+            item.model, item.total_steps, item.tst_steps or 0, item.bag_size or 1, "uniform",
+            item.method == "tst_reinit_embeddings",
+        )  # fmt: skip
+        row = {LOSS: item.final_train_loss, "device_hours": item.b200_hours}
+        row |= {
+            task: round(score / 100, 4) for task in PAPER_TASKS if (score := getattr(item, task)) is not None
         }
-        for task in PAPER_TASKS:
-            row[task] = getattr(item, task)
-            row[f"{task}_stderr"] = None
-        row[AVERAGE], row[f"{AVERAGE}_stderr"] = average_score(row)
-        rows.append(row)
-    return runs_table(rows)
-
-
-def grid_table(metric: str) -> pd.DataFrame:
-    """The printed cells of one metric as a table of runs (column `metric`), a baseline run for every weighting."""
-    rows = []
+        if all(task in row for task in AVERAGED):
+            row[AVERAGE] = sum(row[task] for task in AVERAGED) / len(AVERAGED)
+        values[key] = row
     for cell in published_grids():
-        if cell.metric == metric:
-            model, _, budget = cell.setting.partition("-")
-            rows.append(
-                {
-                    "run": f"{cell.setting}-{cell.bag_weighting}-s{cell.bag_size}-r{cell.step_ratio:g}",
-                    "arm": "baseline" if cell.step_ratio == 0 else "tst",
-                    "model": model,
-                    "steps": int(budget.removesuffix("k")) * 1000,
-                    "bag_size": cell.bag_size,
-                    "step_ratio": cell.step_ratio,
-                    "bag_weighting": cell.bag_weighting,
-                    # One run a cell.
-                    "seed": 0,
-                    metric: cell.value,
-                }
-            )
-    return pd.DataFrame(rows)
+        model, _, budget = cell.setting.partition("-")
+        steps = int(budget.removesuffix("k")) * 1000
+        bags = (round(cell.step_ratio * steps), cell.bag_size)
+        weighting = cell.bag_weighting if cell.step_ratio else "uniform"
+        # A grid's cells are printed with more digits than Table 1; its scores are given without a weighting.
+        name = LOSS if cell.metric == LOSS else "hellaswag"
+        values.setdefault((model, steps, *bags, weighting, False), {})[name] = cell.value
+    return values
 
 
-def collect_published(out: Path) -> PublishedResults:
-    """Write the published study's `table.csv`, `table.md`, `runs.parquet`, `grids.csv`, figures and `report.html`."""
-    found = read_published()
-    write_runs(found.table, out)
-    write_csv(found.grid_runs.drop(columns="seed"), out / "grids.csv")
-    colors = {"baseline": 0, "tst": 1, "tst_reinit_embeddings": 4}
-    budgets = budget_panels(found.table, LOSS, colors)
-    uniform = found.grid_runs[found.grid_runs["bag_weighting"] == "uniform"]
-    trends, sentences = recommendation_section(uniform, LOSS, known_sizes())
-    hours = hours_rows(
-        [
-            (f"{row['arm']}, {row['model']}, {row['steps'] / 1000:.3g}k", row["arm"], row["device_hours"])
-            for row in found.table.to_dict("records")
-        ],
-        colors,
-    )
-    charts = [chart for grid in found.grids for chart in grid_charts(grid)]
-    findings = Findings(LOSS, found.flops, found.loss, found.data)
-    sections = [
-        FigureSection(
-            "comparisons",
-            "Equal FLOPs, equal loss, equal data",
-            three_way_charts(findings, colors),
-            f"From Table 1 of {SOURCE}; comparisons.csv.",
-        ),
-        FigureSection("budgets", "Budgets", budgets, f"From Table 1 of {SOURCE}; table.csv."),
-        FigureSection("grids", "Bag size by step ratio", charts, f"From the grids of {SOURCE}; grids.csv."),
-        FigureSection("scaling", "Scaling", trends, f"From the grids of {SOURCE}; grids.csv.", sentences),
-        FigureSection("hours", "B200-hours", hours, f"From Table 1 of {SOURCE}; table.csv."),
-    ]
-    for section in sections:
-        if section.charts:
-            write_text(out / f"{section.id}.svg", figure_svg(section.charts))
-    write_csv(findings.table(), out / "comparisons.csv")
-    write_csv(downstream_table(found.table, task_names(found.table)), out / "downstream.csv")
-    write_text(out / "report.html", plain_report("published", SOURCE, found.table, findings, sections))
-    return found
+def with_published(table: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
+    """The table of runs with a column `published_NAME` for every number of it that the paper has for any of its runs."""
+    values = {run.run: published_of(run) for run in runs}
+    names = dict.fromkeys(name for row in values.values() for name in row if name in table.columns)
+    columns = {
+        PREFIX + name: pd.array([values[run].get(name) for run in table["run"]], dtype="Float64")
+        for name in names
+    }
+    return table.assign(**columns)
+
+
+def evaluations_with_published(rows: list[dict[str, Any]], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of evaluations with `published`, the paper's score of the same run and task at its end (None: none printed)."""
+    ends = {row["run"]: row for row in table.to_dict("records")}
+    result = []
+    for row in rows:
+        end = ends[row["run"]]
+        value = end.get(PREFIX + row["task"]) if row["shown"] and row["segment"] == end["segment"] else None
+        result.append({**row, "published": None if value is None or pd.isna(value) else float(value)})
+    return result

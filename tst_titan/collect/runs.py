@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tst_titan.collect.downstream import AVERAGE, average_score
+from tst_titan.collect.average import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice

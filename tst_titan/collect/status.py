@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tst_titan.collect.formats import duration, scientific, short
 from tst_titan.collect.segments import State, failure, read_done, segment_folder, segment_state, tail_lines
 from tst_titan.collect.usage import Usage, study_usage, total
+from tst_titan.formats import duration, scientific, short
 from tst_titan.plan import Accelerator, Plan, load_plan
 from tst_titan.shown import printable
 

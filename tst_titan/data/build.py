@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tst_titan.cluster.lock import FolderLock
 from tst_titan.data.building import corpus_lock, running_share, wait_for_shares, work_folder
 from tst_titan.data.corpora import Listing, list_source, read_documents
 from tst_titan.data.documents import Input, document_hash
@@ -30,7 +31,6 @@ from tst_titan.data.run_groups import Enough, SourceJobs, run_groups, say
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, write_json
-from tst_titan.lock import FolderLock
 from tst_titan.plan.settings import CorpusSettings, SourceSettings
 
 # Text that a BPE is trained on, shared evenly by the sources.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from tst_titan.lock import FolderLock, beating, folder_lock
+from tst_titan.cluster.lock import FolderLock, beating, folder_lock
 
 
 def work_folder(out_dir: Path) -> Path:

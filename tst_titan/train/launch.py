@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
+from tst_titan.cluster.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, read_json, write_json
-from tst_titan.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.meeting import private_meeting
 from tst_titan.processes import held_port
 from tst_titan.train import node, slurm

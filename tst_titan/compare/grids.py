@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tst_titan.collect.comparisons import is_baseline
+from tst_titan.compare.variants import is_baseline
 
 Cell = tuple[float, int]
 # What all cells of one grid share.

@@ -4,24 +4,27 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tst_titan.collect.beside import PREFIX, PUBLISHED_LOSS
-from tst_titan.collect.comparison_charts import hours_chart, published_hours, three_way_charts
-from tst_titan.collect.downstream import AVERAGE
-from tst_titan.collect.grid_plots import budget_panels, grid_charts, learning_rate_panels
-from tst_titan.collect.grids import Grid, find_grids
-from tst_titan.collect.plots import colors_of, curve_panels, largest_budgets
-from tst_titan.collect.recommend_report import recommendation_section
-from tst_titan.collect.report import FigureSection, Findings
-from tst_titan.collect.scaling_report import model_sizes, scaling_charts
-from tst_titan.collect.study_results import StudyResults
+from tst_titan.collect.average import AVERAGE
+from tst_titan.collect.published import PREFIX, PUBLISHED_LOSS
+from tst_titan.collect.study import StudyResults
 from tst_titan.collect.tables import task_names
+from tst_titan.compare.findings import Findings
+from tst_titan.compare.grids import Grid, find_grids
+from tst_titan.compare.variants import run_labels
+from tst_titan.report.comparison_charts import hours_chart, published_hours, three_way_charts
+from tst_titan.report.curve_charts import LabelledCurve, colors_of, curve_panels, labelled, largest_budgets
+from tst_titan.report.grid_charts import budget_panels, grid_charts, learning_rate_panels
+from tst_titan.report.page import FigureSection
+from tst_titan.report.recommended import recommendation_section
+from tst_titan.report.scaling import model_sizes, scaling_charts
 
 _FINAL = "From the final numbers of each run in table.csv."
 
 
 def figure_sections(found: StudyResults, findings: Findings) -> list[FigureSection]:
     """The sections of figures that the study has data for, in the order of the report."""
-    colors = colors_of(found.curves)
+    curves = labelled(found.curves, run_labels(found.table))
+    colors = colors_of(curves)
     comparisons = three_way_charts(findings, colors)
     # A single comparison is a card at the top of the report.
     if sum(len(chart.rows) for chart in comparisons) < 2:
@@ -32,19 +35,19 @@ def figure_sections(found: StudyResults, findings: Findings) -> list[FigureSecti
             "comparisons", "Equal FLOPs, equal loss, equal data", comparisons, "From comparisons.csv."
         ),
         *_settings(found, findings, colors),
-        _curves(found, colors),
+        _curves(found, curves, colors),
         FigureSection("hours", "Device-hours", hours, "From done.json of each segment."),
     ]
     return [section for section in sections if section.charts or section.folded or section.notes]
 
 
-def _curves(found: StudyResults, colors: dict[str, int]) -> FigureSection:
+def _curves(found: StudyResults, curves: list[LabelledCurve], colors: dict[str, int]) -> FigureSection:
     entropies = {manifest.get("unigram_entropy") for manifest in found.corpora.values()}
     entropy = entropies.pop() if len(entropies) == 1 else None
     published: dict[str, float] = {}
     if PUBLISHED_LOSS in found.table.columns:
         published = found.table.set_index("run")[PUBLISHED_LOSS].dropna().to_dict()
-    first, others = largest_budgets(found.curves)
+    first, others = largest_budgets(curves)
     return FigureSection(
         "curves",
         "Curves",

@@ -7,18 +7,7 @@ from html import escape
 
 import numpy as np
 
-from tst_titan.collect.axes import (
-    BOTTOM,
-    HEIGHT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    extent,
-    scale,
-    squeeze,
-    tick_text,
-    ticks,
-)
+from tst_titan.report.axes import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, extent, scale, squeeze, tick_text, ticks
 
 MOST_ROWS = 14
 # Units beside the axis for names and for values in words.

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.charts import Line, Panel
-from tst_titan.collect.formats import short
-from tst_titan.collect.recommend import Recommendation, SettingTrend, setting_trend
-from tst_titan.collect.scaling_fit import CannotFitError
+from tst_titan.compare.scaling_law import CannotFitError
+from tst_titan.compare.settings import Recommendation, SettingTrend, setting_trend
+from tst_titan.formats import short
 from tst_titan.plan.costs import count_parameters
 from tst_titan.plan.trajectory import model_shape
+from tst_titan.report.charts import Line, Panel
 from tst_titan.study.catalogue import MODELS
 from tst_titan.study.recipe import Shape
 

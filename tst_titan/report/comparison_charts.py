@@ -5,13 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from tst_titan.collect.comparisons import Difference, Interval
-from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import short
-from tst_titan.collect.report import Findings
-from tst_titan.collect.row_charts import Row, RowChart, first_rows
-from tst_titan.collect.study_results import SegmentCost
-from tst_titan.collect.wording import column_name, value_words
+from tst_titan.collect.study import SegmentCost
+from tst_titan.compare.equal_loss import ReadOff
+from tst_titan.compare.findings import Findings
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.paired import Difference
+from tst_titan.formats import short
+from tst_titan.report.row_charts import Row, RowChart, first_rows
+from tst_titan.report.words import column_name, value_words
 
 RINGS = " Rings: the published values of the same."
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import VARIANT, label_of
 from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
 from tst_titan.collect.metrics import Columns, no_metrics
@@ -31,7 +30,6 @@ class RunCurve:
     """A run's curves, thinned for drawing: each training point is the mean of `rows_per_point` logged rows."""
 
     run: str
-    label: str
     baseline: bool
     model: str
     steps: int
@@ -83,14 +81,13 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     costs: dict[str, SegmentCost] = {}
     segments: dict[str, SegmentRecord] = {}
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(plan.runs))))
-    labels = run_labels(pd.DataFrame([vars(run) for run in plan.runs]))
     usages = study_usage(plan, results)
     cost_columns = run_columns(plan, usages)
     for record in read_runs(plan, results):
         if keep:
             keep(record)
         rows.append(record.row | cost_columns[record.run.run])
-        curves.append(_thin(record, labels[record.run.run], most))
+        curves.append(_thin(record, most))
         evaluations += record.evaluations
         notices += record.notices
         for segment in record.segments:
@@ -101,27 +98,16 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     notices += problems
     notices += corpus_changes(segments.values(), corpora)
     notices += mixed_settings(evaluations)
-    notices += _study_notices(table, corpora, labels)
+    notices += _repetitions(table, corpora)
     return StudyResults(
         plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices)
     )
 
 
-def run_labels(table: pd.DataFrame) -> dict[str, str]:
-    """For every run its variant's label: runs with one label differ in model, steps and seed alone."""
-    keys = [name for name in VARIANT[2:] if name in table.columns]
-    varying = {
-        arm: [name for name in keys if rows[name].nunique(dropna=False) > 1]
-        for arm, rows in table.groupby("arm", sort=False)
-    }
-    return {str(row["run"]): label_of(row, varying[row["arm"]]) for row in table.to_dict("records")}
-
-
-def _thin(record: RunRecord, label: str, most: int) -> RunCurve:
+def _thin(record: RunRecord, most: int) -> RunCurve:
     step, loss, rows_per_point = thinned(record.training, record.switch_step, most)
     return RunCurve(
         run=record.run.run,
-        label=label,
         baseline=record.run.bag_size == 1 or not record.run.step_ratio,
         model=record.run.model,
         steps=record.run.steps,
@@ -207,25 +193,14 @@ def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]],
     return corpora, notices
 
 
-def _study_notices(
-    table: pd.DataFrame, corpora: dict[str, dict[str, Any]], labels: dict[str, str]
-) -> list[Notice]:
+def _repetitions(table: pd.DataFrame, corpora: dict[str, dict[str, Any]]) -> list[Notice]:
     notices = []
     for corpus_id, manifest in corpora.items():
         rows = table[table["corpus"] == corpus_id]
         most = rows["data_tokens"].dropna().max() if rows["data_tokens"].notna().any() else None
         if most is not None:
             notices += _repetition(manifest, int(most), str(rows.loc[rows["data_tokens"].idxmax(), "run"]))
-    groups = list(table.groupby([table["run"].map(labels), "model", "steps"], sort=False))
-    single = [
-        f"{label}, {model}, {steps} steps"
-        for (label, model, steps), rows in groups
-        if rows["seed"].nunique() == 1
-    ]
-    text = "one seed: there is no measure of the noise between seeds, and no interval on a difference"
-    if len(single) == len(groups):
-        return [*notices, Notice("single seed", "every run", text)]
-    return notices + [Notice("single seed", where, text) for where in single]
+    return notices
 
 
 def _repetition(manifest: dict[str, Any], data_tokens: int, run: str) -> list[Notice]:

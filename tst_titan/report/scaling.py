@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.charts import NUM_COLORS, Chart, Line, Panel
-from tst_titan.collect.comparisons import is_baseline
-from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import short
-from tst_titan.collect.report import Findings
-from tst_titan.collect.scaling_fit import CannotFitError, ScalingFit, fit_scaling, speedup_trend
+from tst_titan.compare.equal_loss import ReadOff
+from tst_titan.compare.findings import Findings
+from tst_titan.compare.scaling_law import CannotFitError, ScalingFit, fit_scaling, speedup_trend
+from tst_titan.compare.variants import is_baseline
+from tst_titan.formats import short
 from tst_titan.plan import Plan
 from tst_titan.plan.costs import count_parameters
+from tst_titan.report.charts import NUM_COLORS, Chart, Line, Panel
 
 
 def model_sizes(plan: Plan) -> dict[str, float]:

@@ -41,9 +41,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_collect(args: argparse.Namespace) -> None:
     """Collect a study and print one summary table with the path of the report."""
     from tst_titan.built import built_folder
-    from tst_titan.collect.collect import collect_study
-    from tst_titan.collect.summary import print_summary
     from tst_titan.plan import load_plan
+    from tst_titan.report.study import collect_study
+    from tst_titan.report.summary import print_summary
 
     plan = load_plan(args.study_file, args.results)
     out = args.out or args.study_file.with_suffix("")
@@ -67,14 +67,14 @@ def run_status(args: argparse.Namespace) -> None:
 
 def run_recommend(args: argparse.Namespace) -> None:
     """Print the setting that a study's grids predict for a size, or why they cannot."""
-    from tst_titan.collect.collect import compared_column
-    from tst_titan.collect.recommend import setting_trend
-    from tst_titan.collect.recommend_report import known_sizes, recommendation_words
-    from tst_titan.collect.scaling_fit import CannotFitError
-    from tst_titan.collect.scaling_report import model_sizes
-    from tst_titan.collect.study_results import gather
+    from tst_titan.collect.study import gather
+    from tst_titan.compare.findings import compared_column
+    from tst_titan.compare.scaling_law import CannotFitError
+    from tst_titan.compare.settings import setting_trend
     from tst_titan.errors import UserError
     from tst_titan.plan import load_plan
+    from tst_titan.report.recommended import known_sizes, recommendation_words
+    from tst_titan.report.scaling import model_sizes
     from tst_titan.study.fields import parse_tokens
 
     plan = load_plan(args.study_file, args.results)
@@ -99,8 +99,8 @@ def run_recommend(args: argparse.Namespace) -> None:
 def run_published(args: argparse.Namespace) -> None:
     """Write the published study as the collector sees it."""
     from tst_titan.built import built_folder
-    from tst_titan.collect.published import collect_published
-    from tst_titan.collect.wording import read_off_words
+    from tst_titan.report.published_study import collect_published
+    from tst_titan.report.words import read_off_words
 
     with built_folder(args.out):
         found = collect_published(args.out)

@@ -15,25 +15,23 @@ import pandas as pd
 import yaml
 
 from tst_titan import __version__
-from tst_titan.collect.beside import PublishedComparisons
-from tst_titan.collect.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
-from tst_titan.collect.comparisons import Difference
-from tst_titan.collect.downstream import downstream_table
-from tst_titan.collect.equal_loss import ReadOff
-from tst_titan.collect.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.collect.notices import Notice
-from tst_titan.collect.study_results import SegmentCost, StudyResults
-from tst_titan.collect.tables import PROVENANCE_COLUMNS, readable, task_names
+from tst_titan.collect.study import SegmentCost, StudyResults
+from tst_titan.collect.tables import PROVENANCE_COLUMNS, task_names
 from tst_titan.collect.usage import total
-from tst_titan.collect.wording import (
+from tst_titan.compare.downstream import downstream_table
+from tst_titan.compare.findings import Findings
+from tst_titan.formats import MISSING, is_missing, number, scientific, short, with_error
+from tst_titan.plan import Accelerator
+from tst_titan.report.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
+from tst_titan.report.tables import readable
+from tst_titan.report.words import (
     COMPARISON_HEADER,
     column_name,
     comparison_cells,
-    comparisons_table,
     difference_words,
     read_off_words,
 )
-from tst_titan.plan import Accelerator
 from tst_titan.shown import hide_paths, known_folders
 from tst_titan.study.yaml_file import StudySource
 
@@ -64,25 +62,6 @@ class FigureSection:
     source: str
     notes: Sequence[str] = ()
     folded: Sequence[Chart] = ()
-
-
-@dataclass(frozen=True)
-class Findings:
-    """The comparisons of a study, computed on one column of its table."""
-
-    column: str
-    flops: tuple[Difference, ...] = ()
-    loss: tuple[ReadOff, ...] = ()
-    data: tuple[Difference, ...] = ()
-    published: PublishedComparisons | None = None
-
-    def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
-        """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
-        return (None, "") if self.published is None else self.published.of(kind, item)
-
-    def table(self) -> pd.DataFrame:
-        """All of them as one tidy table (`comparisons.csv`)."""
-        return comparisons_table(self.flops, self.loss, self.data, self.published_of)
 
 
 def study_report(
@@ -211,7 +190,7 @@ def _render(folders: Mapping[str, str], /, **context: Any) -> str:
         return hide_paths(value, folders) if plain else value
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tst_titan.collect"),
+        loader=jinja2.PackageLoader("tst_titan.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

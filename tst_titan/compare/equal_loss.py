@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.comparisons import LEVEL, Interval, baselines, is_baseline, recipe_of, variants
+from tst_titan.compare.intervals import LEVEL, Interval
+from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
 
 DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from tst_titan.collect.charts import NUM_COLORS, Chart, HeatMap, Line, Panel
-from tst_titan.collect.comparisons import is_baseline, variants
-from tst_titan.collect.equal_loss import fitted_losses
-from tst_titan.collect.grids import Grid
-from tst_titan.collect.wording import column_name
+from tst_titan.compare.equal_loss import fitted_losses
+from tst_titan.compare.grids import Grid
+from tst_titan.compare.variants import is_baseline, variants
+from tst_titan.report.charts import NUM_COLORS, Chart, HeatMap, Line, Panel
+from tst_titan.report.words import column_name
 
 FLAT = 0.002
 

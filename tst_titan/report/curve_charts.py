@@ -1,19 +1,32 @@
 """The figures of a study, as charts: what is drawn, not how (see `charts`)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
-from tst_titan.collect.charts import NUM_COLORS, Line, LineStyle, Panel
-from tst_titan.collect.study_results import RunCurve
+from tst_titan.collect.study import RunCurve
+from tst_titan.report.charts import NUM_COLORS, Line, LineStyle, Panel
 
 LOSS = "loss (nats a token)"
 MOST_VARIANTS = 6
 RUNNING = 9
 
 
-def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
+@dataclass(frozen=True)
+class LabelledCurve(RunCurve):
+    """A run's curves with the name of its variant."""
+
+    label: str
+
+
+def labelled(curves: Iterable[RunCurve], labels: Mapping[str, str]) -> list[LabelledCurve]:
+    """The curves with their variants' names, `labels` by run."""
+    return [LabelledCurve(**vars(curve), label=labels[curve.run]) for curve in curves]
+
+
+def colors_of(curves: Iterable[LabelledCurve]) -> dict[str, int]:
     """A colour slot for every variant: the neutral 0 for the first baseline, the others in order."""
     labels: dict[str, bool] = {}
     for curve in curves:
@@ -29,7 +42,7 @@ def colors_of(curves: Iterable[RunCurve]) -> dict[str, int]:
     return colors
 
 
-def largest_budgets(curves: Iterable[RunCurve]) -> tuple[list[RunCurve], list[RunCurve]]:
+def largest_budgets(curves: Iterable[LabelledCurve]) -> tuple[list[LabelledCurve], list[LabelledCurve]]:
     """The curves of each model's largest budget, and the others."""
     curves = list(curves)
     largest = {model: max(c.steps for c in curves if c.model == model) for model in {c.model for c in curves}}
@@ -38,7 +51,7 @@ def largest_budgets(curves: Iterable[RunCurve]) -> tuple[list[RunCurve], list[Ru
 
 
 def curve_panels(
-    curves: Iterable[RunCurve],
+    curves: Iterable[LabelledCurve],
     colors: dict[str, int],
     entropy: float | None,
     published: Mapping[str, float] | None = None,
@@ -49,7 +62,7 @@ def curve_panels(
     plain loss after the switch: it is drawn faint. `published`: the paper's final training loss by run.
     """
     panels = []
-    groups: dict[tuple[str, int], list[RunCurve]] = {}
+    groups: dict[tuple[str, int], list[LabelledCurve]] = {}
     for curve in curves:
         groups.setdefault((curve.model, curve.steps), []).append(curve)
     for (model, steps), members in groups.items():
@@ -94,7 +107,7 @@ def curve_panels(
     return panels
 
 
-def _best_variants(members: list[RunCurve]) -> tuple[list[RunCurve], str]:
+def _best_variants(members: list[LabelledCurve]) -> tuple[list[LabelledCurve], str]:
     """Of many variants, the baseline and those that ended best; and a sentence about those left out."""
     finals: dict[str, list[float]] = {}
     for curve in members:
@@ -111,7 +124,7 @@ def _best_variants(members: list[RunCurve]) -> tuple[list[RunCurve], str]:
     return [curve for curve in members if curve.baseline or curve.label in best], left_out
 
 
-def _training_lines(curve: RunCurve, color: int) -> list[Line]:
+def _training_lines(curve: LabelledCurve, color: int) -> list[Line]:
     bags = curve.training_step <= (curve.switch_step or 0)
     lines = []
     if bags.any():
@@ -134,7 +147,7 @@ def _training_lines(curve: RunCurve, color: int) -> list[Line]:
 
 
 def _published_ends(
-    members: list[RunCurve], colors: dict[str, int], published: Mapping[str, float]
+    members: list[LabelledCurve], colors: dict[str, int], published: Mapping[str, float]
 ) -> tuple[Line, ...]:
     """A ring at the last step for every variant with a published final training loss."""
     ends = {curve.label: (curve.steps, published[curve.run]) for curve in members if curve.run in published}
@@ -144,7 +157,7 @@ def _published_ends(
     )
 
 
-def _validation_line(curve: RunCurve, color: int) -> Line:
+def _validation_line(curve: LabelledCurve, color: int) -> Line:
     style = _dotted(curve.validation_step)
     return Line(
         curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve)
@@ -155,12 +168,12 @@ def _dotted(step: np.ndarray) -> LineStyle:
     return "points+line" if len(step) <= 25 else "solid"
 
 
-def _detail(curve: RunCurve) -> str:
+def _detail(curve: LabelledCurve) -> str:
     return f"seed {curve.seed}"
 
 
 def _recovery_zoom(
-    members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
 ) -> Panel | None:
     """The last stretch before the first switch to the end; the axis spans what the plain losses do there."""
     switched = [
@@ -216,7 +229,7 @@ def running_mean(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _lead(
-    members: list[RunCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
 ) -> Panel | None:
     """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
     baselines = {curve.seed: curve for curve in members if curve.baseline}

@@ -1,13 +1,13 @@
 """Comparisons in plain words, whichever way they fall."""
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 
-from tst_titan.collect.comparisons import Difference, Interval
-from tst_titan.collect.equal_loss import ReadOff
+from tst_titan.compare.equal_loss import ReadOff
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.paired import Difference
 
 COLUMN_NAMES = {"validation_loss": "validation loss", "final_train_loss": "final training loss"}
 
@@ -74,96 +74,6 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
     if interval.low == 0:
         return f"90% interval: one-sided, below {interval.high:.2f}{unit}."
     return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
-
-
-PublishedOf = Callable[[str, Difference | ReadOff], tuple[float | None, str]]
-
-
-def comparisons_table(
-    flops: Iterable[Difference],
-    loss: Iterable[ReadOff],
-    data: Iterable[Difference],
-    published_of: PublishedOf = lambda kind, item: (None, ""),
-) -> pd.DataFrame:
-    """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
-
-    `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
-    """
-    rows = [
-        _difference_row(kind, item) | _published_cells(published_of(kind, item))
-        for kind, items in (("equal FLOPs", flops), ("equal data", data))
-        for item in items
-    ]
-    for item in loss:
-        rows.append(
-            {
-                "comparison": "equal loss",
-                "model": item.model,
-                "steps": item.steps,
-                "arm": item.label,
-                "column": item.column,
-                "arm_value": item.loss,
-                "baseline_value": item.baseline_steps,
-                "kind": "speedup",
-                "bound": item.bound,
-                "value": item.speedup,
-                "low": item.interval.low,
-                "high": item.interval.high,
-                "p_value": None,
-                "num_seeds": item.num_seeds,
-                "remark": item.interval.absent_because,
-                "runs": " ".join(item.runs),
-                **_published_cells(published_of("equal loss", item)),
-            }
-        )
-    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-
-
-COMPARISON_COLUMNS = [
-    "comparison",
-    "model",
-    "steps",
-    "arm",
-    "column",
-    "arm_value",
-    "baseline_value",
-    "kind",
-    "bound",
-    "value",
-    "low",
-    "high",
-    "p_value",
-    "num_seeds",
-    "remark",
-    "runs",
-    "published",
-    "published_bound",
-]
-
-
-def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
-    return {"published": found[0], "published_bound": found[1]}
-
-
-def _difference_row(kind: str, item: Difference) -> dict[str, object]:
-    return {
-        "comparison": kind,
-        "model": item.model,
-        "steps": item.steps,
-        "arm": item.label,
-        "column": item.column,
-        "arm_value": item.arm_value,
-        "baseline_value": item.baseline_value,
-        "kind": "difference",
-        "bound": "",
-        "value": item.value,
-        "low": item.interval.low,
-        "high": item.interval.high,
-        "p_value": item.p_value,
-        "num_seeds": item.num_pairs,
-        "remark": item.interval.absent_because,
-        "runs": " ".join(item.runs),
-    }
 
 
 def comparison_cells(row: dict[str, Any]) -> list[str]:

@@ -5,35 +5,14 @@ and the compared numbers. A baseline run has bag size 1 or step ratio 0. Runs ar
 seed agrees. All intervals are 90%.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-LEVEL = 0.90
-# What makes two runs the same but for their seed.
-VARIANT = [
-    "arm",
-    "model",
-    "bag_size",
-    "step_ratio",
-    "learning_rate",
-    "bag_weighting",
-    "superpose",
-    "reinit_embeddings",
-]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 90% interval. `low` or `high` is infinite where the data bounds one side only; both None: absent."""
-
-    low: float | None = None
-    high: float | None = None
-    absent_because: str = ""
+from tst_titan.compare.intervals import LEVEL, Interval
+from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
 
 
 @dataclass(frozen=True)
@@ -55,51 +34,6 @@ class Difference:
     @property
     def value(self) -> float:
         return self.arm_value - self.baseline_value
-
-
-def is_baseline(table: pd.DataFrame) -> pd.Series:
-    """Runs without superposition."""
-    return (table["bag_size"].fillna(1) == 1) | (table["step_ratio"].fillna(0) == 0)
-
-
-def recipe_of(run: pd.Series) -> tuple[str, float | None]:
-    """What a baseline must share to be compared: model and learning rate (None where it is not known)."""
-    rate = run["learning_rate"]
-    return str(run["model"]), None if pd.isna(rate) else float(rate)
-
-
-def baselines(table: pd.DataFrame) -> dict[tuple[str, float | None], pd.DataFrame]:
-    """The baseline runs of a table by `recipe_of`."""
-    plain = table[is_baseline(table)]
-    groups = plain.groupby(["model", "learning_rate"], dropna=False, sort=False)
-    return {recipe_of(rows.iloc[0]): rows for _, rows in groups}
-
-
-def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Groups of replicates, with a label: the arm's name, and what else is needed to tell its variants apart."""
-    keys = [name for name in VARIANT if name in table.columns]
-    groups = list(table.groupby([*keys, *by], dropna=False, sort=False))
-    # What differs between models alone, such as a learning rate of each model's own, is told by the model.
-    varying = {
-        arm: [name for name in keys[2:] if rows.groupby("model")[name].nunique(dropna=False).max() > 1]
-        for arm, rows in table.groupby("arm", sort=False)
-    }
-    for _, rows in groups:
-        first = rows.iloc[0]
-        yield label_of(first, varying[first["arm"]]), rows
-
-
-_SYMBOLS = {"bag_size": "s", "step_ratio": "r", "learning_rate": "lr"}
-
-
-def label_of(row: Any, varying: list[str]) -> str:
-    """``tst`` or, where the arm is a grid, ``tst s=6 r=0.3``."""
-    parts = []
-    for name in varying:
-        if pd.notna(row[name]):
-            value = f"{row[name]:.4g}" if isinstance(row[name], int | float | np.number) else str(row[name])
-            parts.append(f"{_SYMBOLS.get(name, name)}={value}")
-    return " ".join([str(row["arm"]), *parts])
 
 
 def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tst_titan.collect.formats import number, short, with_error
-from tst_titan.collect.report import Findings, finding_sentences
-from tst_titan.collect.study_results import StudyResults
+from tst_titan.collect.study import StudyResults
 from tst_titan.collect.tables import task_names
+from tst_titan.compare.findings import Findings
+from tst_titan.formats import number, short, with_error
+from tst_titan.report.page import finding_sentences
 from tst_titan.shown import printable
 
 MOST_RUNS = 24

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from tst_titan.collect.axes import (
+from tst_titan.report.axes import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -25,7 +25,7 @@ from tst_titan.collect.axes import (
     tick_text,
     ticks,
 )
-from tst_titan.collect.row_charts import RowChart, row_chart_body
+from tst_titan.report.row_charts import RowChart, row_chart_body
 
 # Okabe and Ito's palette, without its yellow; slot 0 is the baseline's neutral.
 NUM_COLORS = 7

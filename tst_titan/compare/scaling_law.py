@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from tst_titan.collect.comparisons import LEVEL, Interval
+from tst_titan.compare.intervals import LEVEL, Interval
 
 DRAWS = 200
 EXPONENTS = (0.02, 2.0)

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tst_titan.collect.comparisons import LEVEL, Interval
-from tst_titan.collect.grids import Grid, find_grids
-from tst_titan.collect.scaling_fit import CannotFitError
+from tst_titan.compare.grids import Grid, find_grids
+from tst_titan.compare.intervals import LEVEL, Interval
+from tst_titan.compare.scaling_law import CannotFitError
 
 FEWEST_SIZES, FEWEST_CELLS, FEWEST_VALUES = 3, 8, 3
 # Shares of the cells, from the best, that the surface is fitted to: the first that holds enough of them.

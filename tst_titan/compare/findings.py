@@ -1,0 +1,141 @@
+"""All comparisons that a study asks for, and their table."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tst_titan.compare.equal_loss import ReadOff, equal_loss
+from tst_titan.compare.paired import Difference, equal_data, equal_flops
+from tst_titan.compare.published import PublishedComparisons
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The comparisons of a study, computed on one column of its table."""
+
+    column: str
+    flops: tuple[Difference, ...] = ()
+    loss: tuple[ReadOff, ...] = ()
+    data: tuple[Difference, ...] = ()
+    published: PublishedComparisons | None = None
+
+    def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
+        """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
+        return (None, "") if self.published is None else self.published.of(kind, item)
+
+    def table(self) -> pd.DataFrame:
+        """All of them as one tidy table (`comparisons.csv`)."""
+        return comparisons_table(self.flops, self.loss, self.data, self.published_of)
+
+
+def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Findings:
+    """The comparisons that a study asks for, of the finished runs of its table; `published`: the column of the paper's loss."""
+    finished = table[table["status"] == "finished"]
+    column = compared_column(finished, wanted)
+    return Findings(
+        column=column,
+        flops=tuple(equal_flops(finished, column)) if "equal_flops" in wanted else (),
+        loss=tuple(equal_loss(finished, column)) if "equal_loss" in wanted else (),
+        data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
+        published=PublishedComparisons(table, published) if "published" in wanted else None,
+    )
+
+
+def compared_column(finished: pd.DataFrame, wanted: tuple[str, ...]) -> str:
+    """Which loss of the finished runs is compared: the validation loss where each has one.
+
+    Beside published values it is the final training loss, the one that the paper prints.
+    """
+    validated = finished["validation_loss"].notna().all() and "published" not in wanted
+    return "validation_loss" if validated else "final_train_loss"
+
+
+PublishedOf = Callable[[str, Difference | ReadOff], tuple[float | None, str]]
+
+
+def comparisons_table(
+    flops: Iterable[Difference],
+    loss: Iterable[ReadOff],
+    data: Iterable[Difference],
+    published_of: PublishedOf = lambda kind, item: (None, ""),
+) -> pd.DataFrame:
+    """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
+
+    `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
+    """
+    rows = [
+        _difference_row(kind, item) | _published_cells(published_of(kind, item))
+        for kind, items in (("equal FLOPs", flops), ("equal data", data))
+        for item in items
+    ]
+    for item in loss:
+        rows.append(
+            {
+                "comparison": "equal loss",
+                "model": item.model,
+                "steps": item.steps,
+                "arm": item.label,
+                "column": item.column,
+                "arm_value": item.loss,
+                "baseline_value": item.baseline_steps,
+                "kind": "speedup",
+                "bound": item.bound,
+                "value": item.speedup,
+                "low": item.interval.low,
+                "high": item.interval.high,
+                "p_value": None,
+                "num_seeds": item.num_seeds,
+                "remark": item.interval.absent_because,
+                "runs": " ".join(item.runs),
+                **_published_cells(published_of("equal loss", item)),
+            }
+        )
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+COMPARISON_COLUMNS = [
+    "comparison",
+    "model",
+    "steps",
+    "arm",
+    "column",
+    "arm_value",
+    "baseline_value",
+    "kind",
+    "bound",
+    "value",
+    "low",
+    "high",
+    "p_value",
+    "num_seeds",
+    "remark",
+    "runs",
+    "published",
+    "published_bound",
+]
+
+
+def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
+    return {"published": found[0], "published_bound": found[1]}
+
+
+def _difference_row(kind: str, item: Difference) -> dict[str, object]:
+    return {
+        "comparison": kind,
+        "model": item.model,
+        "steps": item.steps,
+        "arm": item.label,
+        "column": item.column,
+        "arm_value": item.arm_value,
+        "baseline_value": item.baseline_value,
+        "kind": "difference",
+        "bound": "",
+        "value": item.value,
+        "low": item.interval.low,
+        "high": item.interval.high,
+        "p_value": item.p_value,
+        "num_seeds": item.num_pairs,
+        "remark": item.interval.absent_because,
+        "runs": " ".join(item.runs),
+    }
