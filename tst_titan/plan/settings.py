@@ -7,7 +7,7 @@ Sizes: B = `sequences_per_step`, L = `seq_len`, S = `bag_size`.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -163,6 +163,11 @@ class Stage:
     reinit_embeddings: bool = False
     decay_end_step: int = 0
     decay_to: float = 0.0
+
+    @cached_property
+    def begun(self) -> "Stage":
+        """The stage without a step taken: equal for stages that differ only in how far they got."""
+        return replace(self, end_step=self.start_step)
 
     @property
     def data_tokens_per_position(self) -> int:
