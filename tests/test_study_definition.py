@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tst_titan.study import LoadedStudy, catalogue, load_study
+from tst_titan.study.definition import Evaluate
 
 BASE = """\
 corpus: {source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}
@@ -191,3 +192,26 @@ def test_sources_and_tokenizers_of_ones_own(tmp_path: Path) -> None:
     study = load(tmp_path, corpus + BASE[BASE.index("\n") :])
     assert study.definition.corpus.weights == {"books": 0.25, "dclm": 0.75}
     assert study.definition.corpus.tokenizer.vocab_size == 32000
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "points"),
+    [
+        ("final", 7, (7,)),
+        ("every 25%", 10, (2, 5, 8, 10)),
+        ("every 60%", 10, (6, 10)),
+        ("every 1%", 10, tuple(range(1, 11))),
+        ("every 3 steps", 9, (3, 6, 9)),
+        ("every 4steps", 9, (4, 8, 9)),
+        ("every 100 steps", 9, (9,)),
+    ],
+)
+def test_a_run_is_evaluated_where_the_definition_says(text: str, steps: int, points: tuple[int, ...]) -> None:
+    at = Evaluate.model_validate({"tasks": "offline", "at": text}).at
+    assert at.of_run(steps) == points
+    assert at.count(steps) >= len(points)
+    assert Evaluate.model_validate({"at": str(at)}).at == at
+
+
+def test_a_definition_that_names_no_points_is_evaluated_at_the_end() -> None:
+    assert Evaluate().at.of_run(9) == (9,)

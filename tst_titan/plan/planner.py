@@ -14,7 +14,7 @@ from tst_titan.plan.chains import Chains
 from tst_titan.plan.costs import Accelerator, flops_per_step
 from tst_titan.plan.finished import Difference, differences
 from tst_titan.plan.settings import CorpusSettings, Recipe, Segment, Stage
-from tst_titan.plan.trajectory import evaluation_steps, run_stages
+from tst_titan.plan.trajectory import run_stages
 from tst_titan.study import LoadedStudy, RunDefinition, Study, catalogue, load_study
 from tst_titan.study.yaml_file import StudySource
 
@@ -205,7 +205,7 @@ def _want(chains: Chains, study: LoadedStudy) -> list[_Wanted]:
     wanted = []
     for run in study.runs:
         recipe, stages = chains.recipes.of(run), run_stages(run)
-        evaluated = evaluation_steps(evaluate.at, run.steps) if evaluate.tasks else ()
+        evaluated = evaluate.at.of_run(run.steps) if evaluate.tasks else ()
         chains.want(recipe, stages, evaluated)
         wanted.append(_Wanted(run, recipe, stages, evaluated))
     return wanted

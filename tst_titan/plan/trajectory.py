@@ -1,8 +1,6 @@
-"""A run as a trajectory: its recipe and its stages, and the states on the way that are wanted."""
+"""A run as a trajectory: its recipe and its stages."""
 
-import re
 from dataclasses import replace
-from functools import cache
 
 from tst_titan.plan.settings import (
     CorpusSettings,
@@ -113,18 +111,3 @@ def run_stages(run: RunDefinition) -> tuple[Stage, ...]:
         # Always the stage after superposition, which is the decay where no step of recovery lies between.
         stages[1] = replace(stages[1], reinit_embeddings=True)
     return tuple(stages)
-
-
-@cache
-def evaluation_steps(at: str, steps: int) -> tuple[int, ...]:
-    """The steps of a run at which `evaluate.at` wants its tasks, the last always among them."""
-    if at == "final":
-        return (steps,)
-    match = re.fullmatch(r"every ([0-9]+)\s*(%|steps)", at)
-    assert match is not None  # the definition has checked it
-    every = int(match[1])
-    if match[2] == "steps":
-        points = set(range(every, steps, every))
-    else:
-        points = {round(steps * percent / 100) for percent in range(every, 100, every)} - {0}
-    return tuple(sorted({*points, steps}))

@@ -4,7 +4,6 @@ A definition says what is computed, never where or how. Runs are arms x models x
 any field makes a grid of; an arm's value beats a model's, a model's beats the study's `training`.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -12,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tst_titan.names import RULE, is_name
 from tst_titan.study import catalogue
 from tst_titan.study.corpus import Corpus
+from tst_titan.study.evaluation_points import At
 from tst_titan.study.fields import (
     Fraction,
     Grid,
@@ -166,24 +166,14 @@ def _task(value: Any) -> Any:
     return value
 
 
-def _when(value: Any) -> Any:
-    if isinstance(value, str):
-        if value == "final":
-            return value
-        match = re.fullmatch(r"every ([0-9]+)\s*(%|steps)", value)
-        if match and int(match[1]) > 0 and (match[2] == "steps" or int(match[1]) <= 100):
-            return value
-    raise ValueError("must be 'final', 'every 10%' (of a run's steps) or 'every 1000 steps'")
-
-
 class Evaluate(Strict):
     """Which tasks, and at which steps of a run."""
 
     tasks: Grid[Annotated[str, BeforeValidator(_task)]] | None = Field(
         default=None, description="Task names of lm-eval, or the groups offline and paper."
     )
-    at: Annotated[str, BeforeValidator(_when)] = Field(
-        default="final", description="final, every 10%, or every 1000 steps."
+    at: At = Field(
+        default="final", validate_default=True, description="final, every 10%, or every 1000 steps."
     )
 
 

@@ -101,13 +101,11 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
             source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
         )
     _refuse_duplicates(source, runs)
-    every = re.fullmatch(r"every ([0-9]+)\s*steps", study.evaluate.at)
     longest = max(run.steps for run in runs)
-    if every and longest // int(every[1]) > MAX_EVALUATIONS:
-        message = (
-            f"evaluates a run of {longest} steps {longest // int(every[1])} times: at most {MAX_EVALUATIONS}"
-        )
-        raise UserError(source.complain(("evaluate", "at"), study.evaluate.at, message))
+    count = study.evaluate.at.count(longest)
+    if count > MAX_EVALUATIONS:
+        message = f"evaluates a run of {longest} steps {count} times: at most {MAX_EVALUATIONS}"
+        raise UserError(source.complain(("evaluate", "at"), str(study.evaluate.at), message))
     return tuple(runs)
 
 
