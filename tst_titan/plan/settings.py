@@ -25,7 +25,7 @@ class MoEShape:
     num_experts: int
     top_k: int
     expert_ffn_dim: int
-    load_balance_coeff: float = 1e-3
+    load_balance_coeff: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class ModelShape:
     head_dim: int
     ffn_dim: int
     vocab_size: int
-    tied_embeddings: bool = False
-    rope_theta: float = 500000.0
-    norm_eps: float = 1e-5
-    moe: MoEShape | None = None
+    tied_embeddings: bool
+    rope_theta: float
+    norm_eps: float
+    moe: MoEShape | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +119,15 @@ class Recipe:
     sequences_per_step: int
     learning_rate: float
     warmup_steps: int
-    beta1: float = 0.9
-    beta2: float = 0.95
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    precision: Literal["float32", "bfloat16", "float8"] = "bfloat16"
-    attention: Literal["causal", "document"] = "causal"
-    block_tokens: int = 2048
-    seed: int = 0
+    beta1: float
+    beta2: float
+    adam_eps: float
+    weight_decay: float
+    max_grad_norm: float
+    precision: Literal["float32", "bfloat16", "float8"]
+    attention: Literal["causal", "document"]
+    block_tokens: int
+    seed: int
 
     @property
     def tokens_per_step(self) -> int:

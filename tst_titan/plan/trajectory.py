@@ -15,6 +15,9 @@ from tst_titan.study import RunDefinition, catalogue
 from tst_titan.study.corpus import Corpus
 from tst_titan.study.recipe import Shape
 
+# Settings of the learning rate's decay: of a stage, not of the recipe that all stages share.
+STAGES_OWN = ("decay_fraction", "decay_to")
+
 
 def corpus_settings(corpus: Corpus) -> CorpusSettings:
     """The corpus that a definition means, its known sources and tokenizers written out."""
@@ -56,17 +59,13 @@ class Recipes:
         if key not in self._by_run:
             tokenizer = run.corpus.tokenizer
             vocab_size = tokenizer.model_vocab_size or tokenizer.vocab_size
-            fields = {
-                name: value
-                for name, value in run.training.items()
-                if name not in ("decay_fraction", "decay_to")
-            }
+            own = {name: value for name, value in run.training.items() if name not in STAGES_OWN}
             self._by_run[key] = self.intern(
                 Recipe(
                     model=model_shape(run.model, run.shape, vocab_size),
                     corpus=self._corpora[id(run.corpus)][1],
                     seed=run.seed,
-                    **fields,
+                    **own,
                 )
             )
         return self._by_run[key]

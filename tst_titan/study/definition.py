@@ -22,6 +22,7 @@ from tst_titan.study.fields import (
     Strict,
     Tokens,
     choices,
+    defaulted,
     named,
     nearest,
 )
@@ -89,15 +90,10 @@ class ArmFields(Training):
     superposition_steps: Grid[Positive] | None = Field(
         default=None, description="The exact number, instead of step_ratio."
     )
-    bag_weighting: Grid[BagWeighting] | None = Field(
-        default=None, description="Weights of a bag's targets. Default uniform."
-    )
-    superpose: Grid[Superpose] | None = Field(
-        default=None, description="Bags at the input, the output or both. Default both."
-    )
-    reinit_embeddings: Grid[bool] | None = Field(
-        default=None,
-        description="Re-initialize embedding and head when superposition ends (an ablation). Default false.",
+    bag_weighting: Grid[BagWeighting] | None = defaulted("bag_weighting", "Weights of a bag's targets.")
+    superpose: Grid[Superpose] | None = defaulted("superpose", "Bags at the input, the output or both.")
+    reinit_embeddings: Grid[bool] | None = defaulted(
+        "reinit_embeddings", "Re-initialize embedding and head when superposition ends (an ablation)."
     )
     models: Grid[str] | None = Field(
         default=None, description="Only these of the study's models. Default: all."

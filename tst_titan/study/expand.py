@@ -12,23 +12,16 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
 from tst_titan.study.corpus import Corpus
+from tst_titan.study.defaults import ARM_DEFAULTS, TRAINING_DEFAULTS
 from tst_titan.study.definition import Arm, Exclude, Include, Study, superposition_mistake
 from tst_titan.study.fields import choices
-from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
+from tst_titan.study.recipe import Shape
 from tst_titan.study.yaml_file import StudySource
 
 KeyPath = tuple[str | int, ...]
 MAX_EVALUATIONS = 1000
 # Runs of one study, unless TST_TITAN_MAX_RUNS says otherwise: a slip in one file's grid stalls no command that reads the folder.
 MAX_RUNS = 10_000
-ARM_FIELDS = (
-    "bag_size",
-    "step_ratio",
-    "superposition_steps",
-    "bag_weighting",
-    "superpose",
-    "reinit_embeddings",
-)
 # How a field shows in a run's name, where a run differs by it.
 _TAGS = {
     "learning_rate": "lr",
@@ -199,7 +192,7 @@ def _grids_of_arm(
         grids: dict[str, tuple[Any, ...]] = {}
         paths: dict[str, KeyPath] = {}
         tagged = []
-        for field in (*ARM_FIELDS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
+        for field in (*ARM_DEFAULTS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
             values, paths[field] = _resolve(
                 study, model, arm, field, path if field in own.model_fields_set else base
             )
@@ -210,7 +203,7 @@ def _grids_of_arm(
                     )
                 )
             grids[field] = values
-            if field not in ("steps", "seeds", *ARM_FIELDS) and (
+            if field not in ("steps", "seeds", *ARM_DEFAULTS) and (
                 len(values) > 1 or getattr(arm, field) is not None
             ):
                 tagged.append(field)
@@ -225,14 +218,7 @@ def _runs(source: StudySource, study: Study, grid: _Grid) -> Iterator[RunDefinit
 
 def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) -> tuple[Any, KeyPath]:
     """The values of a field, and where they were written: arm, then model, then study, then what is published."""
-    defaults: dict[str, tuple[Any, ...]] = {key: (value,) for key, value in TRAINING_DEFAULTS.items()}
-    defaults |= {
-        "bag_size": (1,),
-        "step_ratio": (None,),
-        "superposition_steps": (None,),
-        "bag_weighting": ("uniform",),
-    }
-    defaults |= {"superpose": ("both",), "reinit_embeddings": (False,)}
+    defaults = {key: (value,) for key, value in (TRAINING_DEFAULTS | ARM_DEFAULTS).items()}
     if model in catalogue.MODELS:
         defaults["learning_rate"] = (catalogue.MODELS[model]["learning_rate"],)
     written: list[tuple[Any, KeyPath]] = [

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from tst_titan.names import RULE, is_name
+from tst_titan.study.defaults import ARM_DEFAULTS, TRAINING_DEFAULTS, spelled
 
 T = TypeVar("T")
 
@@ -94,6 +95,12 @@ class _OneOrMore:
         schema = handler(core_schema)
         items = schema["items"]
         return {"anyOf": [items, {"type": "array", "items": items, "minItems": 1, "uniqueItems": True}]}
+
+
+def defaulted(name: str, meaning: str) -> Any:
+    """The field ``name``, which may be left out: its description is ``meaning`` and the default that then holds."""
+    default = (TRAINING_DEFAULTS | ARM_DEFAULTS)[name]
+    return Field(default=None, description=f"{meaning} Default {spelled(default)}.")
 
 
 # One value or a list of different values: a tuple once it is read.
