@@ -6,6 +6,7 @@ import pytest
 
 from tst_titan.study import LoadedStudy, catalogue, load_study
 from tst_titan.study.definition import Evaluate
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
 
 BASE = """\
 corpus: {source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}
@@ -145,7 +146,7 @@ def test_ablation_arms(tmp_path: Path) -> None:
         (s, r) for s in ("both", "input", "output") for r in (False, True)
     }
     assert "2M-tst-s4-r0.3-input-only-reinit-1000-seed0" in [run.name for run in runs]
-    for weighting in catalogue.BAG_WEIGHTINGS:
+    for weighting in BAG_WEIGHTINGS:
         weighted = BASE.replace("bag_size: 4", f"bag_weighting: {weighting}, bag_size: 4")
         assert load(tmp_path, weighted).runs[-1].bag_weighting == weighting
     fitted = BASE.replace("bag_size: 4", 'bag_weighting: "mutual_information(3.2, 1.10, -0.9)", bag_size: 4')

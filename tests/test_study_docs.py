@@ -12,6 +12,7 @@ from tst_titan.plan.implied import implied_utilizations
 from tst_titan.study import catalogue, load_study
 from tst_titan.study.defaults import TRAINING_DEFAULTS, spelled
 from tst_titan.study.definition import Study
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
 DOC = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def test_the_shape_of_ones_own_is_accepted(tmp_path: Path) -> None:
 
 
 def test_every_key_model_and_default_is_in_the_text() -> None:
-    for name in (*Study.model_fields, *TRAINING_DEFAULTS, *catalogue.MODELS, *catalogue.BAG_WEIGHTINGS[1:]):
+    for name in (*Study.model_fields, *TRAINING_DEFAULTS, *catalogue.MODELS, *BAG_WEIGHTINGS[1:]):
         assert f"`{name}`" in DOC or f"{name}:" in DOC or f": {name}`" in DOC, name
     for name, value in TRAINING_DEFAULTS.items():
         shown = f"`{value}`" if isinstance(value, str) else spelled(value)

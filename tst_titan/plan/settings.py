@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tst_titan.files import digest_json
+from tst_titan.superposition.settings import Superpose, tokens_per_position, window_length
 
 Architecture = Literal["llama3", "qwen3_moe"]
-Superpose = Literal["both", "input", "output"]
 StageName = Literal["superposition", "recovery", "constant", "decay"]
 
 
@@ -172,7 +172,7 @@ class Stage:
     @property
     def data_tokens_per_position(self) -> int:
         """Data tokens that one latent position consumes: S where the input is bags, else 1."""
-        return self.bag_size if self.superpose != "output" else 1
+        return tokens_per_position(self.bag_size, self.superpose)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +204,11 @@ class Segment:
         return (
             f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
         )
+
+    @property
+    def window_length(self) -> int:
+        """Data tokens that a sequence of the last stage reads, its lookahead included."""
+        return window_length(self.recipe.seq_len, self.stage.bag_size, self.stage.superpose)
 
     def science(self) -> dict[str, Any]:
         """The settings that the identity is made of, as plain data."""

@@ -4,7 +4,7 @@ A definition says what is computed, never where or how. Runs are arms x models x
 any field makes a grid of; an arm's value beats a model's, a model's beats the study's `training`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -27,14 +27,13 @@ from tst_titan.study.fields import (
     nearest,
 )
 from tst_titan.study.recipe import Shape, Training
-
-Superpose = Literal["both", "input", "output"]
+from tst_titan.superposition.settings import BAG_WEIGHTINGS, Superpose
 
 
 def _weighting(value: Any) -> Any:
     """A validator for a known weighting, or `mutual_information(C0, a, k)` with a fit of one's own, spaces dropped."""
     if not (isinstance(value, str) and value.startswith("mutual_information(")):
-        return named("bag weighting", catalogue.BAG_WEIGHTINGS)(value)
+        return named("bag weighting", BAG_WEIGHTINGS)(value)
     try:
         c0, a, k = (
             float(part) for part in value.removeprefix("mutual_information(").removesuffix(")").split(",")
@@ -56,7 +55,7 @@ BagWeighting = Annotated[
     Field(
         json_schema_extra={
             "anyOf": [
-                {"enum": list(catalogue.BAG_WEIGHTINGS)},
+                {"enum": list(BAG_WEIGHTINGS)},
                 {"pattern": r"^mutual_information\(.*,.*,.*\)$"},
             ]
         }

@@ -144,7 +144,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; train "
             f"{job.segment.parent} first (if its folder has a done.json, delete that)"
         )
-    recipe, stage = job.segment.recipe, job.segment.stage
+    recipe = job.segment.recipe
     job.hardware.local_batch_size(recipe.sequences_per_step)
     verify_corpus(job.corpus_dir, largest=VERIFY_TOKENS)
     stream = TokenStream(
@@ -158,8 +158,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.corpus_dir}: token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
             f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer"
         )
-    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
-    for warning in stream.check_enough(job.segment.data_tokens, window):
+    for warning in stream.check_enough(job.segment.data_tokens, job.segment.window_length):
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
