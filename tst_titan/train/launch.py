@@ -34,6 +34,7 @@ from tst_titan.train.measured import LAST_SAVE, last_training_rows
 from tst_titan.train.record import sealed
 from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
+from tst_titan.units import duration
 
 PROGRESS_SECONDS = 10.0
 # Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
@@ -213,7 +214,7 @@ class Progress:
         left = max(0.0, (segment.end_step - row["step"]) * row["step_time_s"])
         print(
             f"{segment.id}: step {row['step']}/{segment.end_step}  loss {row['loss']:.3f}  "
-            f"{row['tokens_per_s']:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left",
+            f"{row['tokens_per_s']:,.0f} tokens/s  {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )
