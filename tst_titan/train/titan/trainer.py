@@ -17,10 +17,9 @@ from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
+from tst_titan.train.job import STOP_SIGNALS
 from tst_titan.train.titan.agreement import Agreement, Decision
 from tst_titan.train.titan.replicas import ReplicaSums
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class SegmentTrainer(Trainer):
