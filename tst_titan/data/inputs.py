@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tst_titan.data.corpora import Listing
+from tst_titan.data.sources import Listing
 from tst_titan.data.tokenizers import given_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
