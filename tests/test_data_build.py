@@ -16,18 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, numbered_corpus, settings, texts
 
-from tst_titan.data import build, corpora, groups, inputs, order
+from tst_titan.data import build, inputs, order, sources, tokenize
 from tst_titan.data import documents as documents_module
-from tst_titan.data.build import build_corpus, tokenize_part
-from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.build import build_corpus, tokenize_share
 from tst_titan.data.documents import document_hash
-from tst_titan.data.groups import finished
 from tst_titan.data.held_out import ONE_IN, held_out_rule
 from tst_titan.data.inputs import VERIFIED, check_inputs
 from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.needed import tokens_needed
 from tst_titan.data.shards import open_shard
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.data.stream import TokenStream
+from tst_titan.data.tokenize import finished
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
@@ -38,7 +38,7 @@ from tst_titan.plan.settings import SourceSettings, TokenizerSettings
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     """Groups of a few files, so that a small corpus has several."""
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 20_000)
+    monkeypatch.setattr(sources, "_SMALLEST_GROUP", 20_000)
 
 
 def many_files(folder: Path, documents: list[str], count: int = 12) -> Path:
@@ -111,14 +111,14 @@ def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
     for name, workers in [("one", 1), ("three", 3)]:
         build_corpus(chosen, tmp_path / name, num_workers=workers)
     for part in (2, 0, 1):
-        tokenize_part(chosen, tmp_path / "parts", (part, 3), num_workers=1)
+        tokenize_share(chosen, tmp_path / "parts", (part, 3), num_workers=1)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
 
 
 def test_a_share_beyond_the_groups_has_nothing_to_do(tmp_path):
     chosen = settings(many_files(tmp_path / "in", texts(40)))
-    tokenize_part(chosen, tmp_path / "parts", (1000, 1001), num_workers=2)
+    tokenize_share(chosen, tmp_path / "parts", (1000, 1001), num_workers=2)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     build_corpus(chosen, tmp_path / "one", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "parts")
@@ -126,10 +126,10 @@ def test_a_share_beyond_the_groups_has_nothing_to_do(tmp_path):
 
 def test_a_shard_closes_at_its_size_whatever_its_group_holds(tmp_path, monkeypatch):
     path = jsonl(tmp_path / "in.jsonl", texts(300))
-    monkeypatch.setattr(groups, "_BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(tokenize, "_BATCH_CHARACTERS", 1000)
     read = {}
     for name, size in [("one", 2**27), ("many", 2000)]:
-        monkeypatch.setattr(groups, "SHARD_TOKENS", size)
+        monkeypatch.setattr(tokenize, "SHARD_TOKENS", size)
         manifest = build_corpus(settings(path), tmp_path / name, num_workers=1)
         sizes = [entry["num_tokens"] for entry in manifest["sources"][0]["shards"]]
         read[name] = np.concatenate(
@@ -268,7 +268,7 @@ def test_a_corpus_whose_files_changed_does_not_grow_and_stays_as_it_was(tmp_path
     with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
         grown(tmp_path / "corpus", chosen, 20_000)
     with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
-        build.tokenize_part(chosen, tmp_path / "corpus", (0, 1), num_workers=1, needed={"local": 20_000})
+        build.tokenize_share(chosen, tmp_path / "corpus", (0, 1), num_workers=1, needed={"local": 20_000})
     assert without_work(tmp_path / "corpus") == before
     verify_corpus(tmp_path / "corpus")
 
@@ -468,7 +468,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path; from data_fixtures import settings\n"
-        "from tst_titan.data import build, corpora; corpora._SMALLEST_GROUP = 20_000\n"
+        "from tst_titan.data import build, sources; sources._SMALLEST_GROUP = 20_000\n"
         "build.build_corpus(settings(sys.argv[3]), Path(sys.argv[4]), num_workers=1)\n"
     )
     here = Path(__file__).parent

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data import local_files, stdlib
-from tst_titan.data.corpora import Listing, list_source
-from tst_titan.data.run_groups import say
+from tst_titan.data.pool import say
+from tst_titan.data.sources import Listing, list_source
 from tst_titan.data.tokenizers import given_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, write_json

@@ -16,7 +16,7 @@ from tst_titan.plan import load_plans
 from tst_titan.published import published_files
 from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
     check_training,
     gpu_memory_gib,
