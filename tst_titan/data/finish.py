@@ -104,7 +104,7 @@ def finish(
         sources.append(
             {
                 "name": part.source.name,
-                "weight": part.source.weight,
+                "weight": part.share,
                 **_totals(shards),
                 "complete": bool(enough) or len(of_source) == len(part.jobs),
                 "origin": recorded(part.source.kind, part.listing),
