@@ -104,7 +104,7 @@ def finish(
         sources.append(
             {
                 "name": source_jobs.source.name,
-                "weight": source_jobs.source.weight,
+                "weight": source_jobs.share,
                 **_totals(shards),
                 "complete": bool(enough) or len(of_source) == len(source_jobs.jobs),
                 "origin": recorded(source_jobs.source.kind, source_jobs.listing),
