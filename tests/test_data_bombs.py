@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,8 +20,14 @@ import zstandard
 from data_fixtures import jsonl, settings, texts
 from test_data_sources import everything, source
 
+from tst_titan.collect.metrics import read_metrics
 from tst_titan.data.build import build_corpus
+from tst_titan.data.tokenizers import load_tokenizer
+from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
+from tst_titan.evaluate.offline import write_offline_tasks
+from tst_titan.files import read_json, write_json
+from tst_titan.study.yaml_file import read_yaml
 
 BOUND = 8 * 2**20
 LINE = 2**30
@@ -104,8 +111,8 @@ def read(tmp_path_factory):
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
 def test_a_line_without_end_is_one_message_with_its_place_and_the_setting(read, suffix):
     assert re.fullmatch(
-        rf".*/a\.jsonl{suffix}, line 2: more than 8,388,608 bytes, unpacked; make it smaller or leave it out, "
-        "or, to read it, set the environment's TST_TITAN_MAX_DOCUMENT_BYTES",
+        rf".*/a\.jsonl{suffix}, line 2: more than 8,388,608 bytes, the most that one line or document may have, unpacked; make it smaller or "
+        "leave it out, or, to read it, set the environment's TST_TITAN_MAX_DOCUMENT_BYTES",
         read[0][f"a.jsonl{suffix}"],
     )
 
@@ -155,3 +162,58 @@ def test_a_bound_that_is_no_number_is_named(tmp_path, monkeypatch):
         UserError, match="TST_TITAN_MAX_DOCUMENT_BYTES = '64M': must be a whole number from 1"
     ):
         everything(source(tmp_path))
+
+
+# Files of settings and results, which whoever shares a folder may have written.
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Makes a file of a gigabyte that takes no room on the disk."""
+
+    def make(name, begin="{"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(begin)
+        os.truncate(path, LINE)
+        return path
+
+    return make
+
+
+def test_no_file_of_settings_or_results_is_read_whole_without_a_bound(large, monkeypatch):
+    with pytest.raises(
+        UserError,
+        match=r"^\S*/done\.json: more than 134,217,728 bytes, the most that a file of settings or results may have; make it "
+        "smaller or leave it out, or, to read it, set the environment's TST_TITAN_MAX_RECORD_BYTES$",
+    ):
+        read_json(large("done.json"))
+    with pytest.raises(
+        UserError, match=r"^\S*/study\.yaml: more than 16,777,216 bytes, .*TST_TITAN_MAX_YAML_BYTES$"
+    ):
+        read_yaml(large("study.yaml", "steps: "))
+    with pytest.raises(UserError, match=r"/tokenizer\.json: more than 134,217,728 bytes"):
+        load_tokenizer(large("tokenizer.json").parent)
+    monkeypatch.setenv("TST_TITAN_MAX_METRICS_BYTES", "1000000")
+    path = large("metrics.jsonl", '{"step": 1, "loss": 2.0}\n')
+    found = read_metrics(path, first_step=0, last_step=1, finished=True)
+    assert len(found.training["step"]) == 0
+    (notice,) = found.notices
+    assert "more than 1,000,000 bytes, the most that a segment's metrics may have" in str(notice)
+
+
+def test_one_enormous_line_among_held_out_texts_is_named(large, corpus_dir, monkeypatch):
+    monkeypatch.setenv("TST_TITAN_MAX_RECORD_BYTES", "1000000")
+    folder = large("corpus/validation.jsonl", '{"id": "a", "text": "short"}\n').parent
+    message = r"validation\.jsonl, line 2: more than 1,000,000 bytes"
+    with pytest.raises(UserError, match=message):
+        write_offline_tasks(folder)
+    # A corpus of an earlier version, without a digest of the text.
+    manifest = read_json(corpus_dir / "corpus.json")
+    manifest["validation"].pop("text_digest", None)
+    shutil.copytree(
+        corpus_dir, folder, dirs_exist_ok=True, ignore=lambda *_: ["validation.jsonl", "corpus.json"]
+    )
+    write_json(folder / "corpus.json", manifest)
+    with pytest.raises(UserError, match=message):
+        check_held_out_text(folder)

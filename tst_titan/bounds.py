@@ -17,10 +17,11 @@ _PIECE = 2**20
 
 @dataclass(frozen=True)
 class Bound:
-    """The most of something: `default`, unless the environment's `variable` says otherwise."""
+    """The most bytes that `what` may have: `default`, unless the environment's `variable` says otherwise."""
 
     variable: str
     default: int
+    what: str
 
     def most(self) -> int:
         """The number that holds now. Raises `UserError` where the environment's is none."""
@@ -34,16 +35,18 @@ class Bound:
         return f"set the environment's {self.variable}"
 
 
-# A line or a document of text, unpacked. A worker holds a few times as much of one document: its bytes, its characters, its JSON.
-DOCUMENT_BYTES = Bound("TST_TITAN_MAX_DOCUMENT_BYTES", 64 * 2**20)
+# A worker holds a few times as much of one document: its bytes, its characters, its JSON.
+DOCUMENT_BYTES = Bound("TST_TITAN_MAX_DOCUMENT_BYTES", 64 * 2**20, "one line or document may have, unpacked")
 # What an unpacker keeps of what it has unpacked: the zstd program's own bound without `--long=31`; `xz -9` asks for half.
-WINDOW_BYTES = Bound("TST_TITAN_MAX_WINDOW_BYTES", 128 * 2**20)
-# A file of results that is read whole, such as corpus.json of 10,000 shards or a segment's metrics.jsonl.
-RECORD_BYTES = Bound("TST_TITAN_MAX_RECORD_BYTES", 512 * 2**20)
-# A data file of a task of one's own, unpacked: lm-eval holds all of it.
-TASK_DATA_BYTES = Bound("TST_TITAN_MAX_TASK_DATA_BYTES", 512 * 2**20)
-# A study, a site file or a task definition.
-YAML_BYTES = Bound("TST_TITAN_MAX_YAML_BYTES", 16 * 2**20)
+WINDOW_BYTES = Bound("TST_TITAN_MAX_WINDOW_BYTES", 128 * 2**20, "an unpacker's window may have")
+# corpus.json of 100,000 shards or the list of a dataset's 300,000 files have less; objects take ten times as much as their text.
+RECORD_BYTES = Bound("TST_TITAN_MAX_RECORD_BYTES", 128 * 2**20, "a file of settings or results may have")
+# Rows of two million steps.
+METRICS_BYTES = Bound("TST_TITAN_MAX_METRICS_BYTES", 2**30, "a segment's metrics may have")
+# lm-eval holds all of it.
+TASK_DATA_BYTES = Bound("TST_TITAN_MAX_TASK_DATA_BYTES", 2**29, "a task's data file may have, unpacked")
+# A study, a site's file or a task's definition.
+YAML_BYTES = Bound("TST_TITAN_MAX_YAML_BYTES", 16 * 2**20, "a YAML file may have")
 
 
 def read_bounded(file: IO[bytes], where: object, bound: Bound) -> bytes:
@@ -76,5 +79,5 @@ def bounded_lines(file: IO[bytes], path: Path, bound: Bound) -> Iterator[tuple[i
 def too_much(where: object, bound: Bound) -> UserError:
     """What is said of a thing that is larger than its bound."""
     return UserError(
-        f"{where}: more than {bound.most():,} bytes, unpacked; make it smaller or leave it out, or, to read it, {bound.mend}"
+        f"{where}: more than {bound.most():,} bytes, the most that {bound.what}; make it smaller or leave it out, or, to read it, {bound.mend}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tst_titan.bounds import YAML_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, digest_json
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
@@ -85,7 +86,9 @@ class Definitions:
             rf"""["']?(?:task|group)["']?\s*:\s*["']?{re.escape(name)}["']?\s*(?:[,}}#]|$)""", re.MULTILINE
         )
         for path, reason in self.broken:
-            if says.search(path.read_text(encoding="utf-8", errors="replace")):
+            with path.open(encoding="utf-8", errors="replace") as file:
+                text = file.read(YAML_BYTES.most())
+            if says.search(text):
                 raise UserError(f"{path}: task {name} cannot be read: {reason}")
         for again, path in self.others:
             if again == name:
@@ -175,14 +178,16 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         "!function", lambda loader, node: Function(str(loader.construct_scalar(node)), real.parent)
     )
     try:
-        with path.open("rb") as file:
-            settings = yaml.load(file, Loader=Loader)  # noqa: S506, it is built on the safe loader
+        content = read_file(path, YAML_BYTES)
+        settings = yaml.load(content, Loader=Loader)  # noqa: S506, it is built on the safe loader
     except yaml.MarkedYAMLError as error:
         # Not the text at fault: an included file may be anybody's.
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(
             f"no valid YAML ({error.problem}{line}{'' if not including else f' of {path}'})"
         ) from error
+    except UserError:
+        raise
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"no valid YAML ({type(error).__name__})") from error
     except OSError as error:
