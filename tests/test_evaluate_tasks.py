@@ -405,6 +405,25 @@ def test_a_tasks_data_are_bounded_unpacked_before_the_dataset_library_unpacks_th
     assert len(load(folder)["tasks"]["sums"].eval_docs) == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+        "a: &a [*a]\n",
+    ],
+    ids=["explodes", "in a circle"],
+)
+def test_a_definition_of_aliases_without_end_stands_in_the_way_of_no_other_task(text, folder):
+    """Whoever looked for code in it walked 2^40 values: every command that reads the folder stood still."""
+    user_task(folder, "sums")
+    (folder / "large.yaml").write_text(f"task: large\n{text}")
+    load(folder)
+    with pytest.raises(
+        UserError, match=r"large\.yaml: task large cannot be read: (it holds more than 100000|no valid YAML)"
+    ):
+        load(folder, "large")
+
+
 def test_one_enormous_definition_stands_in_the_way_of_no_other_task(folder):
     user_task(folder, "sums")
     with (folder / "large.yaml").open("w") as file:

@@ -17,11 +17,14 @@ _PIECE = 2**20
 
 @dataclass(frozen=True)
 class Bound:
-    """The most bytes that `what` may have: `default`, unless the environment's `variable` says otherwise."""
+    """The most of something, bytes as a rule: `default`, unless the environment's `variable` says otherwise.
+
+    `what` ends the sentence "more than N bytes, the most that ...".
+    """
 
     variable: str
     default: int
-    what: str
+    what: str = ""
 
     def most(self) -> int:
         """The number that holds now. Raises `UserError` where the environment's is none."""
