@@ -22,6 +22,7 @@ from test_data_sources import everything, source
 
 from tst_titan.collect.metrics import read_metrics
 from tst_titan.data.build import build_corpus
+from tst_titan.data.parquet_pages import pages_of
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
@@ -77,9 +78,10 @@ def write_bombs(folder):
     with (folder / "a.jsonl").open("wb") as file:
         file.write(begin)
         file.truncate(LINE)
-    # In Parquet a cell has at most 2 GB: one of many, which lie in one page; and rows that repeat one cell.
+    # In Parquet a cell has at most 2 GB: one alone; one of several, which lie in one page; and rows that repeat one cell.
     cell = "a" * (LINE // 8)
-    pq.write_table(pa.table({"text": ["short", cell]}), folder / "cell.parquet", compression="zstd")
+    pq.write_table(pa.table({"text": [cell]}), folder / "cell.parquet", compression="zstd")
+    pq.write_table(pa.table({"text": ["short", cell]}), folder / "page.parquet", compression="zstd")
     pq.write_table(
         pa.table({"text": [*["short"] * 1000, *[cell[: 4 * BOUND]] * 2]}),
         folder / "row.parquet", compression="zstd", use_dictionary=False,
@@ -122,10 +124,40 @@ def test_a_text_file_is_one_document_and_bounded_like_one(read):
 
 
 def test_a_cell_of_a_parquet_file_is_bounded_before_it_is_unpacked(read):
+    assert re.search(r"/cell\.parquet, column 'text': more than 8,388,608 bytes", read[0]["cell.parquet"])
     assert re.search(
-        r"cell\.parquet: column 'text' has a page of 134,\d+,\d+ bytes with 2 values", read[0]["cell.parquet"]
+        r"/page\.parquet: column 'text' has a page of 134,\d+,\d+ bytes, unpacked, more than 16 times the 8,388,608 that one "
+        r"document may have; .* set the environment's TST_TITAN_MAX_DOCUMENT_BYTES$",
+        read[0]["page.parquet"],
     )
-    assert re.search(r"row\.parquet, row 1000: more than 8,388,608 bytes", read[0]["row.parquet"])
+    assert re.search(r"/row\.parquet, row 1000: more than 8,388,608 bytes", read[0]["row.parquet"])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"use_dictionary": False, "data_page_version": "2.0"},
+        {"row_group_size": 300, "write_page_checksum": True, "write_page_index": True, "compression": "none"},
+        {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}, "compression": "gzip"},
+    ],
+)  # fmt: skip
+def test_pages_of_every_kind_are_found_and_read_alike(tmp_path, written):
+    column = [None if n % 7 == 0 else f"document {n % 900} " * 300 for n in range(2000)]
+    pq.write_table(
+        pa.table({"text": column, "deep": [{"n": [n]} for n in range(2000)]}),
+        tmp_path / "a.parquet",
+        **written,
+    )
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    chunks = [metadata.row_group(group).column(0) for group in range(metadata.num_row_groups)]
+    pages = list(pages_of(tmp_path / "a.parquet", metadata, "text"))
+    assert sum(page.num_values for page in pages if not page.is_dictionary) == len(column)
+    in_pages, in_chunks = sum(page.unpacked for page in pages), sum(c.total_uncompressed_size for c in chunks)
+    # The headers of the pages, with their statistics, are what is left.
+    assert 0.98 * in_chunks < in_pages < in_chunks
+    found, _ = everything(source(tmp_path / "a.parquet"))
+    assert dict(found) == {f"a.parquet:{n}": text for n, text in enumerate(column) if text}
 
 
 def test_rows_that_repeat_one_cell_are_read_a_few_at_a_time(read):

@@ -12,22 +12,27 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 
 from tst_titan.bounds import DOCUMENT_BYTES, too_much
+from tst_titan.errors import UserError
 
 # Writers look at a page's size after each thousand values: pages of books have hundreds of megabytes.
 _DOCUMENTS_A_PAGE = 16
+# Its length and levels.
+_VALUES_OWN = 64
 # Of a page's header and of the header of its kind; kinds other than these have no values.
-_UNPACKED_SIZE, _PACKED_SIZE, _KINDS, _NUM_VALUES = 2, 3, (5, 7, 8), 1
+_UNPACKED_SIZE, _PACKED_SIZE, _NUM_VALUES = 2, 3, 1
+_DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8
 _MOST_FIELDS, _MOST_LEVELS = 1000, 8
 _MOST_BYTES = 2**31
 
 
 @dataclass(frozen=True)
 class Page:
-    """Sizes in bytes; `unpacked` and `num_values` are what the header says."""
+    """Sizes in bytes; `unpacked` and `num_values` are what the header says. A dictionary's values are not the column's own."""
 
     unpacked: int
     packed: int
     num_values: int
+    is_dictionary: bool
 
 
 def largest_page(path: Path, metadata: pq.FileMetaData, column: str) -> int:
@@ -36,17 +41,20 @@ def largest_page(path: Path, metadata: pq.FileMetaData, column: str) -> int:
     Raises `UserError` where a value or page must be more than the bounds allow, `EOFError` for headers that are none.
     """
     most, largest = DOCUMENT_BYTES.most(), 0
-    for page in _pages(path, metadata, column):
-        if page.unpacked > _DOCUMENTS_A_PAGE * most or page.unpacked > (most + 64) * max(1, page.num_values):
-            what = f"a page of {page.unpacked:,} bytes with {page.num_values:,} values"
-            raise too_much(
-                f"{path}: column {column!r} has {what}; one value has, or all have", DOCUMENT_BYTES
+    for page in pages_of(path, metadata, column):
+        if page.num_values == 1 and page.unpacked > most + _VALUES_OWN:
+            raise too_much(f"{path}, column {column!r}", DOCUMENT_BYTES)
+        if page.unpacked > _DOCUMENTS_A_PAGE * most:
+            raise UserError(
+                f"{path}: column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} times the "
+                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, {DOCUMENT_BYTES.mend}"
             )
         largest = max(largest, page.unpacked)
     return largest
 
 
-def _pages(path: Path, metadata: pq.FileMetaData, column: str) -> Iterator[Page]:
+def pages_of(path: Path, metadata: pq.FileMetaData, column: str) -> Iterator[Page]:
+    """The pages of a column, in the order of the file. Raises `EOFError` for headers that are none."""
     with path.open("rb") as file:
         for group in range(metadata.num_row_groups):
             chunks = metadata.row_group(group)
@@ -57,16 +65,20 @@ def _pages(path: Path, metadata: pq.FileMetaData, column: str) -> Iterator[Page]
                 starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
                 file.seek(min((start for start in starts if start), default=0))
                 end = file.tell() + chunk.total_compressed_size
-                while file.tell() < end:
+                left = chunk.num_values
+                # Of both ends the first, as other readers do: some writers count the bytes otherwise.
+                while left > 0 and file.tell() < end:
                     page = _page(file)
                     yield page
                     file.seek(page.packed, 1)
+                    left -= 0 if page.is_dictionary else page.num_values
 
 
 def _page(file: IO[bytes]) -> Page:
     header = _struct(file)
     kind: dict[int, Any]
-    kind = next((header[key] for key in _KINDS if isinstance(header.get(key), dict)), {})
+    kinds = (_DATA, _DICTIONARY, _DATA_V2)
+    kind = next((header[key] for key in kinds if isinstance(header.get(key), dict)), {})
     unpacked, packed, num_values = (
         header.get(_UNPACKED_SIZE),
         header.get(_PACKED_SIZE),
@@ -77,7 +89,7 @@ def _page(file: IO[bytes]) -> Page:
         or packed < 0
     ):
         raise EOFError("a page without a whole header")
-    return Page(unpacked, packed, num_values)
+    return Page(unpacked, packed, num_values, _DICTIONARY in header)
 
 
 def _struct(file: IO[bytes], level: int = 0) -> dict[int, Any]:
