@@ -75,6 +75,25 @@ def test_such_an_import_is_found(module: str, imported: str) -> None:
     assert forbidden(module, imported)
 
 
+SLURM_COMMANDS = {"sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
+
+
+def runs_slurm_itself(text: str) -> bool:
+    """Whether a module names a command of Slurm's and starts processes, instead of asking `cluster.slurm`."""
+    constants = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    return "subprocess" in imports(text) and not SLURM_COMMANDS.isdisjoint(
+        value for value in constants if isinstance(value, str)
+    )
+
+
+def test_one_file_runs_slurms_commands() -> None:
+    """Two did, one of them without the environment in which a job finds its cluster."""
+    assert runs_slurm_itself('import subprocess\nsubprocess.run(["squeue", "--me"])')
+    paths = {module: PACKAGE.joinpath(*module.split(".")).with_suffix(".py") for module in MODULES}
+    found = {name for name, path in paths.items() if runs_slurm_itself(path.read_text(encoding="utf-8"))}
+    assert not found
+
+
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert rooms == {*ROOMS, *ALONE, "published"}

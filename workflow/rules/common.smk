@@ -10,6 +10,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
+from tst_titan.cluster.site import gpu_memory_gib, job_prologue
 from tst_titan.configuration import check_models, read_configuration, sources_of
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
@@ -19,11 +21,6 @@ from tst_titan.train.hardware import Hardware
 from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
     check_training,
-    gpu_memory_gib,
-    checkpoint_memory_mb,
-    checkpoint_resources,
-    corpus_resources,
-    job_prologue,
     training_memory_mb,
     training_minutes,
     training_resources,
