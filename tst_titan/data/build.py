@@ -69,7 +69,7 @@ def _enough(
     if manifest is None or not holds(manifest, needed):
         return None
     verify_corpus(out_dir, largest=0)
-    check_inputs(settings, out_dir, manifest, [_still_there(source) for source in settings.sources])
+    check_inputs(settings, out_dir)
     return manifest
 
 
@@ -164,7 +164,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
     else:
         # A corpus that grows keeps its tokenizer, and nothing of it changes before the larger one is whole.
-        check_inputs(settings, Path(out_dir), manifest, listings)
+        check_inputs(settings, Path(out_dir))
         open_corpus(Path(out_dir))
     tokenizer = load_tokenizer(tokenizer_folder)
     check_vocabulary(tokenizer, settings.tokenizer)
@@ -190,17 +190,6 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         for source, listing in zip(settings.sources, listings, strict=True)
         for keeping in [groups_that_keep_text(settings, listing)]
     )
-
-
-def _still_there(source: SourceSettings) -> Listing | None:
-    """The source's listing; None for a hub's dataset, whose commit is fixed, and where no file is left."""
-    if source.kind == "hub":
-        return None
-    try:
-        return list_source(source)
-    except UserError as error:
-        say(f"not compared with what the corpus was made of: {error}")
-        return None
 
 
 def _listed(source: SourceSettings, out_dir: Path) -> Listing:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tst_titan.study.find import add_study, find_study
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `data` and its subcommands."""
@@ -13,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
 
     build = data.add_parser("build", help="build the corpora that a study needs")
-    build.add_argument("study", type=Path, help="a study's definition, or the folder of all of them")
+    add_study(build, what="a study (or the folder of all of them)")
     build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     build.add_argument("--corpus", help="build only the corpus of this id")
     build.add_argument(
@@ -80,10 +82,10 @@ def _build(args: argparse.Namespace) -> None:
     from tst_titan.errors import UserError
     from tst_titan.plan import load_plan, load_plans
 
-    if args.study.is_dir():
-        plans = list(load_plans(args.study, args.results)[0].values())
+    if Path(args.study).is_dir() and not Path(f"{args.study.rstrip('/')}.yaml").is_file():
+        plans = list(load_plans(Path(args.study), args.results)[0].values())
     else:
-        plans = [load_plan(args.study, args.results)]
+        plans = [load_plan(find_study(args.study), args.results)]
     corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
     needed = tokens_needed(plans)
     if args.corpus and args.corpus not in corpora:
