@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from checkouts import REPOSITORY
 from data_fixtures import texts
-from tst_titan.data.sources import list_source
 
+from tst_titan.data.sources import list_source
 from tst_titan.data.tokenizers import given_file, train_bpe
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plan
