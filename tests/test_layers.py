@@ -94,6 +94,35 @@ def test_one_file_runs_slurms_commands() -> None:
     assert not found
 
 
+# Rooms in which every function is read at one glance, and every file in one go; others are to follow.
+SHORT = ("cluster", "train")
+LONGEST_FUNCTION, LONGEST_FILE = 50, 350
+
+
+def too_long(text: str) -> list[str]:
+    """Functions of a module, and the module itself, that are longer than that, in lines."""
+    found = [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
+    ]
+    num_lines = len(text.splitlines())
+    return found + ([f"{num_lines} lines"] if num_lines > LONGEST_FILE else [])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in SHORT])
+def test_no_function_and_no_file_is_too_long_to_read(module: str) -> None:
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    assert not too_long(path.read_text(encoding="utf-8"))
+
+
+def test_what_is_too_long_is_found() -> None:
+    text = "def long():\n" + "    pass\n" * LONGEST_FUNCTION
+    assert too_long(text) == ["long: 51 lines"]
+    assert too_long("\n" * 351) == ["351 lines"]
+
+
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert rooms == {*ROOMS, *ALONE, "published"}
