@@ -36,7 +36,7 @@ LINE = 2**30
 READ = """\
 import json, sys
 from collections import Counter
-from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 

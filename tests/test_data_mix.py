@@ -11,7 +11,8 @@ import pytest
 from data_fixtures import jsonl, settings, texts
 
 from tst_titan import cli
-from tst_titan.data import corpora, order
+from tst_titan.data import order
+from tst_titan.data import sources as sources_module
 from tst_titan.data.build import build_corpus
 from tst_titan.data.needed import holds, recorded_weights, tokens_needed
 from tst_titan.data.shares import shares_of
@@ -122,7 +123,7 @@ def test_the_standard_library_counts_by_what_is_read_of_it(tmp_path):
     write(tmp_path)
     library = SourceSettings(name="python-stdlib", kind="python-stdlib", weight="proportional")
     sources = [*of(tmp_path, "a").sources, library]
-    listings = [corpora.list_source(source) for source in sources]
+    listings = [sources_module.list_source(source) for source in sources]
     read = sum(Path(entry.path).stat().st_size for group in listings[1].groups for entry in group)
     total = size(tmp_path / "a") + read
     assert shares_of(sources, listings) == [size(tmp_path / "a") / total, read / total]

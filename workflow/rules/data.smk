@@ -12,7 +12,7 @@ TOKENIZE = "{TST_TITAN} data build {STUDIES:q} --results {RESULTS:q} --corpus {w
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes
 # At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
-TOKENIZE_THREADS = workflow.resource_settings.cores or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
+TOKENIZE_THREADS = granted_cores(workflow) or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
 
 
 def downloads(wildcards):
