@@ -20,6 +20,7 @@ from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plan
 from tst_titan.plan.settings import CorpusSettings, SourceSettings, segment_from_dict, segment_to_dict
+from tst_titan.seal import with_seal
 
 STUDY = """\
 corpus: {{mix: {mix}, sources: {{a: {{kind: files, path: a}}, b: {{kind: files, path: b}}}}, tokenizer: bpe-512, validation_tokens: 20}}
@@ -108,7 +109,7 @@ def test_shares_stay_when_a_corpus_grows(tmp_path, monkeypatch):
     weights = [source["weight"] for source in first["sources"]]
     for source in first["sources"]:
         source["origin"] = {"path": source["origin"]["path"]}
-    (folder / "corpus.json").write_text(json.dumps(first))
+    (folder / "corpus.json").write_text(json.dumps(with_seal(first)))
     with (tmp_path / "b/7.jsonl").open("a") as file:
         file.write("\n" * 5000)
     grown = build_corpus(chosen, folder, num_workers=1, needed={"a": 60_000, "b": 20_000})
