@@ -447,7 +447,7 @@ def test_what_a_plan_needs_is_what_its_longest_run_reads(tmp_path, monkeypatch, 
         f"training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: {block_tokens}}}\n"
     )
     plan = load_plan(study, tmp_path)
-    ((_, needed),) = tokens_needed([plan]).items()
+    ((_, needed),) = tokens_needed([plan], {}).items()
     longest = max(plan.segments.values(), key=lambda segment: segment.data_tokens)
     folder = numbered_corpus(tmp_path / "corpus", needed, {"a": 0.7, "b": 0.3}, shard_tokens=20_000)
     manifest = json.loads((folder / "corpus.json").read_text())

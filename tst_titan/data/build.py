@@ -26,6 +26,7 @@ from tst_titan.data.inputs import check_inputs
 from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.needed import holds
 from tst_titan.data.pool import Enough, SourceJobs, run_groups, say
+from tst_titan.data.shares import shares_of
 from tst_titan.data.sources import Listing, list_source, read_documents
 from tst_titan.data.tokenize import GroupJob
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
@@ -158,8 +159,9 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         for note in listing.notes:
             say(note)
     tokenizer_folder = Path(out_dir) / "tokenizer"
-    rule = held_out_rule(settings, listings)
     manifest = _whole(settings, Path(out_dir))
+    shares = _recorded_shares(manifest) if manifest else shares_of(settings.sources, listings)
+    rule = held_out_rule(settings, listings)
     if manifest is None:
         _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
     else:
@@ -171,6 +173,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     return tuple(
         SourceJobs(
             source,
+            share,
             listing,
             tuple(
                 GroupJob(
@@ -187,9 +190,24 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
                 for number, inputs in enumerate(listing.groups)
             ),
         )
-        for source, listing in zip(settings.sources, listings, strict=True)
+        for source, share, listing in zip(settings.sources, shares, listings, strict=True)
         for keeping in [groups_that_keep_text(settings, listing)]
     )
+
+
+def source_shares(settings: CorpusSettings, out_dir: Path) -> list[float]:
+    """Each source's share of the training tokens: as the corpus in `out_dir` has it, else as stated, else as its files are now."""
+    manifest = _whole(settings, Path(out_dir))
+    if manifest:
+        return _recorded_shares(manifest)
+    if all(source.weight != "proportional" for source in settings.sources):
+        return shares_of(settings.sources, [])
+    with corpus_lock(out_dir):
+        return shares_of(settings.sources, [_listed(source, Path(out_dir)) for source in settings.sources])
+
+
+def _recorded_shares(manifest: Mapping[str, Any]) -> list[float]:
+    return [source["weight"] for source in manifest["sources"]]
 
 
 def _listed(source: SourceSettings, out_dir: Path) -> Listing:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.data.file_kinds import format_of
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.inputs import recorded
@@ -104,7 +105,7 @@ def finish(
         sources.append(
             {
                 "name": source_jobs.source.name,
-                "weight": source_jobs.source.weight,
+                "weight": source_jobs.share,
                 **_totals(shards),
                 "complete": bool(enough) or len(of_source) == len(source_jobs.jobs),
                 "origin": recorded(source_jobs.source.kind, source_jobs.listing),
@@ -277,8 +278,9 @@ def _validation_split(
     """
     documents: dict[int, dict[str, Any]] = {}
     for group in groups:
-        with group.job.file(".held_out.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
+        path = group.job.file(".held_out.jsonl")
+        with path.open("rb") as file:
+            for _, line in bounded_lines(file, path, RECORD_BYTES):
                 document = json.loads(line)
                 documents.setdefault(document["hash"], document)
     ids: list[np.ndarray] = []

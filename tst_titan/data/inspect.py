@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.data.manifest import Corpus, open_corpus
 from tst_titan.data.shards import Shard, open_shard
 from tst_titan.data.stream import TokenStream
@@ -83,7 +84,7 @@ def consumed_rate(segment: Path) -> float:
     path = segment / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the folder of a segment that has been trained")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_file(path, METRICS_BYTES).splitlines()]
     rates = [row["data_tokens_per_s"] for row in rows if "data_tokens_per_s" in row]
     if not rates:
         raise UserError(f"{path}: no logged training step yet")

@@ -97,7 +97,9 @@ def read_export(folder: Path) -> dict[str, Any]:
 def check_own_code(folder: Path) -> None:
     """Raise `UserError` where an export, which a colleague may have written, would run other code than ours."""
     ours = Path(__file__).with_name(f"{OWN_CODE}.py").read_bytes()
-    other = [path for path in folder.rglob("*.py") if path.read_bytes() != ours]
+    other = [
+        path for path in folder.rglob("*.py") if path.stat().st_size != len(ours) or path.read_bytes() != ours
+    ]
     other += [
         path
         for path in folder.glob("*.json")

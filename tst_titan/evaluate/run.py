@@ -28,7 +28,7 @@ from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
-from tst_titan.evaluate.offline import write_offline_tasks
+from tst_titan.evaluate.offline import OfflineTask, write_offline_tasks
 from tst_titan.evaluate.ranks import Ranks, join_ranks, shard_model
 from tst_titan.evaluate.scores import scores_of
 from tst_titan.evaluate.suites import Tasks, num_fewshot, tasks_of
@@ -89,7 +89,9 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     if set(names) & set(OFFLINE_TASKS):
         ranks.from_first(lambda: check_held_out_text(checkpoint.corpus_dir))
     wants_offline = any(name in OFFLINE_TASKS for name in names)
-    offline = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
+    made = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
+    # Between ranks they come as lists.
+    offline = {name: OfflineTask(*task) for name, task in made.items()}
     tasks = Tasks(
         names,
         corpus_tasks={name: task.in_memory() for name, task in offline.items()},

@@ -20,6 +20,7 @@ from tst_titan.evaluate.task_checks import (
     check_settings,
     check_shots,
 )
+from tst_titan.evaluate.task_data import check_size
 from tst_titan.evaluate.task_files import (
     FORMATS,
     Definition,
@@ -208,6 +209,9 @@ class Tasks:
         """
         leaves = {leaf.name: leaf for leaf in self._leaves(name)}
         for leaf in leaves.values():
+            for paths in local_data(leaf.settings).values():
+                for path in paths:
+                    check_size(path)
             check_shots(self._where(leaf.name), leaf.settings, _shots(name, leaf))
             if self._is_own(leaf):
                 check_settings(self._where(leaf.name), leaf.settings)

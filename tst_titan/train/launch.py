@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.cluster import own_job
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.cluster.lock import FolderLock, HeldByJob, segment_lock
@@ -238,9 +239,7 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
 def _finish(job: Job, attempts: list[Attempt]) -> None:
     """Write what it used into `provenance.json`, then `done.json`, sealed; drop the checkpoints before the last."""
     segment = job.segment
-    rows = [
-        json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = [json.loads(line) for line in read_file(job.folder / "metrics.jsonl", METRICS_BYTES).splitlines()]
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"

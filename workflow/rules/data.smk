@@ -3,10 +3,11 @@
 
 import os
 
-from tst_titan.data.needed import holds, tokens_needed
+from tst_titan.data.needed import holds, recorded_weights, tokens_needed
 from tst_titan.files import read_json
 
-TOKENS_NEEDED = tokens_needed(PLANS.values())
+CORPORA = {identity for plan in PLANS.values() for identity in plan.corpora}
+TOKENS_NEEDED = tokens_needed(PLANS.values(), recorded_weights(CORPORA, RESULTS / "data"))
 TOKENIZE = "{TST_TITAN} data build {STUDIES:q} --results {RESULTS:q} --corpus {wildcards.corpus:q} --workers {threads}"
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes

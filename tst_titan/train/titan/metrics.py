@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, WandBLogger
 from torchtitan.tools.logging import logger
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, whole_file
 from tst_titan.train.peaks import peak_flops
@@ -178,5 +179,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a `metrics.jsonl`; a last line that a killed job left unfinished is dropped."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_file(path, METRICS_BYTES).splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
