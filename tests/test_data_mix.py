@@ -54,7 +54,7 @@ def of(folder: Path, *names: str) -> CorpusSettings:
 def test_a_build_tokenizes_what_is_needed_in_the_ratio_of_the_files_and_the_workflow_finds_it_enough(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 4_000)
+    monkeypatch.setattr(sources_module, "_SMALLEST_GROUP", 4_000)
     monkeypatch.setattr(order, "_FIRST_STRETCH", 2_000)
     # A period of 4096 blocks is more than there is.
     monkeypatch.setattr(order, "LONGEST_PERIOD", 16)
@@ -101,7 +101,7 @@ def test_an_identity_holds_the_word_and_no_size(tmp_path):
 
 def test_shares_stay_when_a_corpus_grows(tmp_path, monkeypatch):
     """They are what was recorded: sizes of other files, which a corpus of an earlier version does not notice, would shift them."""
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 4_000)
+    monkeypatch.setattr(sources_module, "_SMALLEST_GROUP", 4_000)
     write(tmp_path)
     chosen, folder = of(tmp_path, "a", "b"), tmp_path / "corpus"
     first = build_corpus(chosen, folder, num_workers=1, needed={"a": 3000, "b": 1000})

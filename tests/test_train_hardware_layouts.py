@@ -100,7 +100,7 @@ def test_layouts_build_on_meta_and_hold_the_state_that_was_estimated(built, mode
 
 
 MOE = replace(
-    TINY_MODEL, architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32)
+    TINY_MODEL, architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32, load_balance_coeff=1e-3)
 )  # fmt: skip
 FOUR = {"processes": 4}
 

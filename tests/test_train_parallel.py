@@ -13,15 +13,15 @@ import torch
 from ranks import errors, initial_weights, train_on_ranks, train_recorded
 from training import TINY_MODEL, chain, constant, make_job, recipe, rows, superposition
 
-from tst_titan.plan.settings import ModelShape, MoEShape, Segment
+from tst_titan.plan.settings import MoEShape, Segment
 from tst_titan.train.job import Job, write_job
 
 STEPS = 3
 MODELS = {
     "dense": replace(TINY_MODEL, num_kv_heads=2),
-    "moe": ModelShape(
-        name="tiny-moe", architecture="qwen3_moe", dim=32, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=16,
-        ffn_dim=0, vocab_size=512, norm_eps=1e-6, moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32),
+    "moe": replace(
+        TINY_MODEL, name="tiny-moe", architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, norm_eps=1e-6,
+        moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32, load_balance_coeff=1e-3),
     ),
 }  # fmt: skip
 LAYOUTS = {

@@ -62,9 +62,8 @@ def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool
 
 def _blocks(segment: "Segment") -> int:
     """Blocks of all lanes that a segment's last window touches or has behind it."""
-    recipe, stage = segment.recipe, segment.stage
-    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
-    lane_tokens = -(-segment.data_tokens // recipe.sequences_per_step) + window
+    recipe = segment.recipe
+    lane_tokens = -(-segment.data_tokens // recipe.sequences_per_step) + segment.window_length
     return recipe.sequences_per_step * -(-lane_tokens // recipe.block_tokens)
 
 

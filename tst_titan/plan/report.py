@@ -8,6 +8,7 @@ from tst_titan.plan.costs import Accelerator, checkpoint_bytes, count_parameters
 from tst_titan.plan.implied import print_implied
 from tst_titan.plan.planner import Plan
 from tst_titan.plan.settings import Segment
+from tst_titan.units import short, short_bytes
 
 
 def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
@@ -94,8 +95,8 @@ def print_plan(
             str(run.bag_size),
             f"{run.step_ratio:.4g}",
             f"{run.steps:,}",
-            human(run.equivalent_tokens),
-            human(run.data_tokens),
+            short(run.equivalent_tokens),
+            short(run.data_tokens),
             f"{run.flops:.3g}",
             hours_text(run.gpu_hours),
             f"{shared / run.steps:.0%}",
@@ -130,14 +131,14 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
     for model in dict.fromkeys(segment.recipe.model for segment in plan.segments.values()):
         counts = count_parameters(model)
         console.print(
-            f"model {model.name}: {human(counts.total)} parameters, {human(counts.without_embeddings)} without "
-            f"embeddings{f', {human(counts.active_without_embeddings)} of those active' if model.moe else ''}; "
-            f"checkpoint {human_bytes(checkpoint_bytes(model))}",
+            f"model {model.name}: {short(counts.total)} parameters, {short(counts.without_embeddings)} without "
+            f"embeddings{f', {short(counts.active_without_embeddings)} of those active' if model.moe else ''}; "
+            f"checkpoint {short_bytes(checkpoint_bytes(model))}",
             highlight=False,
         )
     for id in plan.corpora:
         console.print(
-            f"corpus {id}: the longest run reads {human(plan.data_tokens[id])} tokens", highlight=False
+            f"corpus {id}: the longest run reads {short(plan.data_tokens[id])} tokens", highlight=False
         )
     console.print(
         f"alone: {sums['flops_without_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_without_sharing'])} {device}\n"
@@ -145,7 +146,7 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
         f"sharing saves {sums['saved_by_sharing']:.1%}\n"
         f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
         f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished)} reused from results); "
-        f"checkpoints {human_bytes(sums['checkpoint_bytes'])} in all",
+        f"checkpoints {short_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
 
@@ -172,19 +173,6 @@ def _print_differences(console: Any, plan: Plan) -> None:
 def _passing(plan: Plan) -> Counter[str]:
     """How many runs of the study pass each segment."""
     return Counter(id for run in plan.runs for id in run.segments)
-
-
-def human(number: float) -> str:
-    """``41.9B``, ``2.33M``: three significant digits."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}" if number < 999.5 * size else f"{number / size:.0f}{unit}"
-    return f"{number:g}"
-
-
-def human_bytes(number: float) -> str:
-    """``3.05 GB``: decimal units."""
-    return human(number).replace("k", " k").replace("M", " M").replace("B", " G").replace("T", " T") + "B"
 
 
 def hours_text(hours: float) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
+
 # Unnormalized, as functions of the places [1..S] in float64; made by arithmetic on the device, so that no
 # weight is copied from the host at each step (a copy that CUDA graphs do not allow).
 _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -17,8 +19,6 @@ _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # The same with the numbers of another text: `mutual_information(C0,a,k)`, as `tst-titan data stats` prints it.
 _FITTED = "mutual_information("
-
-BAG_WEIGHTINGS = tuple(_WEIGHTINGS)
 
 
 def bag_weights(
@@ -46,7 +46,7 @@ def relative_weights(
         if bag_weighting.startswith(_FITTED):
             c0, a, k = [float(part) for part in bag_weighting[len(_FITTED) : -1].split(",")]
             return c0 + a * places_S**k
-        if bag_weighting not in _WEIGHTINGS:
+        if bag_weighting not in BAG_WEIGHTINGS:
             raise ValueError(
                 f"unknown bag_weighting {bag_weighting!r}; known are {', '.join(BAG_WEIGHTINGS)}"
             )

@@ -36,6 +36,7 @@ from tst_titan.train.measured import LAST_SAVE, last_training_rows
 from tst_titan.train.record import sealed
 from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
+from tst_titan.units import duration
 
 PROGRESS_SECONDS = 10.0
 # Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
@@ -146,7 +147,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; train "
             f"{job.segment.parent} first (if its folder has a done.json, delete that)"
         )
-    recipe, stage = job.segment.recipe, job.segment.stage
+    recipe = job.segment.recipe
     job.hardware.local_batch_size(recipe.sequences_per_step)
     verify_corpus(job.corpus_dir, largest=VERIFY_TOKENS)
     stream = TokenStream(
@@ -160,8 +161,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.corpus_dir}: token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
             f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer"
         )
-    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
-    for warning in stream.check_enough(job.segment.data_tokens, window):
+    for warning in stream.check_enough(job.segment.data_tokens, job.segment.window_length):
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
@@ -216,7 +216,7 @@ class Progress:
         left = max(0.0, (segment.end_step - row["step"]) * row["step_time_s"])
         print(
             f"{segment.id}: step {row['step']}/{segment.end_step}  loss {row['loss']:.3f}  "
-            f"{row['tokens_per_s']:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left",
+            f"{row['tokens_per_s']:,.0f} tokens/s  {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )

@@ -26,6 +26,7 @@ from tst_titan.superposition import (
     bag_embedding,
     multi_hot_cross_entropy,
     superpose_window,
+    tokens_per_position,
     window_length,
 )
 from tst_titan.train.titan.copies import CopiesAhead
@@ -144,8 +145,9 @@ class BagDataLoader(BaseDataLoader):
             block_tokens=config.block_tokens,
         )
         self.window_length = window_length(seq_len, config.bag_size, config.superpose)
-        inputs_per_position = config.bag_size if config.superpose != "output" else 1
-        self.tokens_per_step = config.sequences_per_step * seq_len * inputs_per_position
+        self.tokens_per_step = (
+            config.sequences_per_step * seq_len * tokens_per_position(config.bag_size, config.superpose)
+        )
         self.data_tokens = 0
         self.microbatch = 0
         self.copies = None if config.device == "cpu" else CopiesAhead(utils.get_local_device())
