@@ -279,7 +279,7 @@ def test_a_growth_refused_late_changes_nothing_either(tmp_path, which):
     chosen = settings(many_files(tmp_path / "in", texts(400)))
     grown(tmp_path / "corpus", chosen, 6000)
     manifest = json.loads((tmp_path / "corpus/corpus.json").read_text())
-    del manifest["sources"][0]["origin"]
+    del manifest["seal"]
     manifest["sources"][0]["origin"] = {"path": str(tmp_path / "in")}
     (tmp_path / "corpus/corpus.json").write_text(json.dumps(manifest))
     before = without_work(tmp_path / "corpus")

@@ -23,7 +23,7 @@ from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
 from tst_titan.data.held_out import HeldOutRule, groups_that_keep_text, held_out_rule, wanted_bytes
 from tst_titan.data.inputs import check_inputs
-from tst_titan.data.manifest import open_corpus, verify_corpus
+from tst_titan.data.manifest import open_corpus, read_manifest, verify_corpus
 from tst_titan.data.needed import holds
 from tst_titan.data.pool import Enough, SourceJobs, run_groups, say
 from tst_titan.data.shares import shares_of
@@ -135,7 +135,7 @@ def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
     path = out_dir / "corpus.json"
     if not path.is_file():
         return None
-    manifest = read_json(path)
+    manifest = read_manifest(path)
     if manifest["corpus_id"] != settings.id:
         raise UserError(f"{path}: is corpus {manifest['corpus_id']}, not {settings.id}; use another folder")
     return manifest
@@ -226,7 +226,7 @@ def _listed(source: SourceSettings, out_dir: Path) -> Listing:
     revision = source.revision
     if manifest.is_file():
         # A corpus that grows goes on with the commit that it began with.
-        (origin,) = (s["origin"] for s in read_json(manifest)["sources"] if s["name"] == source.name)
+        (origin,) = (s["origin"] for s in read_manifest(manifest)["sources"] if s["name"] == source.name)
         revision = origin["revision"]
     listing = list_source(dataclasses.replace(source, revision=revision))
     write_json(record, {"source": asdict(source), "listing": asdict(listing)})

@@ -23,6 +23,7 @@ from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.data.file_kinds import format_of
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.inputs import recorded
+from tst_titan.data.manifest import read_manifest
 from tst_titan.data.pool import SourceJobs, say
 from tst_titan.data.shards import (
     Columns,
@@ -36,8 +37,9 @@ from tst_titan.data.shards import (
 from tst_titan.data.tokenize import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
-from tst_titan.files import digest_file, read_json, whole_file, write_json
+from tst_titan.files import digest_file, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
+from tst_titan.seal import with_seal
 
 # The columns of shards.parquet, one row a shard.
 _INDEX = pa.schema(
@@ -76,7 +78,8 @@ def finish(
     `earlier` is the manifest of a corpus that grows: its shards stay as they are, what is new comes after them.
     """
     use_threads(True)
-    tokenizer = load_tokenizer(prepared[0].jobs[0].tokenizer_folder)
+    tokenizer_folder = prepared[0].jobs[0].tokenizer_folder
+    tokenizer = load_tokenizer(tokenizer_folder)
     groups = [
         [_opened(source_jobs.jobs[result.number], result) for result in of_source]
         for source_jobs, of_source in zip(prepared, results, strict=True)
@@ -128,6 +131,7 @@ def finish(
             "vocab_size": settings.tokenizer.vocab_size,
             "num_ids": tokenizer.num_ids,
             "digest": tokenizer.digest,
+            "config_digest": digest_file(tokenizer_folder / "tokenizer_config.json"),
             "eos_id": tokenizer.eos_id,
         },
         "sources": sources,
@@ -139,8 +143,8 @@ def finish(
     manifest["digest"] = _corpus_digest(manifest)
     with whole_file(out_dir / "shards.parquet") as partial:
         pq.write_table(_index_table(index), partial)
-    write_json(out_dir / "corpus.json", manifest)
-    return read_json(out_dir / "corpus.json")
+    write_json(out_dir / "corpus.json", with_seal(manifest))
+    return read_manifest(out_dir / "corpus.json")
 
 
 def _opened(job: GroupJob, result: GroupResult) -> _Group:
