@@ -6,10 +6,12 @@
 import ast
 import importlib
 import inspect
+import re
 import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -144,6 +146,16 @@ def test_a_private_name_that_a_subclass_takes_is_found() -> None:
     base = "torchtitan.components.checkpointer.dcp.CheckpointManager"
     assert {("_load", base), ("_should_save", base)} <= found
     assert ("_get_state_dict", "torchtitan.components.checkpointer.base.ModelWrapper") in found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [REPOSITORY / "Snakefile", *sorted((REPOSITORY / "workflow/rules").glob("*.smk"))],
+    ids=lambda path: path.name,
+)
+def test_the_snakefile_asks_snakemake_through_one_file(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if re.search(r"\bworkflow\.\w", re.sub(r'"[^"]*"|#.*', "", line))]
 
 
 def look_up(path: str) -> bool:
