@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.collect.notices import Notice, listed
+from tst_titan.errors import UserError
 
 # The numbers of a row that tables and curves use; `phase` and `bag_size` follow from the plan.
 TRAINING = (
@@ -59,11 +61,13 @@ def read_metrics(path: Path, *, first_step: int, last_step: int, finished: bool)
     step are dropped, and named; a loss that is no finite number stays in the column as NaN or infinity, and is named.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, METRICS_BYTES)
     except FileNotFoundError:
         if finished:
             return no_metrics(Notice("damaged", str(path), "missing although the segment is finished"))
         return no_metrics()
+    except UserError as error:
+        return no_metrics(Notice("damaged", str(path), str(error).removeprefix(f"{path}: ")))
     notices = []
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content) and finished:

@@ -57,7 +57,8 @@ def segment_statuses(
             finished.add(segment.id)
         parent_finished = segment.parent is None or segment.parent in finished
         state = segment_state(folder, finished=done is not None, parent_finished=parent_finished, now=now)
-        row = {} if state in ("waiting", "queued") else _last_row(folder / "metrics.jsonl")
+        # What a finished segment ended with its sealed record says.
+        row = {} if done or state in ("waiting", "queued") else _last_row(folder / "metrics.jsonl")
         step = segment.end_step if done else int(row.get("step", segment.start_step))
         message = failure(folder) if state == "failed" else "; ".join(str(notice) for notice in notices)
         statuses.append(
@@ -67,7 +68,7 @@ def segment_statuses(
                 start_step=segment.start_step,
                 step=step,
                 end_step=segment.end_step,
-                loss=row.get("loss"),
+                loss=done.get("train_loss") if done else row.get("loss"),
                 tokens_per_s=row.get("tokens_per_s") if state == "running" else None,
                 left_s=_left(row, step, segment.end_step) if state == "running" else None,
                 usage=usages.get(segment.id),
@@ -94,17 +95,27 @@ def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:
 
 def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
     """What the terminal shows: active and failed segments, some of the others, totals."""
-    table = Table(title=f"study {escape(plan.study)}", title_justify="left")
+    # Within 80 columns: no frame, and what names have before their slash on a line of its own, once.
+    table = Table(
+        title=f"study {escape(plan.study)}", title_justify="left", box=None, padding=(0, 1), pad_edge=False
+    )
     table.add_column("segment", overflow="fold")
-    for name in ("state", "step", "loss", "tokens/s", "time left"):
-        table.add_column(name, justify="left" if name == "state" else "right")
+    for name in ("state", "step", "loss", "tokens/s", "left"):
+        table.add_column(
+            name, justify="left" if name == "state" else "right", no_wrap=True, vertical="bottom"
+        )
     loud = [status for status in statuses if status.state in ("running", "failed", "stopped")]
     quiet = [status for status in statuses if status not in loud]
     shown = {status.id for status in [*loud, *quiet[: max(0, MOST_QUIET - len(loud))]]}
+    before = ""
     for status in statuses:
         if status.id in shown:
+            folder, _, name = status.id.rpartition("/")
+            if folder != before:
+                table.add_row(escape(f"{folder}/"))
+                before = folder
             table.add_row(
-                escape(status.id),
+                escape(f"  {name}"),
                 Text(status.state, style=STYLES.get(status.state, "dim")),
                 f"{status.step}/{status.end_step}",
                 "" if status.loss is None else f"{status.loss:.4f}",

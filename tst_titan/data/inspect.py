@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.data.manifest import Corpus, open_corpus
 from tst_titan.data.shards import Shard, open_shard
 from tst_titan.data.stream import TokenStream
@@ -40,12 +41,12 @@ def describe_corpus(folder: Path, *, num_samples: int) -> str:
     lines.append(
         f"  tokenizer: {manifest['tokenizer']['num_ids']:,} ids, digest {manifest['tokenizer']['digest'][:16]}"
     )
-    for part in [*manifest["sources"], manifest["validation"]]:
-        weight = f", weight {part['weight']:g}" if "weight" in part else ""
-        weight += "" if part.get("complete", True) else ", as far as it was needed"
+    for split in [*manifest["sources"], manifest["validation"]]:
+        weight = f", weight {split['weight']:g}" if "weight" in split else ""
+        weight += "" if split.get("complete", True) else ", as far as it was needed"
         lines.append(
-            f"  {part['name']}: {part['num_tokens']:,} tokens, {part['num_documents']:,} documents, "
-            f"{part['num_bytes']:,} bytes of text, {len(part['shards']):,} shards{weight}"
+            f"  {split['name']}: {split['num_tokens']:,} tokens, {split['num_documents']:,} documents, "
+            f"{split['num_bytes']:,} bytes of text, {len(split['shards']):,} shards{weight}"
         )
     lines.append(
         f"  unigram entropy {manifest['unigram_entropy']:.4f} nats a token, {manifest['bytes_per_token']:.3f} bytes a token"
@@ -83,7 +84,7 @@ def consumed_rate(segment: Path) -> float:
     path = segment / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the folder of a segment that has been trained")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_file(path, METRICS_BYTES).splitlines()]
     rates = [row["data_tokens_per_s"] for row in rows if "data_tokens_per_s" in row]
     if not rates:
         raise UserError(f"{path}: no logged training step yet")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tst_titan.bounds import RECORD_BYTES, too_much
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, whole_file, write_json
 from tst_titan.plan.settings import TokenizerSettings
@@ -173,6 +174,8 @@ def _dropped(tokenizer: Tokenizer) -> list[str]:
 def _from_file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer file; correct the tokenizer's path in the study")
+    if path.stat().st_size > RECORD_BYTES.most():
+        raise too_much(path, RECORD_BYTES)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
@@ -203,11 +206,13 @@ def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
 
 
 def _write(folder: Path, tokenizer: Tokenizer, eos: str = END_OF_TEXT, original: Path | None = None) -> None:
-    with whole_file(Path(folder) / "tokenizer.json") as part:
+    with whole_file(Path(folder) / "tokenizer.json") as partial:
         if original is not None:
-            shutil.copyfile(original, part)
+            shutil.copyfile(original, partial)
         else:
-            part.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8")
+            partial.write_text(
+                json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8"
+            )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.data.documents import document_hash
 from tst_titan.data.manifest import open_corpus
 from tst_titan.errors import UserError
@@ -18,15 +19,15 @@ def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> n
     at least), spread evenly over the whole split. Raises `UserError` where the split is shorter than one window.
     """
     run = open_corpus(corpus_dir).validation_run
-    there = (run.num_tokens - 1) // seq_len
-    if there < 1:
+    num_windows = (run.num_tokens - 1) // seq_len
+    if num_windows < 1:
         raise UserError(
             f"{corpus_dir}: the validation split has {run.num_tokens:,} tokens, one window needs {seq_len + 1:,}; "
             "raise validation_tokens in the study"
         )
-    count = min(there, max(1, max_tokens // seq_len)) if max_tokens else there
+    count = min(num_windows, max(1, max_tokens // seq_len)) if max_tokens else num_windows
     windows = np.empty((count, seq_len + 1), dtype=np.int64)
-    starts = (np.arange(count) * there // count * seq_len).tolist()
+    starts = (np.arange(count) * num_windows // count * seq_len).tolist()
     for start in starts:
         run.will_need(start, seq_len + 1)
     for row, start in zip(windows, starts, strict=True):
@@ -46,8 +47,11 @@ def check_held_out_text(corpus_dir: Path) -> None:
             if digest_file(file) != recorded:
                 raise UserError(mend)
             return
-        with file.open(encoding="utf-8") as lines:
-            hashes = [document_hash(json.loads(line)["text"]) for line in lines]
+        with file.open("rb") as text:
+            lines = bounded_lines(text, file, RECORD_BYTES)
+            hashes = [document_hash(json.loads(line)["text"]) for _, line in lines]
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; build the corpus again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

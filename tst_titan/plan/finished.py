@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.errors import UserError
-from tst_titan.files import read_json
+from tst_titan.files import digest_file, read_json
 from tst_titan.plan.settings import Segment, segment_from_dict
 
 MEND = "restore it, or delete its folder to train the segment again"
@@ -49,6 +49,8 @@ def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Fin
 
 
 def _read_finished(file: Path, identity: str) -> Finished:
+    if not file.is_file():
+        raise UserError(f"{file}: missing; {MEND}")
     settings = read_json(file, mend=MEND)
     if not isinstance(settings, dict):
         raise UserError(f"{file}: holds a {type(settings).__name__}, no settings; {MEND}")
@@ -61,8 +63,19 @@ def _read_finished(file: Path, identity: str) -> Finished:
             raise UserError(
                 f"{file}: id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}"
             )
+        if _was_edited(file):
+            raise UserError(f"{file}: not as it was when {identity} was finished; {MEND}")
         segment = None
     return Finished(id=identity, settings=settings, segment=segment)
+
+
+def _was_edited(file: Path) -> bool:
+    """Whether settings that do not make their segment's id were edited; else another version of the tool wrote them."""
+    try:
+        recorded = read_json(file.with_name("done.json"))["files"][file.name]
+    except (UserError, KeyError, TypeError):
+        return False
+    return bool(digest_file(file) != recorded)
 
 
 def differences(wanted: Iterable[Segment], orphans: Iterable[Finished]) -> tuple[Difference, ...]:

@@ -54,11 +54,12 @@ class SourceSettings:
     kind "python-stdlib": the running interpreter's standard library; `path` unused.
     kind "files": local text, JSONL or Parquet; `path` is a file, a folder or a glob.
     kind "hub": a Hugging Face dataset; `path` is its name.
+    weight "proportional", of all sources or none: the share that its bytes have (`tst_titan.data.shares`).
     """
 
     name: str
     kind: Literal["python-stdlib", "files", "hub"]
-    weight: float = 1.0
+    weight: float | Literal["proportional"] = 1.0
     path: str = ""
     revision: str = ""
     subset: str = ""

@@ -1,13 +1,12 @@
 """A definition's runs: grids written out, values resolved, and every run checked by itself and against the others."""
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
 
+from tst_titan.bounds import Bound
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
 from tst_titan.study.defaults import ARM_DEFAULTS, TRAINING_DEFAULTS
@@ -17,8 +16,8 @@ from tst_titan.study.runs import KeyPath, Point, RunDefinition, make_run
 from tst_titan.study.yaml_file import StudySource
 
 MAX_EVALUATIONS = 1000
-# Runs of one study, unless TST_TITAN_MAX_RUNS says otherwise: a slip in one file's grid stalls no command that reads the folder.
-MAX_RUNS = 10_000
+# Runs of one study: a slip in one file's grid stalls no command that reads the folder.
+MAX_RUNS = Bound("TST_TITAN_MAX_RUNS", 10_000)
 
 
 def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
@@ -111,7 +110,7 @@ class _Grid:
 
 def _check_size(source: StudySource, grids: list[_Grid]) -> None:
     """`UserError` for a study of too many runs, counted before any is written out."""
-    most = _most_runs()
+    most = MAX_RUNS.most()
     num_runs = sum(prod(map(len, grid.values.values())) for grid in grids)
     if num_runs <= most:
         return
@@ -121,16 +120,9 @@ def _check_size(source: StudySource, grids: list[_Grid]) -> None:
     raise UserError(
         source.complain(
             path, None, f"{count:,} values of a study of {num_runs:,} runs: at most {most:,} runs; divide it into several, or "
-            "set the environment's TST_TITAN_MAX_RUNS", show_value=False,
+            + MAX_RUNS.mend, show_value=False,
         )
     )  # fmt: skip
-
-
-def _most_runs() -> int:
-    text = os.environ.get("TST_TITAN_MAX_RUNS", str(MAX_RUNS))
-    if not re.fullmatch("[1-9][0-9]{0,11}", text):
-        raise UserError(f"TST_TITAN_MAX_RUNS = {text!r}: must be a whole number from 1")
-    return int(text)
 
 
 def _grids_of_arm(

@@ -11,6 +11,8 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
+from tst_titan.bounds import METRICS_BYTES, read_file
+from tst_titan.cluster import own_job
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.cluster.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.data.manifest import verify_corpus
@@ -19,7 +21,7 @@ from tst_titan.errors import UserError
 from tst_titan.files import open_own, read_json, write_json
 from tst_titan.meeting import private_meeting
 from tst_titan.processes import held_port
-from tst_titan.train import node, slurm
+from tst_titan.train import node
 from tst_titan.train.attempts import (
     STANDSTILL,
     Attempt,
@@ -62,7 +64,7 @@ def run_segment(job: Job) -> int:
         _run_again(job, after=held.job)
         return EXIT_CONTINUE
     # With the lock given back: the next start may come at once, on another node.
-    if status == EXIT_CONTINUE and slurm.launches():
+    if status == EXIT_CONTINUE and own_job.launches():
         _run_again(job)
     return status
 
@@ -70,7 +72,7 @@ def run_segment(job: Job) -> int:
 def _run_again(job: Job, *, after: str | None = None) -> None:
     """Put this job of Slurm back into the queue. That Slurm does not is no failure of the segment's: its state is saved."""
     try:
-        slurm.run_again(after=after)
+        own_job.run_again(after=after)
     except UserError as error:
         print(
             f"{job.segment.id}: could not be put back into Slurm's queue; start it again to go on: {error}",
@@ -83,8 +85,8 @@ def _attempt(job: Job, lock: FolderLock) -> int:
         (job.folder / stale).unlink(missing_ok=True)
     for stale in ("nodes", "failures"):
         shutil.rmtree(job.folder / stale, ignore_errors=True)
-    if slurm.launches():
-        slurm.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
+    if own_job.launches():
+        own_job.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
     with _gpus(job) as held:
         job = replace(job, gpus=held.gpus)
         write_job(job)
@@ -119,17 +121,17 @@ def _attempt(job: Job, lock: FolderLock) -> int:
 def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
     """The GPUs of this machine that the job may use: what Slurm gave it, or what it holds."""
     return (
-        nullcontext(HeldGpus(promised_gpus())) if slurm.launches() else gpus_for_job(job.hardware.processes)
+        nullcontext(HeldGpus(promised_gpus())) if own_job.launches() else gpus_for_job(job.hardware.processes)
     )
 
 
 def _not_its_fault(job: Job, failure: Failure | None) -> str:
     """Why processes ended without an outcome, where that is no fault of the job's; else ""."""
-    if slurm.launches() and not (failure and failure.known):
+    if own_job.launches() and not (failure and failure.known):
         try:
-            if slurm.own_state() != "RUNNING":
+            if own_job.own_state() != "RUNNING":
                 return "ended by Slurm"
-        except slurm.NoAnswer as error:
+        except own_job.NoAnswer as error:
             return str(error)
         lost = node.silent_nodes(job)
         if lost:
@@ -166,7 +168,7 @@ def _check_inputs(job: Job) -> None:
 def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
     """Run the training processes on every node to their end; a stop signal to this process reaches them all."""
     progress = Progress(job)
-    clock = StopClock(job, slurm.seconds_left() if slurm.launches() else math.inf)
+    clock = StopClock(job, own_job.seconds_left() if own_job.launches() else math.inf)
     if warning := clock.warning():
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
@@ -175,16 +177,16 @@ def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
         progress.show()
         return clock.is_due()
 
-    if job.hardware.nodes > 1 and not slurm.launches():
+    if job.hardware.nodes > 1 and not own_job.launches():
         raise UserError(
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
     with open_own(job.folder / "train.log", "a") as log, ExitStack() as meeting:
         running: node.Running
-        if slurm.launches():
+        if own_job.launches():
             several = job.hardware.nodes > 1
-            master = f"{slurm.address_in_job()}:{meeting.enter_context(held_port())}" if several else None
+            master = f"{own_job.address_in_job()}:{meeting.enter_context(held_port())}" if several else None
             running = node.start_step(job, environment, master=master, output=log.fileno(), pass_fds=locks)
         else:
             file = meeting.enter_context(private_meeting())
@@ -237,9 +239,7 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
 def _finish(job: Job, attempts: list[Attempt]) -> None:
     """Write what it used into `provenance.json`, then `done.json`, sealed; drop the checkpoints before the last."""
     segment = job.segment
-    rows = [
-        json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = [json.loads(line) for line in read_file(job.folder / "metrics.jsonl", METRICS_BYTES).splitlines()]
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
     checkpoint = f"checkpoint/step-{segment.end_step}"

@@ -24,12 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tst_titan.cluster import jobs
+from tst_titan.cluster import own_job, slurm
 from tst_titan.files import write_json
 from tst_titan.meeting import private_meeting
 from tst_titan.private import cache_folder, processor_kind
 from tst_titan.processes import FAREWELL_SECONDS, Process, ending_with_parent, kill, start_ranks
-from tst_titan.train import slurm
 from tst_titan.train.failures import first_failure, has_failure, record_failure
 from tst_titan.train.job import EXIT_CONTINUE, STOP_SIGNALS, Job, read_job
 
@@ -63,7 +62,7 @@ def environment(job: Job) -> dict[str, str]:
         MALLOC_KEEPS_BUFFERS
         | compiled
         | {"TORCHINDUCTOR_COMPILE_THREADS": threads}
-        | jobs.environment()
+        | slurm.environment()
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     )
 
@@ -183,7 +182,7 @@ def start_step(
     """
     hardware = job.hardware
     command = [
-        *slurm.srun(hardware.nodes, hardware.processes * hardware.threads),
+        *own_job.srun(hardware.nodes, hardware.processes * hardware.threads),
         sys.executable,
         "-m",
         "tst_titan.train.node",

@@ -10,20 +10,24 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
+from tst_titan.cluster.site import gpu_memory_gib, job_prologue
+from tst_titan.cluster.snakemake_internals import (
+    configuration_sources,
+    executor_settings,
+    granted_cores,
+    jobs_to_run,
+    runs_on_slurm,
+)
 from tst_titan.configuration import check_models, read_configuration, sources_of
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plans
 from tst_titan.published import published_files
 from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
     check_training,
-    gpu_memory_gib,
-    checkpoint_memory_mb,
-    checkpoint_resources,
-    corpus_resources,
-    job_prologue,
     training_memory_mb,
     training_minutes,
     training_resources,
@@ -31,7 +35,7 @@ from tst_titan.train.resources import (
 
 try:
     # Each by itself, to say where a mistake stands: `config` is what Snakemake has made of all.
-    SOURCES = sources_of(SITE_FILE, workflow.config_settings.configfiles, workflow.config_settings.config)
+    SOURCES = sources_of(SITE_FILE, *configuration_sources(workflow))
     CONFIGURATION = read_configuration(SOURCES)
 except UserError as error:
     sys.exit(f"error: {error}")
@@ -90,8 +94,24 @@ def unusable_study(name):
     return f"{STUDIES / name}.yaml: no such study.{hint} There are: {', '.join(sorted([PUBLISHED, *PLANS]))}"
 
 
+COMPARED = set()
+
+
+def refuse_changed_inputs(segments):
+    """End the run where the text or tokenizer of a corpus that is there has changed before these segments are trained on it."""
+    corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
+    new = [corpus for identity, corpus in corpora.items() if identity not in COMPARED]
+    COMPARED.update(corpora)
+    if new:
+        from tst_titan.data.inputs import changed_inputs
+
+        if wrong := changed_inputs(new, RESULTS / "data"):
+            sys.exit("\n".join(f"error: {one}" for one in wrong))
+
+
 # Before there is a DAG: a study that is asked for and cannot be planned ends the run with one message. Snakemake
 # tells a Snakefile its targets only later, so they are looked up where they came from.
+asked_for = []
 for before, target in zip(sys.argv, map(Path, sys.argv[1:])):
     if before in ("--report", "--configfile", "--configfiles"):
         continue  # a file of the user's own, wherever it lies
@@ -105,6 +125,8 @@ for before, target in zip(sys.argv, map(Path, sys.argv[1:])):
                 print(f"hardware: {note}", file=sys.stderr)
         except UserError as error:
             sys.exit(f"error: {error}")
+        asked_for += missing
+refuse_changed_inputs(asked_for)
 if PUBLISHED in {*PLANS, *BROKEN}:
     sys.exit(f"error: {STUDIES / PUBLISHED}.yaml: the target {STUDIES / PUBLISHED} is the paper's own numbers; rename the file")
 
@@ -112,8 +134,10 @@ if PUBLISHED in {*PLANS, *BROKEN}:
 onstart:
     # With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
     # evaluations would not find when all training is done.
-    jobs = list(workflow.dag.needrun_jobs())
-    if workflow.executor_plugin.name == "slurm":
+    jobs = jobs_to_run(workflow)
+    # Of targets that are no study, which were not looked up above.
+    refuse_changed_inputs(segment_of(job.wildcards.segment) for job in jobs if job.rule.name == "train")
+    if runs_on_slurm(workflow):
         from tst_titan.cluster.executor import check_resources, mend_executor
         from tst_titan.cluster.preflight import check_cluster, request_of
 
@@ -124,7 +148,7 @@ onstart:
             requests = [request_of(job.rule.name, job.resources, job.threads) for job in submitted]
             for warning in check_cluster(requests, [Path.cwd(), RESULTS]):
                 print(f"warning: {warning}", file=sys.stderr)
-            mend_executor(workflow.executor_settings)
+            mend_executor(executor_settings(workflow))
         except UserError as error:
             sys.exit(f"error: {error}")
     groups = {}

@@ -3,15 +3,16 @@
 
 import os
 
-from tst_titan.data.needed import holds, tokens_needed
+from tst_titan.data.needed import holds, recorded_weights, tokens_needed
 from tst_titan.files import read_json
 
-TOKENS_NEEDED = tokens_needed(PLANS.values())
+CORPORA = {identity for plan in PLANS.values() for identity in plan.corpora}
+TOKENS_NEEDED = tokens_needed(PLANS.values(), recorded_weights(CORPORA, RESULTS / "data"))
 TOKENIZE = "{TST_TITAN} data build {STUDIES:q} --results {RESULTS:q} --corpus {wildcards.corpus:q} --workers {threads}"
 # Where the network is: on the machine that runs Snakemake, unless the site gives corpora jobs of their own.
 LOCAL_CORPORA = not SITE.corpus_minutes
 # At most: what --cores allows, or the machine has. `workflow.cores` itself is an error where jobs go to a cluster.
-TOKENIZE_THREADS = workflow.resource_settings.cores or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
+TOKENIZE_THREADS = granted_cores(workflow) or min(16, os.cpu_count() if LOCAL_CORPORA else 16)
 
 
 def downloads(wildcards):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.config import CompileConfig
 from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
@@ -31,6 +30,7 @@ from tst_titan.superposition import (
     window_length,
 )
 from tst_titan.train.titan.copies import CopiesAhead
+from tst_titan.train.titan.upstream import BaseDataLoader, compile_loss
 
 
 class BagEmbedding(Embedding):
@@ -75,7 +75,7 @@ class MultiHotCrossEntropyLoss(BaseLoss):
         self.bag_weighting = config.bag_weighting
         self.global_vocab_size = config.global_vocab_size
         self.fn = self._loss
-        self._maybe_compile(compile_config)
+        compile_loss(self, compile_config)
 
     def _loss(self, pred: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         group = None

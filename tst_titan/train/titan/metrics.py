@@ -15,10 +15,12 @@ import torch.distributed as dist
 from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, WandBLogger
 from torchtitan.tools.logging import logger
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, whole_file
 from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
+from tst_titan.train.titan.upstream import loggers_of
 
 
 class SegmentMetrics(MetricsProcessor):
@@ -53,7 +55,7 @@ class SegmentMetrics(MetricsProcessor):
     @staticmethod
     def _check_wandb(loggers: LoggerContainer) -> None:
         # torchtitan logs the failure and trains on without it.
-        if not any(isinstance(logger, WandBLogger) for logger in loggers._loggers):
+        if not any(isinstance(logger, WandBLogger) for logger in loggers_of(loggers)):
             raise UserError(
                 "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install wandb; "
                 "then log in with `wandb login`, or set WANDB_MODE=offline and sync later"
@@ -177,5 +179,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a `metrics.jsonl`; a last line that a killed job left unfinished is dropped."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_file(path, METRICS_BYTES).splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]

@@ -27,8 +27,8 @@ from tst_titan.plan.settings import MoEShape, Recipe
 from tst_titan.study.catalogue import MODELS
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import write_job
+from tst_titan.train.layouts import layout, layouts
 from tst_titan.train.memory import BAG_INDEX_LIMIT, GIB, STATE_BYTES, bag_elements, estimate_memory
-from tst_titan.train.recipes import layout, layouts
 
 ALL = [(model, name) for model in MODELS for name in layouts(model)]
 # One rank of each parallel layout; the models below them differ in nothing that is split.
