@@ -101,20 +101,12 @@ class Plan:
         return tuple(segment for id, segment in self.segments.items() if id not in self.finished)
 
 
-def load_plan(
-    study_file: Path,
-    results: Path,
-    *,
-    accelerator: Accelerator | None = None,
-    max_segment_steps: int | None = None,
-) -> Plan:
+def load_plan(study_file: Path, results: Path) -> Plan:
     """Plan one study beside its neighbours in the same folder; its own mistakes are raised as `UserError`."""
     study_file = Path(study_file)
     if not study_file.is_file():
         raise UserError(f"{study_file}: no such study file")
-    plans, errors = load_plans(
-        study_file.parent, results, accelerator=accelerator, max_segment_steps=max_segment_steps
-    )
+    plans, errors = load_plans(study_file.parent, results)
     if study_file.stem in errors:
         raise errors[study_file.stem]
     if study_file.stem not in plans:

@@ -21,24 +21,17 @@ _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 _FITTED = "mutual_information("
 
 
-def bag_weights(
+def relative_weights(
     bag_weighting: str | Sequence[float], bag_size: int, *, device: torch.device | str | None = None
 ) -> Tensor:
-    """The weights `[S]` of a bag's targets, float64, none negative, with sum 1.
+    """The weights `[S]` of a bag's targets, float64, none negative, before they are scaled to sum 1.
 
-    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves (scaled here to sum 1).
+    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves. Uniform weights are
+    exactly 1, which keeps the uniform loss exact.
 
     Raises:
         ValueError: the name is unknown, or the given weights are not S finite numbers >= 0 with a sum above 0.
     """
-    weights_S = relative_weights(bag_weighting, bag_size, device=device)
-    return weights_S / weights_S.sum()
-
-
-def relative_weights(
-    bag_weighting: str | Sequence[float], bag_size: int, *, device: torch.device | str | None = None
-) -> Tensor:
-    """`bag_weights` before normalization; uniform weights are exactly 1, which keeps the uniform loss exact."""
     if bag_size < 1:
         raise ValueError(f"bag_size must be at least 1, not {bag_size}")
     if isinstance(bag_weighting, str):

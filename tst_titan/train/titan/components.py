@@ -66,7 +66,7 @@ class MultiHotCrossEntropyLoss(BaseLoss):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         bag_weighting: str = "uniform"
-        """How the targets of a bag are weighted; see `tst_titan.superposition.bag_weights`."""
+        """How the targets of a bag are weighted; see `tst_titan.superposition.weights`."""
 
         global_vocab_size: int | None = None
         """Full vocabulary size, needed where the logits are split over tensor-parallel ranks."""
