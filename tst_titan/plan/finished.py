@@ -87,19 +87,19 @@ def differences(wanted: Iterable[Segment], orphans: Iterable[Finished]) -> tuple
     for orphan in orphans:
         kind = (orphan.id.rpartition("/")[0], orphan.id.rpartition("/")[2].partition("-")[0])
         by_kind.setdefault(kind, []).append((orphan, flatten(orphan.settings)))
-    found = []
+    twins = []
     for segment in wanted:
-        near = by_kind.get((segment.id.rpartition("/")[0], segment.stage.name))
-        if not near:
+        candidates = by_kind.get((segment.id.rpartition("/")[0], segment.stage.name))
+        if not candidates:
             continue
         current = flatten(segment.science())
         orphan, settings = min(
-            ((orphan, _differing(flat, current)) for orphan, flat in near),
+            ((orphan, _differing(flat, current)) for orphan, flat in candidates),
             key=lambda pair: (len(pair[1]), pair[0].id),
         )
         if len(settings) <= MAX_DIFFERENCES:
-            found.append(Difference(segment=segment.id, cached=orphan.id, settings=settings))
-    return tuple(found)
+            twins.append(Difference(segment=segment.id, cached=orphan.id, settings=settings))
+    return tuple(twins)
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def find_segment(plans: Mapping[str, Plan], segment_id: str, errors: Mapping[str
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Trajectory:
     """A run of a study as a trajectory, and the steps at which it is evaluated."""
 
     run: RunDefinition
@@ -178,37 +178,41 @@ def make_plans(
     """
     chains = Chains(results, max_segment_steps)
     studies = list(studies)
-    wanted = [_want(chains, study) for study in studies]
+    trajectories = [_trajectories(chains, study) for study in studies]
     chains.read_results()
     accelerator = accelerator or Accelerator()
-    plans = [_plan(chains, study, runs, accelerator) for study, runs in zip(studies, wanted, strict=True)]
+    plans = [
+        _plan(chains, study, runs, accelerator) for study, runs in zip(studies, trajectories, strict=True)
+    ]
     planned = {id for plan in plans for id in plan.segments}
     orphans = [done for id, done in chains.finished.items() if id not in planned]
     damaged = {
         plan.study: error for plan in plans for id, error in chains.damaged.items() if id in plan.segments
     }
-    whole = [plan for plan in plans if plan.study not in damaged]
-    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in whole], damaged
+    usable = [plan for plan in plans if plan.study not in damaged]
+    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in usable], damaged
 
 
-def _want(chains: Chains, study: LoadedStudy) -> list[_Wanted]:
+def _trajectories(chains: Chains, study: LoadedStudy) -> list[_Trajectory]:
     """The trajectories of a study's runs; their states are noted in ``chains``."""
     evaluate = study.definition.evaluate
-    wanted = []
+    trajectories = []
     for run in study.runs:
         recipe, stages = chains.recipes.of(run), run_stages(run)
         evaluated = evaluate.at.of_run(run.steps) if evaluate.tasks else ()
         chains.want(recipe, stages, evaluated)
-        wanted.append(_Wanted(run, recipe, stages, evaluated))
-    return wanted
+        trajectories.append(_Trajectory(run, recipe, stages, evaluated))
+    return trajectories
 
 
-def _plan(chains: Chains, study: LoadedStudy, wanted: list[_Wanted], accelerator: Accelerator) -> Plan:
+def _plan(
+    chains: Chains, study: LoadedStudy, trajectories: list[_Trajectory], accelerator: Accelerator
+) -> Plan:
     segments: dict[str, Segment] = {}
-    runs = tuple(_plan_run(chains, item, segments, accelerator) for item in wanted)
-    corpora = {item.recipe.corpus.id: item.recipe.corpus for item in wanted}
+    runs = tuple(_plan_run(chains, item, segments, accelerator) for item in trajectories)
+    corpora = {item.recipe.corpus.id: item.recipe.corpus for item in trajectories}
     data_tokens = dict.fromkeys(corpora, 0)
-    for item, run in zip(wanted, runs, strict=True):
+    for item, run in zip(trajectories, runs, strict=True):
         corpus = item.recipe.corpus.id
         data_tokens[corpus] = max(data_tokens[corpus], run.data_tokens)
     definition = study.definition
@@ -232,15 +236,17 @@ def _plan(chains: Chains, study: LoadedStudy, wanted: list[_Wanted], accelerator
         or min(corpus.validation_tokens for corpus in corpora.values()),
         differences=(),
         flops_without_sharing=sum(run.flops for run in runs),
-        flops_with_sharing=_flops_with_sharing(chains, wanted),
+        flops_with_sharing=_flops_with_sharing(chains, trajectories),
     )
 
 
-def _plan_run(chains: Chains, wanted: _Wanted, segments: dict[str, Segment], accelerator: Accelerator) -> Run:
+def _plan_run(
+    chains: Chains, trajectory: _Trajectory, segments: dict[str, Segment], accelerator: Accelerator
+) -> Run:
     """One run of the plan; the segments that it needs are added to ``segments``."""
-    run, recipe, stages = wanted.run, wanted.recipe, wanted.stages
+    run, recipe, stages = trajectory.run, trajectory.recipe, trajectory.stages
     evaluations = []
-    for step in wanted.evaluated:
+    for step in trajectory.evaluated:
         state = _state_at(stages, step)
         evaluated = chains.segment(recipe, state)
         if evaluated.id not in segments:
@@ -271,10 +277,10 @@ def _plan_run(chains: Chains, wanted: _Wanted, segments: dict[str, Segment], acc
     )
 
 
-def _flops_with_sharing(chains: Chains, wanted: Iterable[_Wanted]) -> int:
+def _flops_with_sharing(chains: Chains, trajectories: Iterable[_Trajectory]) -> int:
     """Training FLOPs where each step is taken once, however many runs pass it: of each chain its furthest end counts."""
     furthest: dict[int, int] = {}
-    for item in wanted:
+    for item in trajectories:
         flops = flops_per_step(item.recipe)
         for index, stage in enumerate(item.stages):
             chain = id(chains.chain(item.recipe, item.stages[: index + 1]))

@@ -13,7 +13,7 @@ from tst_titan.units import short, short_bytes
 
 def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     """The whole plan as plain data: `runs`, `segments`, `totals`, `differences`."""
-    passing = _passing(plan)
+    num_runs = _runs_by_segment(plan)
     segments = [
         {
             "id": segment.id,
@@ -22,7 +22,7 @@ def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "start_step": segment.start_step,
             "end_step": segment.end_step,
             "finished": id in plan.finished,
-            "runs": passing[id],
+            "runs": num_runs[id],
             "flops": job_flops(segment),
             "gpu_hours": accelerator.hours(job_flops(segment)),
             "checkpoint_bytes": checkpoint_bytes(segment.recipe.model),
@@ -51,7 +51,7 @@ def job_flops(segment: Segment) -> int:
 
 def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     """Sums over the study. `flops_to_train` is what is left after sharing and what `results/` holds."""
-    left = sum(job_flops(segment) for segment in plan.new_segments)
+    flops_to_train = sum(job_flops(segment) for segment in plan.new_segments)
     return {
         "runs": len(plan.runs),
         "segments": len(plan.segments),
@@ -61,10 +61,10 @@ def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "flops_without_sharing": plan.flops_without_sharing,
         "flops_with_sharing": plan.flops_with_sharing,
         "saved_by_sharing": 1 - plan.flops_with_sharing / plan.flops_without_sharing,
-        "flops_to_train": left,
+        "flops_to_train": flops_to_train,
         "gpu_hours_without_sharing": accelerator.hours(plan.flops_without_sharing),
         "gpu_hours_with_sharing": accelerator.hours(plan.flops_with_sharing),
-        "gpu_hours_to_train": accelerator.hours(left),
+        "gpu_hours_to_train": accelerator.hours(flops_to_train),
         "checkpoint_bytes": sum(checkpoint_bytes(segment.recipe.model) for segment in plan.segments.values()),
     }
 
@@ -84,10 +84,10 @@ def print_plan(
     hours = f"{accelerator.name.upper()}-hours"
     for column in ("bag", "ratio", "steps", "eq. tokens", "data tokens", "FLOPs", hours, "shared", "state"):
         runs.add_column(column, justify="right")
-    passing = _passing(plan)
+    num_runs = _runs_by_segment(plan)
     for run in plan.runs:
         path = [plan.segments[id] for id in run.segments]
-        shared = sum(segment.end_step - segment.start_step for segment in path if passing[segment.id] > 1)
+        shared = sum(segment.end_step - segment.start_step for segment in path if num_runs[segment.id] > 1)
         done = sum(id in plan.finished for id in run.segments)
         state = "done" if run.final in plan.finished else f"{done}/{len(path)} done" if done else "new"
         runs.add_row(
@@ -104,14 +104,14 @@ def print_plan(
         )
     console.print(runs)
     if with_segments:
-        console.print(_segment_table(plan, passing, accelerator))
+        console.print(_segment_table(plan, num_runs, accelerator))
     _print_totals(console, plan, accelerator)
     _print_differences(console, plan)
     if with_published:
         print_implied(console)
 
 
-def _segment_table(plan: Plan, passing: Counter[str], accelerator: Accelerator) -> Any:
+def _segment_table(plan: Plan, num_runs: Counter[str], accelerator: Accelerator) -> Any:
     from rich.table import Table
 
     table = Table(title=f"{len(plan.segments)} segments", title_justify="left")
@@ -119,7 +119,7 @@ def _segment_table(plan: Plan, passing: Counter[str], accelerator: Accelerator) 
     for column in ("from step", "to step", "runs", f"{accelerator.name.upper()}-hours", "state"):
         table.add_column(column, justify="right")
     for id, segment in plan.segments.items():
-        row = (f"{segment.start_step:,}", f"{segment.end_step:,}", str(passing[id]))
+        row = (f"{segment.start_step:,}", f"{segment.end_step:,}", str(num_runs[id]))
         state = "done" if id in plan.finished else "new"
         table.add_row(id, *row, hours_text(accelerator.hours(job_flops(segment))), state)
     return table
@@ -170,7 +170,7 @@ def _print_differences(console: Any, plan: Plan) -> None:
             )
 
 
-def _passing(plan: Plan) -> Counter[str]:
+def _runs_by_segment(plan: Plan) -> Counter[str]:
     """How many runs of the study pass each segment."""
     return Counter(id for run in plan.runs for id in run.segments)
 

@@ -23,8 +23,8 @@ def corpus_settings(corpus: Corpus) -> CorpusSettings:
     """The corpus that a definition means, its known sources and tokenizers written out."""
     sources = []
     for name, weight in corpus.weights.items():
-        own = corpus.sources.get(name)
-        fields = own.model_dump() if own is not None else catalogue.SOURCES[name]
+        source = corpus.sources.get(name)
+        fields = source.model_dump() if source is not None else catalogue.SOURCES[name]
         sources.append(SourceSettings(name=name, weight=weight, **fields))
     return CorpusSettings(
         sources=tuple(sources),
@@ -59,13 +59,13 @@ class Recipes:
         if key not in self._by_run:
             tokenizer = run.corpus.tokenizer
             vocab_size = tokenizer.model_vocab_size or tokenizer.vocab_size
-            own = {name: value for name, value in run.training.items() if name not in STAGES_OWN}
+            settings = {name: value for name, value in run.training.items() if name not in STAGES_OWN}
             self._by_run[key] = self.intern(
                 Recipe(
                     model=model_shape(run.model, run.shape, vocab_size),
                     corpus=self._corpora[id(run.corpus)][1],
                     seed=run.seed,
-                    **own,
+                    **settings,
                 )
             )
         return self._by_run[key]

@@ -154,10 +154,10 @@ def _task(value: Any) -> Any:
     if not isinstance(value, str) or not is_name(value):
         raise ValueError(f"must be the name of an lm-eval task or of a group (offline, paper); {RULE}")
     if value not in catalogue.KNOWN_TASKS:
-        near = nearest(value, catalogue.KNOWN_TASKS, cutoff=0.85)
+        neighbour = nearest(value, catalogue.KNOWN_TASKS, cutoff=0.85)
         # Real neighbours differ by a suffix (arc_easy_mt, mmlu_abstract_algebra): only slips are refused.
-        if near and not value.startswith(near):
-            raise ValueError(f"no known task; did you mean {near!r}?")
+        if neighbour and not value.startswith(neighbour):
+            raise ValueError(f"no known task; did you mean {neighbour!r}?")
     return value
 
 

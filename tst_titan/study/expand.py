@@ -54,29 +54,29 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
 
 
 def _check_names(source: StudySource, study: Study) -> None:
-    named: list[tuple[KeyPath, str, dict[str, Any]]] = []
+    mentions: list[tuple[KeyPath, str, dict[str, Any]]] = []
     for name, arm in study.arms.items():
-        named += [(("arms", name, "models"), model, dict(study.models)) for model in arm.models or ()]
+        mentions += [(("arms", name, "models"), model, dict(study.models)) for model in arm.models or ()]
     for key, entries in (("include", study.include), ("exclude", study.exclude)):
         for index, entry in enumerate(entries):
-            for field, known in (
+            for field, allowed in (
                 ("arm", dict(study.arms)),
                 ("model", dict(study.models)),
                 ("models", dict(study.models)),
             ):
                 value = getattr(entry, field, None) or ()
-                named += [
-                    ((key, index, field), name, known)
+                mentions += [
+                    ((key, index, field), name, allowed)
                     for name in ((value,) if isinstance(value, str) else value)
                 ]
-    for path, name, known in named:
-        if name not in known:
-            raise UserError(source.complain(path, name, f"not in this study; {choices(name, known)}"))
-    held_out = {
+    for path, name, allowed in mentions:
+        if name not in allowed:
+            raise UserError(source.complain(path, name, f"not in this study; {choices(name, allowed)}"))
+    corpora = {
         "": study.corpus,
         **{name: entry.corpus for name, entry in study.models.items() if entry.corpus},
     }
-    for name, corpus in held_out.items():
+    for name, corpus in corpora.items():
         if study.validation.tokens is not None and study.validation.tokens > corpus.validation_tokens:
             path = ("models", name, "corpus") if name else ("corpus",)
             raise UserError(
@@ -129,7 +129,7 @@ def _grids_of_arm(
     source: StudySource, study: Study, name: str, arm: Arm, path: KeyPath, entry: Include | None = None
 ) -> Iterator[_Grid]:
     """The grid of one arm (or of one entry of `include`, which changes the arm ``name``), for each of its models."""
-    own = entry if entry is not None else arm
+    definition = entry if entry is not None else arm
     base: KeyPath = ("arms", name)
     models = (entry.model,) if entry is not None and entry.model else arm.models or tuple(study.models)
     for model in models:
@@ -138,7 +138,7 @@ def _grids_of_arm(
         tagged = []
         for field in (*ARM_DEFAULTS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
             values, paths[field] = _resolve(
-                study, model, arm, field, path if field in own.model_fields_set else base
+                study, model, arm, field, path if field in definition.model_fields_set else base
             )
             if values is None:
                 raise UserError(
@@ -165,14 +165,14 @@ def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) 
     defaults = {key: (value,) for key, value in (TRAINING_DEFAULTS | ARM_DEFAULTS).items()}
     if model in catalogue.MODELS:
         defaults["learning_rate"] = (catalogue.MODELS[model]["learning_rate"],)
-    written: list[tuple[Any, KeyPath]] = [
+    places: list[tuple[Any, KeyPath]] = [
         (getattr(arm, field, None), (*arm_path, field)),
         (getattr(study.models[model], field, None), ("models", model, field)),
         (getattr(study, field, None), (field,)),
         (getattr(study.training, field, None), ("training", field)),
     ]
     return next(
-        ((value, path) for value, path in written if value is not None), (defaults.get(field), (field,))
+        ((value, path) for value, path in places if value is not None), (defaults.get(field), (field,))
     )
 
 

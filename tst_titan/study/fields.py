@@ -39,8 +39,8 @@ def choices(value: Any, allowed: Iterable[str]) -> str:
     """``allowed: a, b, c; did you mean 'a'?``"""
     names = list(allowed)
     text = f"allowed: {', '.join(names)}"
-    near = nearest(value, names)
-    return f"{text}; did you mean {near!r}?" if near else text
+    suggestion = nearest(value, names)
+    return f"{text}; did you mean {suggestion!r}?" if suggestion else text
 
 
 def nearest(value: Any, names: Iterable[str], cutoff: float = 0.6) -> str | None:

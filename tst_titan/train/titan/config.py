@@ -213,7 +213,7 @@ def lr_scheduler(segment: Segment) -> LRSchedulersContainer.Config:
 def _float8(recipe: Recipe, hardware: Hardware) -> Float8 | None:
     if recipe.precision != "float8":
         return None
-    return Float8(emulate=hardware.emulate_float8, compile=hardware.compile)
+    return Float8(compile=hardware.compile)
 
 
 def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]

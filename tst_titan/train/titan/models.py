@@ -109,9 +109,8 @@ def build_whole_model(
 
 @dataclass(frozen=True)
 class Float8:
-    """Float8 training (torchao): rowwise scales on a GPU that has it; `emulate` rounds on any device, for tests."""
+    """Float8 training (torchao): rowwise scales, on a GPU that has it."""
 
-    emulate: bool = False
     compile: bool = False
 
 
@@ -120,14 +119,13 @@ FLOAT8_KEEPS = ["lm_head", "router"]
 
 
 def _quantize(config: Decoder.Config, float8: Float8) -> None:
-    """Blocks' linear layers and experts in float8. There is no emulation of experts: then they stay as they are."""
+    """Blocks' linear layers and experts in float8."""
     Float8LinearConverter.Config(
         recipe_name="rowwise",
         filter_fqns=FLOAT8_KEEPS,
-        emulate=float8.emulate,
         model_compile_enabled=float8.compile,
     ).build().convert(config)
-    if not float8.emulate and any(config.traverse(GroupedExperts.Config)):
+    if any(config.traverse(GroupedExperts.Config)):
         Float8GroupedExpertsConverter.Config(model_compile_enabled=float8.compile).build().convert(config)
 
 
