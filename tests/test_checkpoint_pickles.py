@@ -29,6 +29,7 @@ from tst_titan.evaluate.run import Evaluation, evaluate
 from tst_titan.evaluate.through_export import load_export
 from tst_titan.files import read_json, write_json
 from tst_titan.plan.settings import Segment
+from tst_titan.seal import with_seal
 from tst_titan.train.checkpoint_reader import read_index
 from tst_titan.train.titan.worker import failure_message
 
@@ -185,7 +186,10 @@ def test_an_export_with_other_code_is_not_evaluated(own_results, tmp_path: Path,
             path / file,
             read_json(path / file) | {"auto_map": {"AutoTokenizer": ["stranger/repository--code.It", None]}},
         )
-    write_json(path / "tst_titan.json", read_json(path / "tst_titan.json") | {"needs_own_code": True})
+    # Who writes code writes the seal, too.
+    write_json(
+        path / "tst_titan.json", with_seal(read_json(path / "tst_titan.json") | {"needs_own_code": True})
+    )
     with pytest.raises(UserError, match=rf"{file}: brings code that is not tst-titan's"):
         load_export(path, find_checkpoint(folder, segment), device="cpu", dtype="float32")
     assert not (tmp_path / "it-ran").exists()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import tst_titan.train.titan  # noqa: F401  (makes torchtitan importable on this machine)
-from tst_titan.train.titan.upstream import NAMES
+from tst_titan.train.titan.upstream import LOSS_NOT_FINITE, NAMES
 
 
 def find(path: str) -> Any:
@@ -286,7 +286,7 @@ def test_a_step_counts_targets_then_steps_the_optimizer_then_checks_and_logs() -
         r"self\.forward_backward_step\(",
         r"self\.optimizers\.step\(\)",
         r"self\.lr_schedulers\.step\(\)",
-        r"Loss is not finite",
+        LOSS_NOT_FINITE,
         r"self\.metrics_processor\.log\(",
         owner="Trainer.train_step",
     )

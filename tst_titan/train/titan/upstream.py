@@ -39,6 +39,9 @@ NAMES = {
     "torchtitan.protocols.module:Module._init_self_buffers": "called: fills rotary caches and biases of a model that no trainer built",
 }
 
+# What the trainer says in a RuntimeError when the loss of a step is infinite or no number; the contract test has its source.
+LOSS_NOT_FINITE = "Loss is not finite"
+
 
 class CheckpointHooks(CheckpointManager):
     """torchtitan's checkpoints; what a subclass changes of them has names of ours, each doing as torchtitan does by itself."""
