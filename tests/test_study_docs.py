@@ -1,6 +1,7 @@
 """docs/studies.md: its studies are planned as written, and its numbers are the plan's."""
 
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from checkouts import copy_checkout
 from tst_titan.plan import Plan, load_plans
 from tst_titan.plan.costs import DEFAULT_UTILIZATION, PUBLISHED_ACCELERATOR
 from tst_titan.plan.implied import implied_utilizations
+from tst_titan.plan.settings import ModelShape, MoEShape, Recipe
 from tst_titan.study import catalogue, load_study
 from tst_titan.study.defaults import TRAINING_DEFAULTS, spelled
 from tst_titan.study.definition import Study
@@ -69,6 +71,12 @@ def test_every_key_model_and_default_is_in_the_text() -> None:
     for name, value in TRAINING_DEFAULTS.items():
         shown = f"`{value}`" if isinstance(value, str) else spelled(value)
         assert re.search(rf"`{name}`\s+\({shown}\)", DOC), name
+
+
+@pytest.mark.parametrize("kind", [Recipe, ModelShape, MoEShape])
+def test_a_default_stands_in_the_definition_alone(kind: type) -> None:
+    """The settings that identities are made of had the recipe's numbers once more: a change in one place was none."""
+    assert [field.name for field in fields(kind) if field.default is not MISSING] == []
 
 
 def test_the_defaults_of_a_study_are_those_of_the_text() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -110,7 +110,7 @@ def digest_json(value: Any, length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def digest_file(path: Path, new_hash: Callable[[], Any] = hashlib.sha256) -> str:
-    """Hex digest of a file's bytes, read in constant memory."""
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex, read in constant memory."""
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, new_hash).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

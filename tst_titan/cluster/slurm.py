@@ -18,9 +18,9 @@ class Answer:
     text: str
     error: str = ""
 
-    def rows(self, separator: str = "|") -> list[list[str]]:
+    def rows(self) -> list[list[str]]:
         """The lines of a parsable answer, split."""
-        return [line.split(separator) for line in self.text.splitlines() if line.strip()]
+        return [line.split("|") for line in self.text.splitlines() if line.strip()]
 
 
 def environment() -> dict[str, str]:

@@ -6,6 +6,8 @@ from typing import Literal
 from tst_titan.errors import UserError
 from tst_titan.shown import printable
 
+MOST_LISTED = 4
+
 Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain"]
 
 
@@ -26,7 +28,7 @@ def damage(error: UserError) -> Notice:
     return Notice("damaged", printable(error.where), printable(error.what))
 
 
-def listed(items: list[str] | list[int], most: int = 4) -> str:
+def listed(items: list[str] | list[int]) -> str:
     """``1, 2, 3, 4 and 7 more``: a list in a sentence, bounded."""
-    shown = ", ".join(str(item) for item in items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+    shown = ", ".join(str(item) for item in items[:MOST_LISTED])
+    return shown if len(items) <= MOST_LISTED else f"{shown} and {len(items) - MOST_LISTED} more"

@@ -14,6 +14,9 @@ from scipy import stats
 from tst_titan.compare.intervals import LEVEL, Interval
 from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
 
+# How far the data tokens of two runs that read "the same data" may lie apart, as a share.
+SAME_DATA = 0.02
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -54,8 +57,8 @@ def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
     return results
 
 
-def equal_data(table: pd.DataFrame, column: str, within: float = 0.02) -> list[Difference]:
-    """Arm minus baseline where the baseline read the same number of data tokens (relative tolerance `within`).
+def equal_data(table: pd.DataFrame, column: str) -> list[Difference]:
+    """Arm minus baseline where the baseline read the same number of data tokens (up to `SAME_DATA`).
 
     The baseline then took more steps, so more FLOPs: this comparison asks what repetition-free data is worth.
     Estimator as in `equal_flops`.
@@ -67,7 +70,7 @@ def equal_data(table: pd.DataFrame, column: str, within: float = 0.02) -> list[D
         first = rows.iloc[0]
         others = by_recipe.get(recipe_of(first))
         if others is not None:
-            near = (others["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= within
+            near = (others["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= SAME_DATA
             if near.any():
                 results.append(_difference(label, rows, others[near], column))
     return results

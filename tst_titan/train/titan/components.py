@@ -113,7 +113,7 @@ class BagDataLoader(BaseDataLoader):
         seed: int = 0
         sequences_per_step: int = 1
         """Sequences of an optimizer step over all ranks: the lanes of the stream."""
-        block_tokens: int = 2048
+        block_tokens: int = 1
         """The unit in which the stream is shuffled."""
         bag_size: int = 1
         superpose: Superpose = "both"
