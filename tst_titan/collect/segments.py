@@ -17,6 +17,7 @@ from tst_titan.collect.notices import Notice
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment
+from tst_titan.results import Results, SegmentFiles, checkpoint_name
 from tst_titan.train.record import SEALED_FILES, changed_files
 
 # waiting: its parent is not finished; queued: it could start; stopped: interrupted, a next call goes on.
@@ -41,14 +42,10 @@ class SegmentRecord:
     notices: tuple[Notice, ...]
 
 
-def segment_folder(results: Path, segment_id: str) -> Path:
-    """`results/segments/SEGMENT_ID`."""
-    return results / "segments" / segment_id
-
-
 def read_segment(segment: Segment, results: Path) -> SegmentRecord:
     """Read a segment's folder, whatever state it is in; what is wrong with it becomes notices."""
-    folder = segment_folder(results, segment.id)
+    files = Results(results).segment(segment.id)
+    folder = files.folder
     done, notices = read_done(segment, folder)
     if done is not None and (changed := _changed(done, folder, SEALED_FILES)):
         done, notices = None, changed
@@ -56,15 +53,15 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
     # A row of step 0 (before the first update) belongs to the first segment.
     first_step = segment.start_step + 1 if segment.start_step else 0
     metrics = read_metrics(
-        folder / "metrics.jsonl",
+        files.metrics,
         first_step=first_step,
         last_step=segment.end_step,
         finished=done is not None,
     )
     provenance: dict[str, Any] = {}
-    if (folder / "provenance.json").exists():
+    if files.provenance.exists():
         try:
-            provenance = read_json(folder / "provenance.json")
+            provenance = read_json(files.provenance)
         except UserError as error:
             notices.append(_notice_of(error))
     return SegmentRecord(segment, folder, done, metrics, provenance, (*notices, *metrics.notices))
@@ -72,7 +69,7 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
 
 def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, list[Notice]]:
     """`done.json` of a finished segment; None, with notices where there is one that cannot be believed by itself."""
-    path = folder / "done.json"
+    path = SegmentFiles(folder).done
     if not path.exists():
         return None, []
     try:
@@ -86,7 +83,7 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
     ):
         text = f"belongs to another segment than {segment.id}; taken as not finished"
         return None, [Notice("damaged", str(path), text)]
-    if done.get("checkpoint") != f"checkpoint/step-{segment.end_step}":
+    if done.get("checkpoint") != checkpoint_name(segment.end_step):
         text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished"
         return None, [Notice("damaged", str(path), text)]
     changed = _changed(done, folder, ())
@@ -102,7 +99,7 @@ def _changed(done: dict[str, Any], folder: Path, names: Collection[str]) -> list
 
 
 def _settings_notices(segment: Segment, folder: Path) -> list[Notice]:
-    path = folder / "settings.json"
+    path = SegmentFiles(folder).settings
     if not path.exists():
         return []
     try:
@@ -131,12 +128,12 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
     """
     if finished:
         return "finished"
-    written = [folder / name for name in ("attempts.json", "train.log", "metrics.jsonl")]
-    times = [path.stat().st_mtime for path in written if path.exists()]
+    files = SegmentFiles(folder)
+    times = [path.stat().st_mtime for path in (files.attempts, files.log, files.metrics) if path.exists()]
     if not times:
         return "queued" if parent_finished else "waiting"
     attempt = _last_attempt(folder)
-    if (folder / "failure.json").exists():
+    if files.failure.exists():
         return "failed"
     if attempt.get("end") is not None:
         # Attempts of earlier versions name no outcome; those that failed have no step.
@@ -150,7 +147,7 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
 
 def _last_attempt(folder: Path) -> dict[str, Any]:
     try:
-        attempts = read_json(folder / "attempts.json")
+        attempts = read_json(SegmentFiles(folder).attempts)
     except UserError:
         return {}
     return attempts[-1] if isinstance(attempts, list) and attempts else {}
@@ -158,10 +155,11 @@ def _last_attempt(folder: Path) -> dict[str, Any]:
 
 def failure(folder: Path) -> str:
     """Why a segment failed: the launcher's record of it, else the last error line of its log."""
+    files = SegmentFiles(folder)
     try:
-        return str(read_json(folder / "failure.json")["message"])
+        return str(read_json(files.failure)["message"])
     except (UserError, KeyError, TypeError):
-        return last_error(folder / "train.log") or f"ended without a word; see {folder / 'train.log'}"
+        return last_error(files.log) or f"ended without a word; see {files.log}"
 
 
 def last_error(log: Path) -> str | None:
@@ -169,13 +167,13 @@ def last_error(log: Path) -> str | None:
 
     Only the last 20 lines count: an error that training survived or was restarted after is further up.
     """
-    for line in reversed(tail_lines(log)[-20:]):
+    for line in reversed(_tail_lines(log)[-20:]):
         if _ERROR.search(line):
             return line.strip()
     return None
 
 
-def tail_lines(path: Path) -> list[str]:
+def _tail_lines(path: Path) -> list[str]:
     """The whole lines in a file's last 64 KiB; empty where there is no file."""
     try:
         with path.open("rb") as file:

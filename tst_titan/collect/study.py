@@ -11,7 +11,7 @@ import pandas as pd
 
 from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
-from tst_titan.collect.metrics import Columns, no_metrics
+from tst_titan.collect.metrics import no_metrics
 from tst_titan.collect.notices import Notice
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
@@ -19,7 +19,9 @@ from tst_titan.collect.tables import runs_table
 from tst_titan.collect.usage import Usage, run_columns, study_usage
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
+from tst_titan.metrics_rows import Columns
 from tst_titan.plan import Plan
+from tst_titan.results import Results
 
 # Points of all training curves together that the report may hold, and of one curve.
 ALL_POINTS, CURVE_POINTS = 60_000, 400
@@ -181,7 +183,7 @@ def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]],
     corpora, notices = {}, []
     ids = {plan.segments[run.segments[-1]].recipe.corpus.id for run in plan.runs}
     for corpus_id in sorted(ids):
-        path = results / "data" / corpus_id / "corpus.json"
+        path = Results(results).corpus(corpus_id).manifest
         if not path.exists():
             notices.append(Notice("unfinished", str(path), "missing: the corpus is not there"))
             continue

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tst_titan.results import Results
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `data` and its subcommands."""
@@ -89,7 +91,7 @@ def _build(args: argparse.Namespace) -> None:
     if args.corpus and args.corpus not in corpora:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
     for identity in [args.corpus] if args.corpus else corpora:
-        folder = args.results / "data" / identity
+        folder = Results(args.results).corpus(identity).folder
         about: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
         if args.list:
             with corpus_lock(folder):

@@ -37,6 +37,7 @@ from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threa
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
+from tst_titan.results import CorpusFiles
 
 # The columns of shards.parquet, one row a shard.
 _INDEX = pa.schema(
@@ -136,10 +137,11 @@ def finish(
         "notes": [*notes, rule],
     }
     manifest["digest"] = _corpus_digest(manifest)
-    with whole_file(out_dir / "shards.parquet") as part_file:
+    files = CorpusFiles(out_dir)
+    with whole_file(files.shard_index) as part_file:
         pq.write_table(_index_table(index), part_file)
-    write_json(out_dir / "corpus.json", manifest)
-    return read_json(out_dir / "corpus.json")
+    write_json(files.manifest, manifest)
+    return read_json(files.manifest)
 
 
 def _opened(job: GroupJob, result: GroupResult) -> _Group:
@@ -320,7 +322,7 @@ def _validation_split(
         if header.checksum != there["shards"][0]["checksum"]:
             raise UserError(f"{out_dir / name}: {_CHANGED}")
         return there
-    text_file = out_dir / "validation.jsonl"
+    text_file = CorpusFiles(out_dir).held_out_text
     with whole_file(text_file) as part, part.open("w", encoding="utf-8") as file:
         for document in chosen:
             file.write(

@@ -10,6 +10,7 @@ from tst_titan.data.tokenizers import given_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
 from tst_titan.plan.settings import CorpusSettings
+from tst_titan.results import CorpusFiles
 
 # Sources of at most so many bytes are compared by content (a second a gigabyte), larger ones by names and sizes.
 _COMPARED_BY_CONTENT = 2**30
@@ -65,5 +66,5 @@ def check_inputs(
     if given and given.is_file() and digest_file(given) != manifest["tokenizer"]["digest"]:
         raise UserError(
             f"{out_dir}: {given} is another tokenizer than the one that made this corpus: bring that back (the corpus has a "
-            f"copy, {out_dir / 'tokenizer'}), or give the new one another path in the study"
+            f"copy, {CorpusFiles(out_dir).tokenizer}), or give the new one another path in the study"
         )

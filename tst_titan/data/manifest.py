@@ -16,6 +16,7 @@ import numpy as np
 from tst_titan.data.shards import Shard, open_shard, verify_shard
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json
+from tst_titan.results import CorpusFiles
 
 _OPEN_SHARDS = 4096
 
@@ -50,7 +51,7 @@ class Corpus:
 
     @property
     def tokenizer_folder(self) -> Path:
-        return self.folder / "tokenizer"
+        return CorpusFiles(self.folder).tokenizer
 
     @cached_property
     def training_runs(self) -> list["TokenRun"]:
@@ -71,13 +72,13 @@ def open_corpus(folder: Path) -> Corpus:
     Raises `UserError` where the corpus is missing, not whole, or its tokenizer is another than its shards'.
     """
     folder = Path(folder)
-    path = folder / "corpus.json"
+    path = CorpusFiles(folder).manifest
     if not path.is_file():
         raise UserError(
             f"{folder}: no whole corpus there (corpus.json is missing); build it with `tst-titan data build`"
         )
     manifest = read_json(path, mend="delete the corpus folder and build it again with `tst-titan data build`")
-    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    tokenizer = CorpusFiles(folder).tokenizer / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(
             f"{tokenizer}: missing; delete the corpus folder and build it again with `tst-titan data build`"

@@ -8,6 +8,7 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.results import DONE, Results, SegmentFiles
 
 MEND = "restore it, or delete its folder to train the segment again"
 # More differing settings than this, and the cached segment is another experiment.
@@ -39,10 +40,10 @@ def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Fin
     """
     found, damaged = {}, {}
     for family in families:
-        for done in sorted((results / "segments" / family).glob("*/done.json")):
+        for done in sorted((Results(results).segments / family).glob(f"*/{DONE}")):
             identity = f"{family}/{done.parent.name}"
             try:
-                found[identity] = _read_finished(done.with_name("settings.json"), identity)
+                found[identity] = _read_finished(SegmentFiles(done.parent).settings, identity)
             except UserError as error:
                 damaged[identity] = error
     return found, damaged

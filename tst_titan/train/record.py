@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.files import digest_file
+from tst_titan.results import DONE, METRICS, PROVENANCE, SETTINGS
 
-SEALED_FILES = ("settings.json", "metrics.jsonl", "provenance.json")
+SEALED_FILES = (SETTINGS, METRICS, PROVENANCE)
 
 
 def sealed(done: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def sealed(done: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def changed_files(done: dict[str, Any], folder: Path, names: Collection[str] = SEALED_FILES) -> list[str]:
     """Which of `done.json` and the small files `names` are not as they were when the segment was finished; [] where all are."""
-    changed = [] if done.get("digest") in (None, _digest(done)) else ["done.json"]
+    changed = [] if done.get("digest") in (None, _digest(done)) else [DONE]
     recorded = done.get("files")
     files: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
     for name in names:

@@ -17,6 +17,8 @@ from torchtitan.tools.logging import logger
 
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, whole_file
+from tst_titan.metrics_rows import read_rows
+from tst_titan.results import METRICS
 from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
 
@@ -26,7 +28,7 @@ class SegmentMetrics(MetricsProcessor):
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
-        file: str = "metrics.jsonl"
+        file: str = METRICS
         phase: str = "constant"
         bag_size: int = 1
         start_step: int = 0
@@ -171,11 +173,3 @@ def _scalars(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _PHASES = ("superposition", "recovery", "constant", "decay")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a `metrics.jsonl`; a last line that a killed job left unfinished is dropped."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
