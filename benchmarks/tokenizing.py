@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data import build
-from tst_titan.data.corpora import list_source, read_documents
 from tst_titan.data.documents import document_hash
-from tst_titan.data.groups import tokenize_group
+from tst_titan.data.sources import list_source, read_documents
+from tst_titan.data.tokenize import tokenize_group
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe, use_threads
 from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSettings
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from training import published_recipe
 
 import tst_titan.train.titan  # noqa: F401
-from tst_titan.train.recipes import layout
+from tst_titan.train.layouts import layout
 
 
 def build(model_name: str, layout_name: str) -> dict[str, int | str]:

@@ -229,7 +229,7 @@ KNOWN = {
     # JSON; code of a hub's repository is not run (trust_remote_code is never given).
     ("data/tokenizers.py", "Tokenizer.from_file"),
     ("data/tokenizers.py", "AutoTokenizer.from_pretrained"),
-    ("train/layouts.py", "yaml.safe_load"),
+    ("train/hardware_section.py", "yaml.safe_load"),
     # A loader of plain data, with `!function` as a name.
     ("evaluate/task_files.py", "yaml.load"),
     # Data of a task of the user's: a definition that names scripts or pickles is refused before (SECURITY.md).

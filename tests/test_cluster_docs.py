@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tst_titan.study.catalogue import MODELS
-from tst_titan.train.layouts import check_section, hardware_of
+from tst_titan.train.hardware_section import check_section, hardware_of
 from tst_titan.train.resources import Site, check_hardware, parse_site
 
 TEXT = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -88,10 +88,11 @@ def test_view_and_totals(study):
     plan, results = study
     start(plan, results)
     text = io.StringIO()
-    show_status(plan.file, results, Console(file=text, width=160))
+    show_status(plan.file, results, Console(file=text, width=80))
     shown = text.getvalue()
-    for segment in plan.segments:
-        assert segment in shown
+    for folder, name in (segment.split("/") for segment in plan.segments):
+        assert f"{folder}/ " in shown
+        assert f"  {name} " in shown
     # Two finished segments of 1200 steps together, 20 of TST's 1200; 120 s on two ranks.
     line = totals(plan, segment_statuses(plan, results, now=NOW))
     assert line.startswith("5 segments: 2 finished, 1 running, 2 waiting. 1220 of 2400 steps (51%). Used: ")

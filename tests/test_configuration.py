@@ -17,7 +17,7 @@ from tst_titan.configuration import (
     sources_of,
 )
 from tst_titan.errors import UserError
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from test_data_build import grown, many_files
 from training import train_here
 
 from tst_titan.collect.study import gather
-from tst_titan.data import corpora, order
+from tst_titan.data import order, sources
 from tst_titan.data.content import changes, content
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe
 from tst_titan.errors import UserError
@@ -129,7 +129,7 @@ def test_a_corpus_that_has_grown_is_the_same(own: Finished) -> None:
 
 
 def test_what_really_grows_keeps_what_was_read_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 20_000)
+    monkeypatch.setattr(sources, "_SMALLEST_GROUP", 20_000)
     monkeypatch.setattr(order, "_FIRST_STRETCH", 2000)
     chosen = settings(many_files(tmp_path / "in", texts(600), count=30))
     folder = tmp_path / "corpus"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 from data_fixtures import jsonl, numbered_corpus, settings, texts
 
-from tst_titan.data import build, corpora, groups, order
+from tst_titan.data import build, inputs, order, sources, tokenize
 from tst_titan.data import documents as documents_module
-from tst_titan.data.build import build_corpus, tokenize_part
-from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.build import build_corpus, tokenize_share
 from tst_titan.data.documents import document_hash
-from tst_titan.data.groups import finished
 from tst_titan.data.held_out import ONE_IN, held_out_rule
+from tst_titan.data.inputs import VERIFIED, check_inputs
 from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.needed import tokens_needed
 from tst_titan.data.shards import open_shard
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.data.stream import TokenStream
+from tst_titan.data.tokenize import finished
 from tst_titan.data.tokenizers import load_tokenizer, train_bpe
 from tst_titan.errors import UserError
+from tst_titan.files import digest_file
 from tst_titan.plan import load_plan
 from tst_titan.plan.settings import SourceSettings, TokenizerSettings
 
@@ -35,7 +38,7 @@ from tst_titan.plan.settings import SourceSettings, TokenizerSettings
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     """Groups of a few files, so that a small corpus has several."""
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 20_000)
+    monkeypatch.setattr(sources, "_SMALLEST_GROUP", 20_000)
 
 
 def many_files(folder: Path, documents: list[str], count: int = 12) -> Path:
@@ -45,7 +48,9 @@ def many_files(folder: Path, documents: list[str], count: int = 12) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files by name, but the note of what was compared, which holds times."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != VERIFIED]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def training_texts(folder: Path) -> list[str]:
@@ -106,14 +111,14 @@ def test_the_number_of_workers_and_parts_changes_no_byte(tmp_path):
     for name, workers in [("one", 1), ("three", 3)]:
         build_corpus(chosen, tmp_path / name, num_workers=workers)
     for part in (2, 0, 1):
-        tokenize_part(chosen, tmp_path / "parts", (part, 3), num_workers=1)
+        tokenize_share(chosen, tmp_path / "parts", (part, 3), num_workers=1)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "parts")
 
 
 def test_a_share_beyond_the_groups_has_nothing_to_do(tmp_path):
     chosen = settings(many_files(tmp_path / "in", texts(40)))
-    tokenize_part(chosen, tmp_path / "parts", (1000, 1001), num_workers=2)
+    tokenize_share(chosen, tmp_path / "parts", (1000, 1001), num_workers=2)
     build_corpus(chosen, tmp_path / "parts", num_workers=1)
     build_corpus(chosen, tmp_path / "one", num_workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "parts")
@@ -121,10 +126,10 @@ def test_a_share_beyond_the_groups_has_nothing_to_do(tmp_path):
 
 def test_a_shard_closes_at_its_size_whatever_its_group_holds(tmp_path, monkeypatch):
     path = jsonl(tmp_path / "in.jsonl", texts(300))
-    monkeypatch.setattr(groups, "_BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(tokenize, "_BATCH_CHARACTERS", 1000)
     read = {}
     for name, size in [("one", 2**27), ("many", 2000)]:
-        monkeypatch.setattr(groups, "SHARD_TOKENS", size)
+        monkeypatch.setattr(tokenize, "SHARD_TOKENS", size)
         manifest = build_corpus(settings(path), tmp_path / name, num_workers=1)
         sizes = [entry["num_tokens"] for entry in manifest["sources"][0]["shards"]]
         read[name] = np.concatenate(
@@ -263,7 +268,7 @@ def test_a_corpus_whose_files_changed_does_not_grow_and_stays_as_it_was(tmp_path
     with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
         grown(tmp_path / "corpus", chosen, 20_000)
     with pytest.raises(UserError, match=r"corpus: the files of source local have changed since this corpus"):
-        build.tokenize_part(chosen, tmp_path / "corpus", (0, 1), num_workers=1, needed={"local": 20_000})
+        build.tokenize_share(chosen, tmp_path / "corpus", (0, 1), num_workers=1, needed={"local": 20_000})
     assert without_work(tmp_path / "corpus") == before
     verify_corpus(tmp_path / "corpus")
 
@@ -348,6 +353,79 @@ def test_a_whole_corpus_stays_when_its_text_is_removed(tmp_path, capsys):
     assert "not compared with what the corpus was made of: corpus source local" in capsys.readouterr().err
 
 
+def test_inputs_that_did_not_move_are_compared_without_being_read(tmp_path, monkeypatch):
+    """Each comparison read up to a gigabyte of each source; what moved is still read, and found where it is another text."""
+    chosen = settings(many_files(tmp_path / "in", texts(400)))
+    folder = tmp_path / "corpus"
+    build_corpus(chosen, folder, num_workers=1)
+    read = []
+
+    def watched(path: Path) -> str:
+        read.append(Path(path).name)
+        return digest_file(path)
+
+    monkeypatch.setattr(inputs, "digest_file", watched)
+    check_inputs(chosen, folder)
+    assert len(read) == 12
+    check_inputs(chosen, folder)
+    assert len(read) == 12
+
+    file = tmp_path / "in/03.jsonl"
+    os.utime(file, (0, 0))
+    check_inputs(chosen, folder)
+    assert len(read) == 24
+    # The same size and time, as a copy with its times has.
+    good = file.read_text()
+    file.write_text(good.replace("a", "b"))
+    os.utime(file, (0, 0))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"source local have changed .*\(their content differs\)"):
+            check_inputs(chosen, folder)
+    file.write_text(good)
+    check_inputs(chosen, folder)
+    read.clear()
+
+    # A corpus that was built again is another one.
+    noted = (folder / VERIFIED).read_text()
+    shutil.rmtree(folder)
+    file.write_text(good + good)
+    build_corpus(chosen, folder, num_workers=1)
+    file.write_text(good)
+    (folder / VERIFIED).write_text(noted)
+    with pytest.raises(UserError, match="have changed"):
+        check_inputs(chosen, folder)
+
+
+def test_a_damaged_note_of_what_was_compared_is_no_comparison(tmp_path):
+    chosen = settings(many_files(tmp_path / "in", texts(200)))
+    manifest = build_corpus(chosen, tmp_path / "corpus", num_workers=1)
+    (tmp_path / "in/03.jsonl").write_text("{}")
+    for content in ("", "[]", "{", json.dumps({"corpus": manifest["digest"], "sources": [1]})):
+        (tmp_path / "corpus" / VERIFIED).write_text(content)
+        with pytest.raises(UserError, match="have changed"):
+            check_inputs(chosen, tmp_path / "corpus")
+
+
+def test_all_that_changed_is_named_at_once(tmp_path):
+    """The first source that differed was named, the others one by one in later runs."""
+    train_bpe(tmp_path / "t", texts(100), 300)
+    sources = tuple(
+        SourceSettings(name=name, kind="files", path=str(many_files(tmp_path / name, texts(200, seed)))) for seed, name in enumerate("abc")
+    )  # fmt: skip
+    given = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t"))
+    chosen = replace(settings(tmp_path, tokenizer=given), sources=sources)
+    build_corpus(chosen, tmp_path / "corpus", num_workers=1)
+    for name in "ac":
+        (tmp_path / name / "03.jsonl").unlink()
+    train_bpe(tmp_path / "t", texts(100, seed=2), 300)
+    with pytest.raises(UserError) as refused:
+        check_inputs(chosen, tmp_path / "corpus")
+    lines = str(refused.value).splitlines()
+    assert [line.split("source ")[1][0] for line in lines[:2]] == ["a", "c"]
+    assert "another tokenizer" in lines[2]
+    assert len(lines) == 3
+
+
 def test_tokens_dropped_as_duplicates_are_made_up_for(tmp_path):
     # Most of what is read first is a repetition.
     documents = texts(40) * 8 + texts(400, seed=1)
@@ -390,7 +468,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
     program = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path; from data_fixtures import settings\n"
-        "from tst_titan.data import build, corpora; corpora._SMALLEST_GROUP = 20_000\n"
+        "from tst_titan.data import build, sources; sources._SMALLEST_GROUP = 20_000\n"
         "build.build_corpus(settings(sys.argv[3]), Path(sys.argv[4]), num_workers=1)\n"
     )
     here = Path(__file__).parent
@@ -485,6 +563,7 @@ def test_a_whole_corpus_is_returned_as_it_is_and_not_mistaken_for_another(tmp_pa
     manifest = build_corpus(settings(path), tmp_path / "corpus", num_workers=1)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "corpus").rglob("*")}
     assert build_corpus(settings(path), tmp_path / "corpus", num_workers=1) == manifest
+    (tmp_path / "corpus" / VERIFIED).unlink()
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "corpus").rglob("*")} == before
     with pytest.raises(UserError, match="use another folder"):
         build_corpus(settings(path, validation_tokens=60), tmp_path / "corpus", num_workers=1)

@@ -14,7 +14,7 @@ from data_fixtures import jsonl, settings, texts
 
 from tst_titan.cluster import lock as lock_module
 from tst_titan.cluster.lock import Holder, LockLost, beating, folder_lock, read_holder
-from tst_titan.data.build import build_corpus, tokenize_part
+from tst_titan.data.build import build_corpus, tokenize_share
 from tst_titan.data.building import corpus_lock, running_share
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.errors import UserError
@@ -96,7 +96,7 @@ def test_shares_run_side_by_side_and_the_build_waits_for_them(tmp_path: Path) ->
     with corpus_lock(folder):
         first = running_share(folder)
         first.__enter__()
-    tokenize_part(chosen, folder, (1, 2), num_workers=1)
+    tokenize_share(chosen, folder, (1, 2), num_workers=1)
     builder = threading.Thread(target=build_corpus, args=(chosen, folder), kwargs={"num_workers": 1})
     builder.start()
     while read_holder(folder / "lock") is None:
@@ -116,7 +116,7 @@ def test_a_corpus_that_is_whole_needs_no_right_to_write(tmp_path: Path) -> None:
     manifest = build_corpus(chosen, folder, num_workers=1)
     (folder / "lock").unlink()
     assert build_corpus(chosen, folder, num_workers=1) == manifest
-    tokenize_part(chosen, folder, (0, 2), num_workers=1)
+    tokenize_share(chosen, folder, (0, 2), num_workers=1)
     assert not (folder / "lock").exists()
 
 
@@ -138,6 +138,6 @@ def test_who_lost_the_lock_while_it_stood_still_ends(tmp_path: Path, monkeypatch
 def test_a_share_that_fails_is_waited_for_no_longer(tmp_path: Path) -> None:
     chosen = settings(tmp_path / "missing")
     with pytest.raises(UserError):
-        tokenize_part(chosen, tmp_path / "corpus", (0, 2), num_workers=1)
+        tokenize_share(chosen, tmp_path / "corpus", (0, 2), num_workers=1)
     jsonl(tmp_path / "missing" / "in.jsonl", texts(300))
     assert build_corpus(chosen, tmp_path / "corpus", num_workers=1)["sources"]

@@ -10,9 +10,9 @@ from data_fixtures import jsonl, settings, texts
 from test_data_sources import everything, source
 
 from tst_titan.data.build import build_corpus
-from tst_titan.data.corpora import list_source
 from tst_titan.data.documents import document_hash
 from tst_titan.data.held_out import ONE_IN
+from tst_titan.data.sources import list_source
 from tst_titan.errors import UserError
 
 

@@ -17,10 +17,10 @@ from data_fixtures import settings, texts
 from data_hub_server import COMMIT, LATER_COMMIT, HubServer
 
 from tst_titan.data.build import build_corpus
-from tst_titan.data.corpora import list_source, read_documents
 from tst_titan.data.documents import document_hash
 from tst_titan.data.held_out import ONE_IN
 from tst_titan.data.shards import open_shard
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.data.tokenizers import train_bpe
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
@@ -76,7 +76,7 @@ import json, sys
 from collections import Counter
 sys.path.insert(0, sys.argv[1])
 from tst_titan.data import hub
-from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 from huggingface_hub import constants
@@ -215,10 +215,10 @@ import json, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from data_fixtures import settings
-from tst_titan.data import corpora
+from tst_titan.data import sources
 from tst_titan.data.build import build_corpus
 from tst_titan.plan.settings import TokenizerSettings
-corpora._SMALLEST_GROUP = 20_000  # a group a file
+sources._SMALLEST_GROUP = 20_000  # a group a file
 tokenizer, source = TokenizerSettings(kind="file", vocab_size=300, name=sys.argv[2]), {"name": "hub", "kind": "hub", "path": "org/name"}
 for folder, needed in json.loads(sys.argv[3]):
     manifest = build_corpus(settings("", source=source, tokenizer=tokenizer), Path(folder), num_workers=1, needed={"hub": needed})
@@ -274,7 +274,7 @@ def test_an_environment_that_forbids_the_network_is_named_at_once(tmp_path: Path
     """It was taken for a hub that is away, and asked again for four minutes."""
     code = (
         "import time; time.sleep = lambda seconds: exit('asked again')\n"
-        "from tst_titan.data.corpora import list_source\n"
+        "from tst_titan.data.sources import list_source\n"
         "from tst_titan.errors import UserError\n"
         "from tst_titan.plan.settings import SourceSettings\n"
         "try: list_source(SourceSettings(name='hub', kind='hub', path='org/name'))\n"

@@ -13,7 +13,7 @@ import zstandard
 from data_fixtures import texts
 from test_data_sources import everything, source
 
-from tst_titan.data.corpora import list_source
+from tst_titan.data.sources import list_source
 from tst_titan.errors import UserError
 
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'

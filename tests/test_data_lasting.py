@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from data_fixtures import jsonl, settings, texts
 
-from tst_titan.data import corpora
+from tst_titan.data import sources
 from tst_titan.data.build import build_corpus
 from tst_titan.data.shards import open_shard
 
@@ -45,7 +45,7 @@ LASTING = {
 
 @pytest.mark.parametrize(("path", "pattern"), LASTING)
 def test_ids_and_tokens_of_a_good_corpus_are_those_of_the_first_version(tmp_path, monkeypatch, path, pattern):
-    monkeypatch.setattr(corpora, "_SMALLEST_GROUP", 20_000)
+    monkeypatch.setattr(sources, "_SMALLEST_GROUP", 20_000)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "in"
     documents = texts(500)

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from tst_titan.data import documents
-from tst_titan.data.corpora import list_source, read_documents
+from tst_titan.data.sources import list_source, read_documents
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 

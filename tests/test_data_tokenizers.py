@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from tst_titan.data.build import build_corpus
-from tst_titan.data.groups import pieces
+from tst_titan.data.tokenize import pieces
 from tst_titan.data.tokenizers import END_OF_TEXT, check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import TokenizerSettings

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from checkouts import REPOSITORY, copy_workflow
-from data_fixtures import texts
+from data_fixtures import jsonl, texts
 from data_hub_server import HubServer
 from synthetic_corpus import BAD, write_corpus
 
 from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.tokenizers import train_bpe
-from tst_titan.plan import load_plan
+from tst_titan.files import write_json
+from tst_titan.plan import load_plan, segment_to_dict
 
 STUDY = """\
 corpus:
@@ -104,6 +106,65 @@ def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes
     manifest["sources"][0]["complete"] = False
     (folder / "corpus.json").write_text(json.dumps(manifest))
     assert planned(tmp_path, final) == {"corpus_growth"}
+
+
+def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> None:
+    """Snakemake saw a corpus.json and took it: other texts, or another tokenizer.json, went unnoticed into the next runs."""
+    copy_workflow(tmp_path)
+    targets, finals = [], []
+    for number, name in enumerate(("old", "newer", "same")):
+        files, tokenizer = tmp_path / f"in-{name}", tmp_path / f"tokenizer-{name}"
+        jsonl(files / "1.jsonl", texts(3000, seed=number))
+        train_bpe(tokenizer, texts(2000, seed=number), 4096)
+        study = STUDY.format(files=files, tokenizer=tokenizer, steps=4).replace(
+            "warmup_steps: 3", "warmup_steps: 1"
+        )
+        (tmp_path / f"studies/{name}.yaml").write_text(study.replace("20k", "1k").replace("2048", "128"))
+    for name in ("old", "newer", "same"):
+        plan = load_plan(tmp_path / f"studies/{name}.yaml", tmp_path / "results")
+        (identity,) = plan.corpora
+        targets.append(f"results/data/{identity}/corpus.json")
+        finals.append(f"results/segments/{plan.final_segments[0]}/done.json")
+    built = snakemake(tmp_path, *targets)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert snakemake(tmp_path, "-n", "studies/old", "studies/newer").returncode == 0
+
+    good = (tmp_path / "in-old/1.jsonl").read_text()
+    (tmp_path / "in-old/1.jsonl").write_text(good.replace("a", "b"))
+    shutil.copy(tmp_path / "tokenizer-old/tokenizer.json", tmp_path / "tokenizer-newer")
+    dry = snakemake(tmp_path, "-n", "studies/old", "studies/newer")
+    assert dry.returncode == 1
+    assert [line.partition(": ")[0] for line in dry.stderr.splitlines()[1:]] == ["error", "error"], dry.stderr
+    assert (
+        f"{Path(targets[0]).parent}: the files of source made-up have changed since this corpus was made"
+        in dry.stderr
+    )
+    assert (
+        f"{Path(targets[1]).parent}: {tmp_path}/tokenizer-newer/tokenizer.json is another tokenizer"
+        in dry.stderr
+    )
+    # Whoever asks for a segment, too; a study of other inputs is not held up.
+    run = snakemake(tmp_path, finals[0])
+    assert run.returncode == 1
+    assert "source made-up have changed since this corpus was made" in run.stderr
+    assert not (tmp_path / finals[0]).parent.exists()
+    assert snakemake(tmp_path, "-n", "studies/same").returncode == 0
+
+    # A whole corpus needs no inputs that are gone, and what is trained needs none at all.
+    shutil.rmtree(tmp_path / "in-old")
+    dry = snakemake(tmp_path, "-n", "studies/old")
+    assert dry.returncode == 0, dry.stderr
+    assert (
+        f"not compared with what the corpus was made of: corpus source made-up: path '{tmp_path}/in-old'"
+        in dry.stderr
+    )
+    jsonl(tmp_path / "in-old/1.jsonl", texts(10))
+    for segment in load_plan(tmp_path / "studies/old.yaml", tmp_path / "results").segments.values():
+        write_json(tmp_path / "results/segments" / segment.id / "settings.json", segment_to_dict(segment))
+        write_json(tmp_path / "results/segments" / segment.id / "done.json", {})
+    dry = snakemake(tmp_path, "-n", "studies/old")
+    assert dry.returncode == 0, dry.stderr
+    assert "made of" not in dry.stderr
 
 
 def test_downloads_lie_beside_the_corpus_until_they_are_read(

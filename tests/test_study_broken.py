@@ -267,7 +267,11 @@ def test_the_weights_of_a_mix_are_proportions(tmp_path: Path) -> None:
     }
 
 
-def test_a_source_may_have_a_list_of_paths_and_patterns(tmp_path: Path) -> None:
+def test_a_source_may_have_a_list_of_paths_and_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def source(fields: str) -> tuple[str, str]:
         own = f"source: own, sources: {{own: {{kind: files, {fields}}}}}"
         (tmp_path / "good.yaml").write_text(changed("source: python-stdlib", own))

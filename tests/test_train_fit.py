@@ -20,7 +20,7 @@ from tst_titan.plan import load_plan
 from tst_titan.plan.settings import Segment
 from tst_titan.train.fit import embedded_bag_size, hardware_for
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import check_section, hardware_of
+from tst_titan.train.hardware_section import check_section, hardware_of
 from tst_titan.train.memory import BAG_INDEX_LIMIT, GIB, bag_elements, estimate_memory
 from tst_titan.train.resources import Site, check_training, parse_site
 

@@ -12,7 +12,7 @@ from tst_titan.errors import UserError
 from tst_titan.plan.costs import Accelerator, checkpoint_bytes
 from tst_titan.train import node, slurm
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.recipes import layout
+from tst_titan.train.layouts import layout
 from tst_titan.train.resources import (
     START_MINUTES,
     Site,

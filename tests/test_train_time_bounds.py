@@ -12,8 +12,8 @@ from training import chain, constant, make_job, published_recipe, recipe
 from tst_titan.plan.costs import Accelerator, checkpoint_bytes
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job, read_job, write_job
+from tst_titan.train.layouts import layouts
 from tst_titan.train.measured import measured, record_save
-from tst_titan.train.recipes import layouts
 from tst_titan.train.stop_clock import StopClock
 from tst_titan.train.time_bounds import LEAST_TIMEOUT, TimeBounds, planned_bounds
 

@@ -9,6 +9,7 @@ from tst_titan.errors import UserError
 
 # Each module has `add_parser(subparsers)`, which sets the default `run`: a function of the parsed arguments.
 COMMANDS = (
+    "tst_titan.build",
     "tst_titan.plan.command",
     "tst_titan.data.command",
     "tst_titan.train.command",
@@ -26,7 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         import_module(name).add_parser(subparsers)
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # What follows `--` is another program's.
+    own = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:own], argparse.Namespace(passed_on=None))
+    if own < len(words) and args.passed_on is None:
+        parser.error(f"nothing follows `--` here: {' '.join(words[own:])}")
+    args.passed_on = words[own + 1 :]
+    # For a command that starts itself anew, on other ranks.
+    args.words = words
     try:
         return args.run(args) or 0
     except UserError as error:

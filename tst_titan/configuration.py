@@ -14,7 +14,7 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.study.fields import choices
 from tst_titan.study.yaml_file import read_yaml
-from tst_titan.train.layouts import check_section
+from tst_titan.train.hardware_section import check_section
 from tst_titan.train.resources import Site, parse_site
 
 DEFAULTS_FILE = Path("workflow/config.yaml")
@@ -55,7 +55,7 @@ class Tokenizing:
 class Configuration:
     """Where things lie and how the machine is used; nothing here is part of any identity.
 
-    `hardware` is a section that `tst_titan.train.layouts` has checked. `max_segment_steps` None: no segment is split.
+    `hardware` is a section that `tst_titan.train.hardware_section` has checked. `max_segment_steps` None: no segment is split.
     """
 
     studies: Path = Path("studies")

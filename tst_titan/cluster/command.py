@@ -18,22 +18,17 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         help="a folder besides the working directory; may be repeated",
     )
-    parser.add_argument(
-        "srun",
-        nargs=argparse.REMAINDER,
-        help="options of srun after --, such as -- --partition=gpu --nodes=2",
-    )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, passed_on=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a node; status 1 where a node lacks something."""
     from tst_titan.cluster.probe import probe_nodes
 
-    nodes, problems = probe_nodes([word for word in args.srun if word != "--"], [Path.cwd(), *args.folder])
-    for problem in problems:
-        print(problem)
-    wrong = {problem.split(": ")[0] for problem in problems}
+    nodes, problems = probe_nodes(args.passed_on, [Path.cwd(), *args.folder])
+    for node, problem in problems:
+        print(f"{node}: {problem}")
+    wrong = {node for node, _ in problems}
     for node, has in nodes.items():
         if node not in wrong:
             print(f"{node}: ready: {has}")

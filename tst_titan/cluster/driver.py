@@ -30,13 +30,13 @@ class Driver:
 
 def find_driver(kernel_module: Path = KERNEL_MODULE) -> Driver:
     """Ask nvidia-smi, or where it is not there or fails, the kernel's module."""
-    said = _nvidia_smi() + _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
-    version = re.search(r"Driver Version: *(\d[\d.]*)", said) or re.search(
-        r"^(\d[\d.]*) *$", said, re.MULTILINE
+    answer = _nvidia_smi() + _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
+    version = re.search(r"Driver Version: *(\d[\d.]*)", answer) or re.search(
+        r"^(\d[\d.]*) *$", answer, re.MULTILINE
     )
     if version is None and kernel_module.is_file():
         version = re.search(r"Kernel Module.*? (\d+\.\d[\d.]*)", kernel_module.read_text(errors="replace"))
-    cuda = re.search(r"CUDA Version: *(\d[\d.]*)", said)
+    cuda = re.search(r"CUDA Version: *(\d[\d.]*)", answer)
     return Driver(version and version.group(1), cuda and cuda.group(1))
 
 

@@ -39,8 +39,8 @@ LATENCY_SECONDS = 60.0
 
 def probe_nodes(
     srun_options: Sequence[str], folders: Sequence[Path], python: str = sys.executable
-) -> tuple[dict[str, str], list[str]]:
-    """Ask the nodes that `srun_options` choose; returns the nodes that answered, with their devices, torch and driver, and what is wrong.
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Ask the nodes that `srun_options` choose; returns the nodes that answered, with their devices, torch and driver, and what is wrong, as (node, words).
 
     Waits in Slurm's queue. `UserError` where Slurm does not run the job.
     """
@@ -63,19 +63,20 @@ def probe_nodes(
         lines = run.stdout.splitlines()
         nodes = sorted(line.removesuffix(": asked") for line in lines if line.endswith(": asked"))
         has = dict(line.split(": ready: ", 1) for line in lines if ": ready: " in line)
-        problems = sorted(line for line in lines if not line.endswith(": asked") and ": ready: " not in line)
+        others = (line for line in lines if not line.endswith(": asked") and ": ready: " not in line)
+        problems = sorted((node, words) for node, _, words in (line.partition(": ") for line in others))
         if not nodes:
             raise UserError(
                 f"{shlex.join(command[:4] + list(srun_options))}: {' '.join(run.stderr.split()) or 'no node answered'}"
             )
-        wrong = {problem.split(": ")[0] for problem in problems}
+        wrong = {node for node, _ in problems}
         problems += _unseen(
             [path / f".probe-{token}-{node}" for path in paths for node in nodes if node not in wrong]
         )
     return {node: has.get(node, "") for node in nodes}, problems
 
 
-def _unseen(files: list[Path]) -> list[str]:
+def _unseen(files: list[Path]) -> list[tuple[str, str]]:
     """What nodes wrote and this machine does not come to see."""
     deadline = time.monotonic() + LATENCY_SECONDS
     while (missing := [file for file in files if not file.exists()]) and time.monotonic() < deadline:
@@ -83,7 +84,7 @@ def _unseen(files: list[Path]) -> list[str]:
         for file in missing:
             list(file.parent.iterdir())  # has a network file system look again
     return [
-        f"{file.name.split('-', 2)[2]}: what it writes to {file.parent} is not seen here" for file in missing
+        (file.name.split("-", 2)[2], f"what it writes to {file.parent} is not seen here") for file in missing
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tst_titan.collect.notices import Notice, listed
+from tst_titan.collect.notices import Notice, damage, listed
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.results import EvaluationFiles
@@ -56,8 +56,7 @@ def read_evaluations(
             rows += scores
             notices += problems
         except UserError as error:
-            where, _, text = str(error).partition(": ")
-            notices.append(Notice("damaged", where, text))
+            notices.append(damage(error))
         except (KeyError, TypeError, AttributeError) as error:
             notices.append(
                 Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out")
@@ -118,8 +117,7 @@ def _finished_tasks(folder: Path) -> tuple[dict[str, Any], list[Notice]]:
             record = read_json(path, mend="delete it and evaluate again")
             found |= record["tasks"]
         except UserError as error:
-            where, _, text = str(error).partition(": ")
-            notices.append(Notice("damaged", where, text))
+            notices.append(damage(error))
         except (KeyError, TypeError) as error:
             notices.append(
                 Notice("damaged", str(path), f"not a finished task as documented ({error!r}); evaluate again")

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tst_titan.errors import UserError
+from tst_titan.shown import printable
+
 Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain"]
 
 
@@ -16,6 +19,11 @@ class Notice:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"
+
+
+def damage(error: UserError) -> Notice:
+    """The notice that a file cannot be read."""
+    return Notice("damaged", printable(error.where), printable(error.what))
 
 
 def listed(items: list[str] | list[int], most: int = 4) -> str:

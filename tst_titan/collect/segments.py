@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tst_titan.collect.metrics import Metrics, read_metrics
-from tst_titan.collect.notices import Notice
+from tst_titan.collect.notices import Notice, damage
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment
@@ -63,7 +63,7 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
         try:
             provenance = read_json(files.provenance)
         except UserError as error:
-            notices.append(_notice_of(error))
+            notices.append(damage(error))
     return SegmentRecord(segment, folder, done, metrics, provenance, (*notices, *metrics.notices))
 
 
@@ -75,7 +75,7 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
     try:
         done = read_json(path, mend="delete it and run again: the segment goes on from its last checkpoint")
     except UserError as error:
-        return None, [_notice_of(error)]
+        return None, [damage(error)]
     if (
         not isinstance(done, dict)
         or done.get("segment") != segment.id
@@ -105,7 +105,7 @@ def _settings_notices(segment: Segment, folder: Path) -> list[Notice]:
     try:
         found = read_json(path)
     except UserError as error:
-        return [_notice_of(error)]
+        return [damage(error)]
     # Through JSON, so that tuples compare equal to the lists that the file holds.
     expected = json.loads(json.dumps(segment.science()))
     differing = sorted(key for key in expected if found.get(key) != expected[key])
@@ -113,11 +113,6 @@ def _settings_notices(segment: Segment, folder: Path) -> list[Notice]:
         return []
     text = f"holds other settings than the study's ({', '.join(differing)}): its numbers are not this study's"
     return [Notice("damaged", str(path), text)]
-
-
-def _notice_of(error: UserError) -> Notice:
-    where, _, text = str(error).partition(": ")
-    return Notice("damaged", where, text)
 
 
 def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: float | None = None) -> State:

@@ -89,17 +89,27 @@ def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:
 
 def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
     """What the terminal shows: active and failed segments, some of the others, totals."""
-    table = Table(title=f"study {escape(plan.study)}", title_justify="left")
+    # Within 80 columns: no frame, and what names have before their slash on a line of its own, once.
+    table = Table(
+        title=f"study {escape(plan.study)}", title_justify="left", box=None, padding=(0, 1), pad_edge=False
+    )
     table.add_column("segment", overflow="fold")
-    for name in ("state", "step", "loss", "tokens/s", "time left"):
-        table.add_column(name, justify="left" if name == "state" else "right")
+    for name in ("state", "step", "loss", "tokens/s", "left"):
+        table.add_column(
+            name, justify="left" if name == "state" else "right", no_wrap=True, vertical="bottom"
+        )
     loud = [status for status in statuses if status.state in ("running", "failed", "stopped")]
     quiet = [status for status in statuses if status not in loud]
     shown = {status.id for status in [*loud, *quiet[: max(0, MOST_QUIET - len(loud))]]}
+    before = ""
     for status in statuses:
         if status.id in shown:
+            folder, _, name = status.id.rpartition("/")
+            if folder != before:
+                table.add_row(escape(f"{folder}/"))
+                before = folder
             table.add_row(
-                escape(status.id),
+                escape(f"  {name}"),
                 Text(status.state, style=STYLES.get(status.state, "dim")),
                 f"{status.step}/{status.end_step}",
                 "" if status.loss is None else f"{status.loss:.4f}",

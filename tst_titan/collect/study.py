@@ -12,7 +12,7 @@ import pandas as pd
 from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
 from tst_titan.collect.metrics import no_metrics
-from tst_titan.collect.notices import Notice
+from tst_titan.collect.notices import Notice, damage
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
 from tst_titan.collect.tables import runs_table
@@ -190,8 +190,7 @@ def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]],
         try:
             corpora[corpus_id] = read_json(path) | {"file": str(path)}
         except UserError as error:
-            where, _, text = str(error).partition(": ")
-            notices.append(Notice("damaged", where, text))
+            notices.append(damage(error))
     return corpora, notices
 
 

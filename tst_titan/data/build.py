@@ -1,7 +1,7 @@
 """Build a corpus: list, tokenizer, groups in parallel, then the manifest.
 
     prepare          lists the sources, makes the tokenizer, returns the groups' jobs
-    tokenize_group   one job each, in any order and anywhere (`tst_titan.data.groups`)
+    tokenize_group   one job each, in any order and anywhere (`tst_titan.data.tokenize`)
     finish           drops repeated documents, holds out the validation split, writes corpus.json (`finish.py`)
 
 `build_corpus` runs all three on this machine, one process at a time (`building.py`). The bytes of a corpus depend on its settings and its inputs, never on
@@ -19,15 +19,15 @@ from typing import Any
 
 from tst_titan.cluster.lock import FolderLock
 from tst_titan.data.building import corpus_lock, running_share, wait_for_shares
-from tst_titan.data.corpora import Listing, list_source, read_documents
 from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
-from tst_titan.data.groups import GroupJob
 from tst_titan.data.held_out import HeldOutRule, groups_that_keep_text, held_out_rule, wanted_bytes
 from tst_titan.data.inputs import check_inputs
 from tst_titan.data.manifest import open_corpus, verify_corpus
 from tst_titan.data.needed import holds
-from tst_titan.data.run_groups import Enough, SourceJobs, run_groups, say
+from tst_titan.data.pool import Enough, SourceJobs, run_groups, say
+from tst_titan.data.sources import Listing, list_source, read_documents
+from tst_titan.data.tokenize import GroupJob
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, write_json
@@ -70,7 +70,7 @@ def _enough(
     if manifest is None or not holds(manifest, needed):
         return None
     verify_corpus(out_dir, largest=0)
-    check_inputs(settings, out_dir, manifest, [_still_there(source) for source in settings.sources])
+    check_inputs(settings, out_dir)
     return manifest
 
 
@@ -96,22 +96,22 @@ def _build(
     return manifest
 
 
-def tokenize_part(
+def tokenize_share(
     settings: CorpusSettings,
     out_dir: Path,
-    part: tuple[int, int],
+    share: tuple[int, int],
     *,
     num_workers: int,
     needed: Mapping[str, int] | None = None,
 ) -> None:
-    """Tokenize the k-th of n shares of the groups (`part` is (k, n)) and leave the rest to other calls.
+    """Tokenize the k-th of n shares of the groups (`share` is (k, n)) and leave the rest to other calls.
 
     One call a cluster job: the calls need no order among them, and `build_corpus` afterwards takes over what they
     left and does what is missing. A share stops when it has its n-th of the tokens that are wanted.
     """
-    k, n = part
+    k, n = share
     aim = _limited(settings, needed)
-    share = Enough(
+    enough = Enough(
         None if aim is None else {name: -(-tokens // n) for name, tokens in aim.items()},
         -(-wanted_bytes(settings) // n),
     )
@@ -128,7 +128,7 @@ def tokenize_part(
                 return
             prepared = prepare(settings, out_dir, num_workers=num_workers)
             running.enter_context(running_share(out_dir))
-        run_groups([dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], share, num_workers)
+        run_groups([dataclasses.replace(one, jobs=one.jobs[k::n]) for one in prepared], enough, num_workers)
 
 
 def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         _make_tokenizer(settings, listings, rule, tokenizer_folder, CorpusFiles(out_dir).work, num_workers)
     else:
         # A corpus that grows keeps its tokenizer, and nothing of it changes before the larger one is whole.
-        check_inputs(settings, Path(out_dir), manifest, listings)
+        check_inputs(settings, Path(out_dir))
         open_corpus(Path(out_dir))
     tokenizer = load_tokenizer(tokenizer_folder)
     check_vocabulary(tokenizer, settings.tokenizer)
@@ -191,17 +191,6 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         for source, listing in zip(settings.sources, listings, strict=True)
         for keeping in [groups_that_keep_text(settings, listing)]
     )
-
-
-def _still_there(source: SourceSettings) -> Listing | None:
-    """The source's listing; None for a hub's dataset, whose commit is fixed, and where no file is left."""
-    if source.kind == "hub":
-        return None
-    try:
-        return list_source(source)
-    except UserError as error:
-        say(f"not compared with what the corpus was made of: {error}")
-        return None
 
 
 def _listed(source: SourceSettings, out_dir: Path) -> Listing:

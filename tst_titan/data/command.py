@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.results import Results
+from tst_titan.study.find import add_study, find_study
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -15,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
 
     build = data.add_parser("build", help="build the corpora that a study needs")
-    build.add_argument("study", type=Path, help="a study's definition, or the folder of all of them")
+    add_study(build, what="a study (or the folder of all of them)")
     build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     build.add_argument("--corpus", help="build only the corpus of this id")
     build.add_argument(
@@ -29,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     steps.add_argument(
         "--part",
-        type=_part,
+        type=_share,
         metavar="K/N",
         help="tokenize only the K-th of N shares (0 <= K < N) and stop; a later build without --part takes over what is there",
     )
@@ -68,42 +69,44 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     statistics.set_defaults(run=_statistics)
 
 
-def _part(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+def _share(text: str) -> tuple[int, int]:
+    share, _, shares = text.partition("/")
+    if not (share.isdecimal() and shares.isdecimal() and int(share) < int(shares)):
         raise argparse.ArgumentTypeError(f"{text!r}: write K/N with 0 <= K < N, for example 0/4")
-    return int(part), int(parts)
+    return int(share), int(shares)
 
 
 def _build(args: argparse.Namespace) -> None:
-    from tst_titan.data.build import build_corpus, prepare, tokenize_part
+    from tst_titan.data.build import build_corpus, prepare, tokenize_share
     from tst_titan.data.building import corpus_lock
     from tst_titan.data.needed import tokens_needed
     from tst_titan.errors import UserError
     from tst_titan.plan import load_plan, load_plans
 
-    if args.study.is_dir():
-        plans = list(load_plans(args.study, args.results)[0].values())
+    if Path(args.study).is_dir() and not Path(f"{args.study.rstrip('/')}.yaml").is_file():
+        plans = list(load_plans(Path(args.study), args.results)[0].values())
     else:
-        plans = [load_plan(args.study, args.results)]
+        plans = [load_plan(find_study(args.study), args.results)]
     corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
     needed = tokens_needed(plans)
     if args.corpus and args.corpus not in corpora:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
     for identity in [args.corpus] if args.corpus else corpora:
         folder = Results(args.results).corpus(identity).folder
-        about: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
+        options: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
         if args.list:
             with corpus_lock(folder):
                 prepared = prepare(corpora[identity], folder, num_workers=args.workers)
-            for part in prepared:
-                num_inputs = sum(len(job.inputs) for job in part.jobs)
-                print(f"{folder}: {part.source.name}: {num_inputs:,} files in {len(part.jobs):,} groups")
+            for source_jobs in prepared:
+                num_inputs = sum(len(job.inputs) for job in source_jobs.jobs)
+                print(
+                    f"{folder}: {source_jobs.source.name}: {num_inputs:,} files in {len(source_jobs.jobs):,} groups"
+                )
             continue
         if args.part:
-            tokenize_part(corpora[identity], folder, args.part, **about)
+            tokenize_share(corpora[identity], folder, args.part, **options)
             continue
-        manifest = build_corpus(corpora[identity], folder, **about)
+        manifest = build_corpus(corpora[identity], folder, **options)
         num_tokens = sum(source["num_tokens"] for source in manifest["sources"])
         held_out = manifest["validation"]["num_tokens"]
         more = (

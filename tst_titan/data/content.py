@@ -43,10 +43,10 @@ def changes(before: Content, manifest: Mapping[str, Any]) -> list[str]:
     if shares[0] != shares[1]:
         return [*changed, "other sources or shares"]
     for was, source in zip(before["sources"], manifest["sources"], strict=True):
-        there = source["shards"]
-        if len(there) < was["shards"]:
-            changed.append(f"{len(there)} shards of source {source['name']}, {was['shards']} then")
-        elif _digest(there[: was["shards"]]) != was["digest"]:
+        shards = source["shards"]
+        if len(shards) < was["shards"]:
+            changed.append(f"{len(shards)} shards of source {source['name']}, {was['shards']} then")
+        elif _digest(shards[: was["shards"]]) != was["digest"]:
             changed.append(f"other text of source {source['name']}")
     return changed
 

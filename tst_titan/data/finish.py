@@ -20,10 +20,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from tst_titan.data.file_kinds import format_of
-from tst_titan.data.groups import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.inputs import recorded
-from tst_titan.data.run_groups import SourceJobs, say
+from tst_titan.data.pool import SourceJobs, say
 from tst_titan.data.shards import (
     Columns,
     Shard,
@@ -33,6 +32,7 @@ from tst_titan.data.shards import (
     select_documents,
     write_shard,
 )
+from tst_titan.data.tokenize import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, whole_file, write_json
@@ -78,8 +78,8 @@ def finish(
     use_threads(True)
     tokenizer = load_tokenizer(prepared[0].jobs[0].tokenizer_folder)
     groups = [
-        [_opened(part.jobs[result.number], result) for result in of_source]
-        for part, of_source in zip(prepared, results, strict=True)
+        [_opened(source_jobs.jobs[result.number], result) for result in of_source]
+        for source_jobs, of_source in zip(prepared, results, strict=True)
     ]
     if earlier is None:
         for split in ("train", "validation"):
@@ -87,8 +87,8 @@ def finish(
 
     def held_out_split() -> dict[str, Any]:
         held_out = [group for of_source in groups for group in _enough_held_out(settings, of_source)]
-        there = earlier["validation"] if earlier else None
-        return _validation_split(settings, out_dir, held_out, tokenizer, _few_documents(prepared), there)
+        before = earlier["validation"] if earlier else None
+        return _validation_split(settings, out_dir, held_out, tokenizer, _few_documents(prepared), before)
 
     # Of a corpus that grows before anything is placed: it is where a change of the inputs may show alone.
     validation = held_out_split() if earlier else None
@@ -96,28 +96,28 @@ def finish(
     rule = prepared[0].jobs[0].held_out.text
     index: list[dict[str, Any]] = []
     sources, notes = [], []
-    for number, (part, of_source) in enumerate(zip(prepared, groups, strict=True)):
-        there = earlier["sources"][number]["shards"] if earlier else []
-        shards, num_dropped = _training_split(settings, out_dir, of_source, there, counts, index)
+    for number, (source_jobs, of_source) in enumerate(zip(prepared, groups, strict=True)):
+        before = earlier["sources"][number]["shards"] if earlier else []
+        shards, num_dropped = _training_split(settings, out_dir, of_source, before, counts, index)
         enough = (
             settings.max_tokens and sum(group.result.num_tokens for group in of_source) >= settings.max_tokens
         )
         sources.append(
             {
-                "name": part.source.name,
-                "weight": part.source.weight,
+                "name": source_jobs.source.name,
+                "weight": source_jobs.source.weight,
                 **_totals(shards),
-                "complete": bool(enough) or len(of_source) == len(part.jobs),
-                "origin": recorded(part.source.kind, part.listing),
+                "complete": bool(enough) or len(of_source) == len(source_jobs.jobs),
+                "origin": recorded(source_jobs.source.kind, source_jobs.listing),
             }
         )
-        met = _tally_notes(part.source.name, of_source, num_dropped)
-        for note in met:
+        tally_notes = _tally_notes(source_jobs.source.name, of_source, num_dropped)
+        for note in tally_notes:
             say(note)
-        notes += [*part.listing.notes, *met]
+        notes += [*source_jobs.listing.notes, *tally_notes]
         if not sources[-1]["num_tokens"]:
             raise UserError(
-                f"corpus source {part.source.name}: no document to train on; {rule}{_few_documents(prepared)}"
+                f"corpus source {source_jobs.source.name}: no document to train on; {rule}{_few_documents(prepared)}"
             )
     validation = validation or held_out_split()
     num_tokens = sum(source["num_tokens"] for source in sources)
@@ -138,8 +138,8 @@ def finish(
     }
     manifest["digest"] = _corpus_digest(manifest)
     files = CorpusFiles(out_dir)
-    with whole_file(files.shard_index) as part_file:
-        pq.write_table(_index_table(index), part_file)
+    with whole_file(files.shard_index) as partial:
+        pq.write_table(_index_table(index), partial)
     write_json(files.manifest, manifest)
     return read_json(files.manifest)
 
@@ -170,13 +170,13 @@ def _training_split(
     settings: CorpusSettings,
     out_dir: Path,
     groups: Sequence[_Group],
-    there: Sequence[dict[str, Any]],
+    earlier: Sequence[dict[str, Any]],
     counts: np.ndarray,
     index: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], int]:
     """Place a source's shards, without repeated documents and what exceeds `max_tokens`; add to `counts`, `index`.
 
-    `there`: shards that the corpus has already.
+    `earlier`: shards that the corpus has already.
     """
     left = settings.max_tokens or np.iinfo(np.int64).max
     placed: list[dict[str, Any]] = []
@@ -194,8 +194,8 @@ def _training_split(
                 counts -= np.bincount(shard.ids[np.repeat(~keep, lengths)], minlength=len(counts))
             if keep.any():
                 name = f"train/{group.job.source.name}/{len(placed):05d}.arrow"
-                if len(placed) < len(there):
-                    placed.append(_same(out_dir, there[len(placed)], shard, keep))
+                if len(placed) < len(earlier):
+                    placed.append(_same(out_dir, earlier[len(placed)], shard, keep))
                 else:
                     placed.append(_entry(name, _place(group.job, shard, keep, out_dir / name)))
                 index.append(
@@ -208,12 +208,12 @@ def _training_split(
     return placed, num_dropped
 
 
-def _same(out_dir: Path, there: dict[str, Any], shard: Shard, keep: np.ndarray) -> dict[str, Any]:
+def _same(out_dir: Path, earlier: dict[str, Any], shard: Shard, keep: np.ndarray) -> dict[str, Any]:
     """The shard that the corpus has in this one's place. Raises `UserError` where it was made of something else."""
     kept = int(np.diff(shard.document_offsets)[keep].sum())
-    if kept != there["num_tokens"] or (keep.all() and shard.header.checksum != there["checksum"]):
-        raise UserError(f"{out_dir / there['file']}: {_CHANGED}")
-    return there
+    if kept != earlier["num_tokens"] or (keep.all() and shard.header.checksum != earlier["checksum"]):
+        raise UserError(f"{out_dir / earlier['file']}: {_CHANGED}")
+    return earlier
 
 
 def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHeader:
@@ -228,8 +228,8 @@ def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHe
             os.link(shard.path, path)
         except OSError:
             # A file system without hard links.
-            with whole_file(path) as part:
-                shutil.copyfile(shard.path, part)
+            with whole_file(path) as partial:
+                shutil.copyfile(shard.path, partial)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return shard.header
@@ -244,11 +244,15 @@ def _enough_held_out(settings: CorpusSettings, groups: Sequence[_Group]) -> list
 def _few_documents(prepared: Sequence[SourceJobs]) -> str:
     """What to do about sources of few documents, however long: a text file is one of them."""
     few = []
-    for part in prepared:
-        names = [entry.name for job in part.jobs for entry in job.inputs]
-        if part.source.kind == "files" and len(names) < 2 * ONE_IN and all(map(_is_one_document, names)):
+    for source_jobs in prepared:
+        names = [entry.name for job in source_jobs.jobs for entry in job.inputs]
+        if (
+            source_jobs.source.kind == "files"
+            and len(names) < 2 * ONE_IN
+            and all(map(_is_one_document, names))
+        ):
             files = "1 text file" if len(names) == 1 else f"{len(names)} text files"
-            few.append(f"{part.source.name} ({files})")
+            few.append(f"{source_jobs.source.name} ({files})")
     if not few:
         return ""
     return (
@@ -267,11 +271,11 @@ def _validation_split(
     groups: Sequence[_Group],
     tokenizer: CorpusTokenizer,
     mend: str,
-    there: dict[str, Any] | None,
+    earlier: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Held-out documents in the order of their hashes until `validation_tokens` are reached; if they are not, `mend`.
 
-    `there`: the split of a corpus that grows, which must stay what it is.
+    `earlier`: the split of a corpus that grows, which must stay what it is.
     """
     documents: dict[int, dict[str, Any]] = {}
     for group in groups:
@@ -307,7 +311,7 @@ def _validation_split(
         np.array(sizes, dtype=np.int64),
     )
     name = "validation/00000.arrow"
-    path = groups[0].job.folder / "validation.arrow" if there else out_dir / name
+    path = groups[0].job.folder / "validation.arrow" if earlier else out_dir / name
     header = write_shard(
         path,
         columns,
@@ -317,13 +321,13 @@ def _validation_split(
         tokenizer_digest=tokenizer.digest,
         vocab_size=settings.tokenizer.vocab_size,
     )
-    if there:
+    if earlier:
         path.unlink()
-        if header.checksum != there["shards"][0]["checksum"]:
+        if header.checksum != earlier["shards"][0]["checksum"]:
             raise UserError(f"{out_dir / name}: {_CHANGED}")
-        return there
+        return earlier
     text_file = CorpusFiles(out_dir).held_out_text
-    with whole_file(text_file) as part, part.open("w", encoding="utf-8") as file:
+    with whole_file(text_file) as partial, partial.open("w", encoding="utf-8") as file:
         for document in chosen:
             file.write(
                 json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n"
@@ -374,8 +378,8 @@ def _entropy(counts: np.ndarray) -> float:
 
 def _corpus_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 over the tokenizer and every shard's checksum: what a run's provenance cites."""
-    parts = [manifest["tokenizer"]["digest"]]
-    parts += [
+    digests = [manifest["tokenizer"]["digest"]]
+    digests += [
         s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]
     ]
-    return sha256("\n".join(parts).encode()).hexdigest()
+    return sha256("\n".join(digests).encode()).hexdigest()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tst_titan.data.corpora import Listing, read_documents
 from tst_titan.data.documents import document_hash
+from tst_titan.data.sources import Listing, read_documents
 from tst_titan.plan.settings import CorpusSettings
 
 ONE_IN = 20

@@ -41,12 +41,12 @@ def describe_corpus(folder: Path, *, num_samples: int) -> str:
     lines.append(
         f"  tokenizer: {manifest['tokenizer']['num_ids']:,} ids, digest {manifest['tokenizer']['digest'][:16]}"
     )
-    for part in [*manifest["sources"], manifest["validation"]]:
-        weight = f", weight {part['weight']:g}" if "weight" in part else ""
-        weight += "" if part.get("complete", True) else ", as far as it was needed"
+    for split in [*manifest["sources"], manifest["validation"]]:
+        weight = f", weight {split['weight']:g}" if "weight" in split else ""
+        weight += "" if split.get("complete", True) else ", as far as it was needed"
         lines.append(
-            f"  {part['name']}: {part['num_tokens']:,} tokens, {part['num_documents']:,} documents, "
-            f"{part['num_bytes']:,} bytes of text, {len(part['shards']):,} shards{weight}"
+            f"  {split['name']}: {split['num_tokens']:,} tokens, {split['num_documents']:,} documents, "
+            f"{split['num_bytes']:,} bytes of text, {len(split['shards']):,} shards{weight}"
         )
     lines.append(
         f"  unigram entropy {manifest['unigram_entropy']:.4f} nats a token, {manifest['bytes_per_token']:.3f} bytes a token"

@@ -110,7 +110,7 @@ def write_shard(
     metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(header)}, sort_keys=True).encode()}
     schema = pa.schema([pa.field(n, a.type) for n, a in zip(names, lists, strict=True)], metadata=metadata)
     batch = pa.RecordBatch.from_arrays(lists, schema=schema)
-    with whole_file(path) as part, part.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with whole_file(path) as partial, partial.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(batch)
     return header
 

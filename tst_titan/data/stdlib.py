@@ -67,6 +67,12 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
                     yield f"{identity}:{topic}", content
 
 
+def library_files() -> list[Path]:
+    """All files that `list_inputs` looks at."""
+    root = Path(sysconfig.get_path("stdlib"))
+    return [root / name for name in _library_files(root)]
+
+
 def _library_files(root: Path) -> list[str]:
     """Names below `root`, sorted, of the text files that belong to the library; foreign folders are never entered."""
     found = []

@@ -203,11 +203,13 @@ def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
 
 
 def _write(folder: Path, tokenizer: Tokenizer, eos: str = END_OF_TEXT, original: Path | None = None) -> None:
-    with whole_file(Path(folder) / "tokenizer.json") as part:
+    with whole_file(Path(folder) / "tokenizer.json") as partial:
         if original is not None:
-            shutil.copyfile(original, part)
+            shutil.copyfile(original, partial)
         else:
-            part.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8")
+            partial.write_text(
+                json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8"
+            )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,

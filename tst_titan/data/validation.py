@@ -19,15 +19,15 @@ def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> n
     at least), spread evenly over the whole split. Raises `UserError` where the split is shorter than one window.
     """
     run = open_corpus(corpus_dir).validation_run
-    there = (run.num_tokens - 1) // seq_len
-    if there < 1:
+    num_windows = (run.num_tokens - 1) // seq_len
+    if num_windows < 1:
         raise UserError(
             f"{corpus_dir}: the validation split has {run.num_tokens:,} tokens, one window needs {seq_len + 1:,}; "
             "raise validation_tokens in the study"
         )
-    count = min(there, max(1, max_tokens // seq_len)) if max_tokens else there
+    count = min(num_windows, max(1, max_tokens // seq_len)) if max_tokens else num_windows
     windows = np.empty((count, seq_len + 1), dtype=np.int64)
-    starts = (np.arange(count) * there // count * seq_len).tolist()
+    starts = (np.arange(count) * num_windows // count * seq_len).tolist()
     for start in starts:
         run.will_need(start, seq_len + 1)
     for row, start in zip(windows, starts, strict=True):

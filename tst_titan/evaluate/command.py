@@ -121,7 +121,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     with gpus_for_job(wanted) as held:
         os.environ |= held.environment
         if args.processes > 1 and not among_ranks():
-            return run_on(args.processes, _words(args), held.locks)
+            return run_on(args.processes, args.words, held.locks)
         from tst_titan.evaluate.run import Evaluation, evaluate
 
         try:
@@ -147,23 +147,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         for path in paths:
             print(path)
     return 0
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    """The command line of an evaluation, for each of its processes."""
-    words = [
-        "evaluate",
-        args.segment,
-        "--tasks",
-        *args.tasks,
-        "--task-definitions",
-        str(args.task_definitions),
-    ]
-    words += ["--results", str(args.results), "--device", args.device, "--dtype", args.dtype]
-    words += ["--limit", str(args.limit)] if args.limit else []
-    for name in ("through_export", "network", "verbose", "shard", "trust_tasks"):
-        words += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
-    return words
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -13,8 +13,12 @@ from tst_titan.published.figures import (
     published_table1,
 )
 
+# The target `studies/published`, which has no definition.
+STUDY_NAME = "published"
+
 __all__ = [
     "SOURCE",
+    "STUDY_NAME",
     "PublishedCell",
     "PublishedRun",
     "published_files",

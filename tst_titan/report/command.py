@@ -3,18 +3,20 @@
 import argparse
 from pathlib import Path
 
+from tst_titan.study.find import add_study, find_study
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommands of the collect stage."""
     collect = subparsers.add_parser("collect", help="tables, curves and the report of a study")
-    collect.add_argument("study_file", type=Path, help="the study's definition, studies/NAME.yaml")
+    add_study(collect)
     collect.add_argument(
         "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
     )
     collect.add_argument("--out", type=Path, help="folder to write (default: studies/NAME)")
     collect.set_defaults(run=run_collect)
     status = subparsers.add_parser("status", help="each segment's state, from files alone")
-    status.add_argument("study", type=Path, help="studies/NAME or studies/NAME.yaml")
+    add_study(status)
     status.add_argument(
         "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
     )
@@ -25,7 +27,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     recommend = subparsers.add_parser(
         "recommend", help="bag size and step ratio for a size that a study did not run"
     )
-    recommend.add_argument("study_file", type=Path, help="the study's definition, studies/NAME.yaml")
+    add_study(recommend)
     recommend.add_argument("model", help="a model of the catalogue, or a number of parameters such as 1.2B")
     recommend.add_argument(
         "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
@@ -45,10 +47,11 @@ def run_collect(args: argparse.Namespace) -> None:
     from tst_titan.report.study import collect_study
     from tst_titan.report.summary import print_summary
 
-    plan = load_plan(args.study_file, args.results)
-    out = args.out or args.study_file.with_suffix("")
+    file = find_study(args.study)
+    plan = load_plan(file, args.results)
+    out = args.out or file.with_suffix("")
     with built_folder(out):
-        found, findings = collect_study(plan, args.study_file, args.results, out)
+        found, findings = collect_study(plan, file, args.results, out)
     print_summary(found, findings, out)
 
 
@@ -56,9 +59,7 @@ def run_status(args: argparse.Namespace) -> None:
     """Show each segment's state, once or again and again."""
     from tst_titan.collect.status import show_status, watch_status
 
-    study_file = (
-        args.study if args.study.suffix == ".yaml" else args.study.with_name(f"{args.study.name}.yaml")
-    )
+    study_file = find_study(args.study)
     if args.watch:
         watch_status(study_file, args.results, args.watch)
     else:
@@ -77,7 +78,8 @@ def run_recommend(args: argparse.Namespace) -> None:
     from tst_titan.report.scaling import model_sizes
     from tst_titan.study.fields import parse_tokens
 
-    plan = load_plan(args.study_file, args.results)
+    file = find_study(args.study)
+    plan = load_plan(file, args.results)
     sizes = {**known_sizes(), **model_sizes(plan)}
     params = sizes.get(args.model)
     if params is None:
@@ -92,7 +94,7 @@ def run_recommend(args: argparse.Namespace) -> None:
     try:
         trend = setting_trend(finished, compared_column(finished, plan.compare), sizes)
     except CannotFitError as error:
-        raise UserError(f"{args.study_file}: nothing can be recommended: {error}") from error
+        raise UserError(f"nothing can be recommended: {error}", where=file) from error
     print(recommendation_words(args.model, trend.at(float(params)), trend))
 
 

@@ -28,7 +28,7 @@ class Source(Strict):
     kind: Literal["files", "hub"]
     path: Patterns = Field(
         min_length=1,
-        description="files: a file, folder or glob, or a list of them; hub: the dataset's repository.",
+        description="files: a file, folder or glob, or a list of them, relative to the folder of the study file; hub: the dataset's repository.",
     )
     revision: str = ""
     subset: str = ""
@@ -50,7 +50,10 @@ class Tokenizer(Strict):
 
     kind: Literal["bpe", "file", "hub"]
     vocab_size: Annotated[int, Field(ge=257, le=2**24)]
-    name: str = Field(default="", description="file: path of the tokenizer.json; hub: the repository.")
+    name: str = Field(
+        default="",
+        description="file: path of the tokenizer.json, relative to the folder of the study file; hub: the repository.",
+    )
     revision: str = ""
     model_vocab_size: Positive | None = Field(
         default=None,

@@ -11,6 +11,7 @@ from tst_titan.names import RULE, is_name
 from tst_titan.study.definition import Study
 from tst_titan.study.expand import RunDefinition, expand
 from tst_titan.study.fields import choices
+from tst_titan.study.own_paths import with_own_paths
 from tst_titan.study.yaml_file import StudySource, read_study_file
 
 # What `studies/` holds besides studies' outputs: a study of that name would build over it.
@@ -52,7 +53,7 @@ def load_study(file: Path) -> LoadedStudy:
         raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
     source = read_study_file(file, Study.model_fields)
     try:
-        definition = Study.model_validate(source.data)
+        definition = Study.model_validate(with_own_paths(source))
     except ValidationError as error:
         raise UserError("\n".join(_describe(source, item) for item in error.errors())) from None
     runs = expand(source, definition)

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.plan.costs import Accelerator
     from tst_titan.results import Results
     from tst_titan.train.fit import fit_note, hardware_for
+    from tst_titan.train.hardware_section import read_section
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
-    from tst_titan.train.layouts import read_section
 
     plans, errors = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment, errors)

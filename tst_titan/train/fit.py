@@ -16,7 +16,7 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import Segment
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.memory import BAG_INDEX_LIMIT, GIB, bag_elements, estimate_memory
 
 # The CUDA context, NCCL, and fragments take the rest: 72 GiB of a card of 80 GB are PyTorch's.

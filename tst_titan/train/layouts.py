@@ -1,109 +1,122 @@
-"""The configuration's section `hardware`: what every training job has, and what those of single models have instead.
+"""Named hardware layouts of every published model: where the recipe of a study is trained, never what it computes.
 
-    hardware:
-      layout: one-node               # a named layout of each model (tst_titan.train.recipes), or nothing
-      checkpoint_minutes: 20         # fields of Hardware, over the layout
-      models:                        # the same two for single models, over all of the above
-        10B-A1B: {layout: several-nodes}
+`layouts(model)` are the layouts of a model by name:
 
-What is more particular wins. A named layout sets how a model is computed and nothing else: when checkpoints are saved
-and what is logged stays as it was.
+    cpu            one process; for the models that a CPU can train, and to look at the others
+    one-gpu        one GPU of 80 GB
+    one-node       8 GPUs of 80 GB: FSDP, for the MoE with expert parallelism inside the node
+    several-nodes  8 nodes of 8 such GPUs: HSDP, sharded inside a node and replicated over nodes
+    several-nodes-40gb  the same with GPUs of 40 GB: tensor parallelism as well
+
+A micro-batch is chosen such that `tst_titan.train.memory` finds room for it, logits are made in chunks (128256 of them
+a position are the largest tensor of the small models), activations are recomputed where they would not fit. CUDA graphs
+are for the dense models that launch many small kernels; the dispatch of experts waits for counts on the host, which no
+graph allows.
 """
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any
-
-import yaml
+from dataclasses import dataclass, replace
 
 from tst_titan.errors import UserError
-from tst_titan.study.fields import choices
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.recipes import layout
 
-_NO_LAYOUTS_BUSINESS = {
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "async_checkpoints",
-    "stop_seconds",
-    "emulate_float8",
-    "tensorboard",
-    "wandb",
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A layout and the memory of each of its devices that it was chosen for."""
+
+    memory_gib: float
+    hardware: Hardware
+
+
+_GPU = Hardware(threads=8, compile=True, loss_chunks=8, deterministic=False)
+_NODE = replace(_GPU, processes=8)
+_NODES = replace(_NODE, nodes=8, data_parallel_replicate=8, data_parallel_shard=8)
+
+_CPU = Layout(memory_gib=8, hardware=Hardware(micro_batch=4))
+# What is left of 80 and 40 GB for PyTorch: 80 GB cards show 79 GiB, and the CUDA context, NCCL and fragments take some.
+_GIB_80, _GIB_40 = 72, 36
+
+
+def _gpu(hardware: Hardware, **changes: object) -> Layout:
+    return Layout(memory_gib=_GIB_80, hardware=replace(hardware, **changes))  # type: ignore[arg-type]
+
+
+def _small(micro_batch: int) -> dict[str, Layout]:
+    """The ladder below 270M: a core or a card."""
+    return {
+        "cpu": _CPU,
+        "one-gpu": _gpu(_GPU, micro_batch=micro_batch, cuda_graphs=True),
+    }
+
+
+_LAYOUTS: dict[str, dict[str, Layout]] = {
+    **{name: _small(64) for name in ("0.5M", "1M", "2M", "4M", "8M", "15M", "30M")},
+    "3M-A2M": {"cpu": _CPU, "one-gpu": _gpu(_GPU, micro_batch=64)},
+    "270M": {
+        "cpu": Layout(memory_gib=32, hardware=Hardware(micro_batch=1, loss_chunks=8)),
+        "one-gpu": _gpu(_GPU, micro_batch=16, cuda_graphs=True),
+        "one-node": _gpu(_NODE, micro_batch=16, cuda_graphs=True),
+        "several-nodes": _gpu(_NODES, micro_batch=16, cuda_graphs=True),
+    },
+    "600M": {
+        "cpu": Layout(memory_gib=32, hardware=Hardware(micro_batch=1, loss_chunks=8)),
+        "one-gpu": _gpu(_GPU, micro_batch=16, cuda_graphs=True, activation_checkpoint="selective"),
+        "one-node": _gpu(_NODE, micro_batch=16, cuda_graphs=True),
+        "several-nodes": _gpu(_NODES, micro_batch=16, cuda_graphs=True),
+    },
+    "3B": {
+        "cpu": Layout(
+            memory_gib=96, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")
+        ),
+        "one-gpu": _gpu(_GPU, micro_batch=2, activation_checkpoint="full"),
+        "one-node": _gpu(_NODE, micro_batch=8, activation_checkpoint="selective"),
+        "several-nodes": _gpu(_NODES, micro_batch=8, activation_checkpoint="selective"),
+        "several-nodes-40gb": Layout(
+            memory_gib=_GIB_40,
+            hardware=replace(
+                _NODE,
+                nodes=8,
+                tensor_parallel=4,
+                data_parallel_replicate=4,
+                data_parallel_shard=4,
+                micro_batch=8,
+                activation_checkpoint="selective",
+            ),
+        ),
+    },
+    "10B-A1B": {
+        "cpu": Layout(
+            memory_gib=256, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")
+        ),
+        "one-node": _gpu(_NODE, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
+        "several-nodes": _gpu(_NODES, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
+        "several-nodes-40gb": Layout(
+            memory_gib=_GIB_40,
+            hardware=replace(
+                _NODE,
+                nodes=8,
+                tensor_parallel=4,
+                data_parallel_replicate=2,
+                data_parallel_shard=8,
+                expert_parallel=8,
+                micro_batch=8,
+                activation_checkpoint="selective",
+            ),
+        ),
+    },
 }
-_DEFAULTS: dict[str, Any] = vars(Hardware())
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
-def read_section(text: str) -> dict[str, Any]:
-    """The section as the command line has it: YAML's, so JSON's too."""
-    try:
-        section = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--hardware {text}: is no YAML mapping such as '{{processes: 2}}'") from error
-    check_section(section)
-    return section
+def layouts(model: str) -> dict[str, Layout]:
+    """The layouts of a published model (`ModelShape.name`), by name."""
+    if model not in _LAYOUTS:
+        raise UserError(f"model {model!r} has no hardware layouts of its own; known: {', '.join(_LAYOUTS)}")
+    return _LAYOUTS[model]
 
 
-def check_section(section: Any, models: Iterable[str] | None = None) -> None:
-    """`UserError` for an unknown key, a value of a wrong type, or a model that is none of `models` (None: any may be)."""
-    _check_part(section, "hardware", more=("layout", "models"))
-    known = None if models is None else sorted(set(models))
-    of_models = section.get("models") or {}
-    if not isinstance(of_models, Mapping):
-        raise UserError(
-            f"hardware.models = {of_models!r}: must be a mapping, such as models: {{3B: {{nodes: 4}}}}"
-        )
-    for model, part in of_models.items():
-        if known is not None and model not in known:
-            raise UserError(
-                f"hardware.models.{model}: no study has a model of that name; {choices(model, known)}"
-            )
-        _check_part(part, f"hardware.models.{model}", more=("layout",))
-
-
-def hardware_of(
-    section: Mapping[str, Any], model: str, defaults: Mapping[str, Any] = MappingProxyType({})
-) -> Hardware:
-    """The hardware of a model's training jobs, from a section that `check_section` has passed.
-
-    `defaults`: fields of Hardware that neither the section nor a layout sets.
-    """
-    values: dict[str, Any] = dict(defaults)
-    own = (section.get("models") or {}).get(model) or {}
-    for where, part in (("hardware", section), (f"hardware.models.{model}", own)):
-        if name := part.get("layout"):
-            try:
-                chosen = vars(layout(model, name).hardware)
-            except UserError as error:
-                raise UserError(f"{where}.layout: {error}") from error
-            values |= {key: value for key, value in chosen.items() if key not in _NO_LAYOUTS_BUSINESS}
-        values |= _fields(part, where)
-    return Hardware(**values)
-
-
-def _fields(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of Hardware in a part of the section, each of its type: Snakemake's --config gives all of them as text."""
-    values = {}
-    for key, value in part.items():
-        if key in ("layout", "models"):
-            continue
-        kind = type(_DEFAULTS[key])
-        try:
-            if kind is bool:
-                values[key] = {"true": True, "false": False}[str(value).lower()]
-            elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
-                raise ValueError
-            else:
-                values[key] = kind(value)
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{where}.{key} = {value!r}: must be {_KINDS[kind]}") from None
-    return values
-
-
-def _check_part(part: Any, where: str, *, more: tuple[str, ...]) -> None:
-    if not isinstance(part, Mapping):
-        raise UserError(f"{where} = {part!r}: must be a mapping of settings, such as {{processes: 8}}")
-    for key in part:
-        if key not in (*_DEFAULTS, *more):
-            raise UserError(f"{where}.{key}: unknown key; {choices(key, (*_DEFAULTS, *more))}")
-    _fields(part, where)
+def layout(model: str, name: str) -> Layout:
+    """One layout; says which there are where there is none of that name (10B-A1B does not fit one GPU)."""
+    known = layouts(model)
+    if name not in known:
+        raise UserError(f"model {model} has no hardware layout {name!r}; it has: {', '.join(known)}")
+    return known[name]

@@ -18,7 +18,7 @@ from tst_titan.plan.settings import Recipe, Segment
 from tst_titan.study.fields import choices
 from tst_titan.train.fit import embedded_bag_size, fit_note, hardware_for
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.memory import estimate_memory
 from tst_titan.train.slurm import SRUN_OPTIONS
 from tst_titan.train.time_bounds import planned_bounds

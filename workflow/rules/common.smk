@@ -16,7 +16,7 @@ from tst_titan.plan import load_plans
 from tst_titan.published import published_files
 from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
-from tst_titan.train.layouts import hardware_of
+from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
     check_training,
     gpu_memory_gib,
@@ -90,8 +90,24 @@ def unusable_study(name):
     return f"{STUDIES / name}.yaml: no such study.{hint} There are: {', '.join(sorted([PUBLISHED, *PLANS]))}"
 
 
+COMPARED = set()
+
+
+def refuse_changed_inputs(segments):
+    """End the run where the text or tokenizer of a corpus that is there has changed before these segments are trained on it."""
+    corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
+    new = [corpus for identity, corpus in corpora.items() if identity not in COMPARED]
+    COMPARED.update(corpora)
+    if new:
+        from tst_titan.data.inputs import changed_inputs
+
+        if wrong := changed_inputs(new, RESULTS / "data"):
+            sys.exit("\n".join(f"error: {one}" for one in wrong))
+
+
 # Before there is a DAG: a study that is asked for and cannot be planned ends the run with one message. Snakemake
 # tells a Snakefile its targets only later, so they are looked up where they came from.
+asked_for = []
 for before, target in zip(sys.argv, map(Path, sys.argv[1:])):
     if before in ("--report", "--configfile", "--configfiles"):
         continue  # a file of the user's own, wherever it lies
@@ -105,6 +121,8 @@ for before, target in zip(sys.argv, map(Path, sys.argv[1:])):
                 print(f"hardware: {note}", file=sys.stderr)
         except UserError as error:
             sys.exit(f"error: {error}")
+        asked_for += missing
+refuse_changed_inputs(asked_for)
 if PUBLISHED in {*PLANS, *BROKEN}:
     sys.exit(f"error: {STUDIES / PUBLISHED}.yaml: the target {STUDIES / PUBLISHED} is the paper's own numbers; rename the file")
 
@@ -113,6 +131,8 @@ onstart:
     # With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
     # evaluations would not find when all training is done.
     jobs = list(workflow.dag.needrun_jobs())
+    # Of targets that are no study, which were not looked up above.
+    refuse_changed_inputs(segment_of(job.wildcards.segment) for job in jobs if job.rule.name == "train")
     if workflow.executor_plugin.name == "slurm":
         from tst_titan.cluster.executor import check_resources, mend_executor
         from tst_titan.cluster.preflight import check_cluster, request_of

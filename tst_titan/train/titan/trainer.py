@@ -20,6 +20,8 @@ from torchtitan.trainer import Trainer
 from tst_titan.train.titan.agreement import Agreement, Decision
 from tst_titan.train.titan.replicas import ReplicaSums
 
+# What torchtitan's trainer says in a RuntimeError when the loss of a step is infinite or no number.
+LOSS_NOT_FINITE = "Loss is not finite"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -57,6 +59,14 @@ class SegmentTrainer(Trainer):
         if self._replica_sums is not None:
             self._replica_sums.next_micro_batch()
         return super().forward_backward_step(**micro_batch)
+
+    def train_step(self, data_iterator: Any) -> None:
+        try:
+            super().train_step(data_iterator)
+        except RuntimeError as error:
+            if LOSS_NOT_FINITE in str(error):
+                raise FloatingPointError(str(error)) from error
+            raise
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.stop_signal = self.stop_signal or number

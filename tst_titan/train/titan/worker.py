@@ -75,7 +75,7 @@ def failure_message(error: Exception, job: Job) -> str | None:
         if last
         else "no checkpoint was saved before"
     )
-    if isinstance(error, FloatingPointError) or "is not finite" in str(error):
+    if isinstance(error, FloatingPointError):
         return f"{job.segment.id}: {error}; {good}. Lower the learning rate or look at the data there."
     if isinstance(error, torch.OutOfMemoryError):
         return f"{job.segment.id}: out of device memory; lower hardware.micro_batch or raise the sharding. {good}."

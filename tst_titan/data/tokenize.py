@@ -16,10 +16,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from tst_titan.data.corpora import read_documents
 from tst_titan.data.documents import Document, Input, document_hash
 from tst_titan.data.held_out import HeldOutRule, wanted_bytes
 from tst_titan.data.shards import Columns, ShardHeader, id_dtype, write_shard
+from tst_titan.data.sources import read_documents
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, whole_file, write_json
@@ -120,7 +120,7 @@ def tokenize_group(job: GroupJob) -> GroupResult:
             except _Unreadable as error:
                 return GroupResult(number=job.number, num_tokens=0, error=str(error))
             writer.finish()
-        with whole_file(job.file(".counts.npy")) as part, part.open("wb") as file:
+        with whole_file(job.file(".counts.npy")) as partial, partial.open("wb") as file:
             np.save(file, writer.counts, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{job.folder}: cannot be written: {error.strerror or error}") from error
@@ -220,7 +220,7 @@ class _ShardWriter:
     def add(self, batch: list[tuple[int, Document]]) -> None:
         texts = [document.text for _, document in batch]
         longest = self._job.settings.max_document_tokens
-        parts: list[np.ndarray] = []
+        added: list[np.ndarray] = []
         for (identity, _), text, ids in zip(batch, texts, self._tokenizer.encode(texts), strict=True):
             cut = pieces(ids, self._tokenizer.eos_id, longest)
             # The text's bytes, shared out over its pieces by their length, rounded so that the sum is kept.
@@ -228,13 +228,13 @@ class _ShardWriter:
             num_bytes = len(text.encode())
             shares = np.diff(ends * num_bytes // ends[-1], prepend=0).tolist() if cut else []
             for piece, share in zip(cut, shares, strict=True):
-                parts.append(piece)
+                added.append(piece)
                 self._lengths.append(len(piece))
                 self._hashes.append(identity)
                 self._bytes.append(share)
-        if not parts:
+        if not added:
             return
-        flat = np.concatenate(parts)
+        flat = np.concatenate(added)
         self.counts += np.bincount(flat, minlength=len(self.counts))
         self.num_tokens += len(flat)
         self._spool.write(flat.astype(self._dtype).data)

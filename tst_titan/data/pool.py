@@ -8,8 +8,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from tst_titan.data.corpora import Listing
-from tst_titan.data.groups import GroupJob, GroupResult, tokenize_group
+from tst_titan.data.sources import Listing
+from tst_titan.data.tokenize import GroupJob, GroupResult, tokenize_group
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
@@ -33,12 +33,18 @@ class Enough:
 
 def run_groups(prepared: Sequence[SourceJobs], enough: Enough, num_workers: int) -> list[list[GroupResult]]:
     """The results of each source's first groups, up to the one with which there is enough."""
-    num_jobs = sum(len(part.jobs) for part in prepared)
+    num_jobs = sum(len(source_jobs.jobs) for source_jobs in prepared)
     if num_workers <= 1 or num_jobs <= 1:
-        return [_results_of(part, map(tokenize_group, part.jobs), enough) for part in prepared]
+        return [
+            _results_of(source_jobs, map(tokenize_group, source_jobs.jobs), enough)
+            for source_jobs in prepared
+        ]
     with ProcessPoolExecutor(min(num_workers, num_jobs), mp_context=get_context("spawn")) as pool:
         try:
-            return [_results_of(part, _in_order(pool, part.jobs, num_workers), enough) for part in prepared]
+            return [
+                _results_of(source_jobs, _in_order(pool, source_jobs.jobs, num_workers), enough)
+                for source_jobs in prepared
+            ]
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker of the corpus build was killed, probably for want of memory: run again with fewer workers; "
@@ -65,8 +71,8 @@ def _in_order(pool: ProcessPoolExecutor, jobs: Sequence[GroupJob], num_workers: 
         yield waiting.pop(number).result()
 
 
-def _results_of(part: SourceJobs, results: Iterator[GroupResult], enough: Enough) -> list[GroupResult]:
-    wanted = (enough.tokens or {}).get(part.source.name)
+def _results_of(source_jobs: SourceJobs, results: Iterator[GroupResult], enough: Enough) -> list[GroupResult]:
+    wanted = (enough.tokens or {}).get(source_jobs.source.name)
     chosen: list[GroupResult] = []
     errors: list[str] = []
     num_tokens, held_out_bytes, start = 0, 0, time.monotonic()
@@ -77,12 +83,12 @@ def _results_of(part: SourceJobs, results: Iterator[GroupResult], enough: Enough
         chosen.append(result)
         num_tokens += result.num_tokens
         rate = num_tokens / (time.monotonic() - start + 1e-9)
-        done = f"{len(chosen) + len(errors)}/{len(part.jobs)} groups"
-        say(f"{part.source.name}: {done}, {num_tokens:,} tokens, {rate:,.0f} tokens/s", last=False)
+        done = f"{len(chosen) + len(errors)}/{len(source_jobs.jobs)} groups"
+        say(f"{source_jobs.source.name}: {done}, {num_tokens:,} tokens, {rate:,.0f} tokens/s", last=False)
         held_out_bytes += result.held_out_bytes
         if wanted is not None and num_tokens >= wanted and held_out_bytes >= enough.held_out_bytes:
             break
-    say(f"{part.source.name}: {num_tokens:,} tokens in {time.monotonic() - start:.1f} s")
+    say(f"{source_jobs.source.name}: {num_tokens:,} tokens in {time.monotonic() - start:.1f} s")
     if errors:
         more = f" ({len(errors) - 1} more groups with such errors)" if len(errors) > 1 else ""
         raise UserError(errors[0] + more)
