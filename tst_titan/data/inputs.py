@@ -19,7 +19,7 @@ from tst_titan.data.tokenizers import given_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, write_json
 from tst_titan.plan.settings import CorpusSettings, SourceSettings
-from tst_titan.results import CorpusFiles
+from tst_titan.results import CorpusFiles, Results
 
 VERIFIED = "verified.json"
 # Sources of at most so many bytes are compared by content (a second a gigabyte), larger ones by names and sizes.
@@ -95,14 +95,14 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
         raise UserError("\n".join(changed))
 
 
-def changed_inputs(corpora: Iterable[CorpusSettings], data: Path) -> list[str]:
-    """What `check_inputs` finds wrong in those of `corpora` that are there already, below the folder `data`."""
+def changed_inputs(corpora: Iterable[CorpusSettings], results: Results) -> list[str]:
+    """What `check_inputs` finds wrong in those of `corpora` that are there already."""
     wrong = []
     for corpus in corpora:
-        folder = data / corpus.id
-        if CorpusFiles(folder).manifest.is_file():
+        files = results.corpus(corpus.id)
+        if files.manifest.is_file():
             try:
-                check_inputs(corpus, folder)
+                check_inputs(corpus, files.folder)
             except UserError as error:
                 wrong.append(str(error))
     return wrong
