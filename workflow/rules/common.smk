@@ -4,9 +4,7 @@ from tst_titan.published import published_files
 from tst_titan.workflow import PUBLISHED, read_workflow
 
 # Each source of settings by itself, to say where a mistake stands: `config` is what Snakemake has made of all.
-TITAN = read_workflow(
-    SITE_FILE, workflow.config_settings.configfiles, workflow.config_settings.config
-)
+TITAN = read_workflow(SITE_FILE, workflow.config_settings.configfiles, workflow.config_settings.config)
 STUDIES, RESULTS, LOGS = TITAN.studies, TITAN.results, TITAN.logs
 # Every value goes into a command quoted ({NAME:q}), but this, which is words of a command already.
 TST_TITAN = TITAN.command
