@@ -12,8 +12,9 @@ import time
 
 import torch
 
-from tst_titan.plan.settings import ModelShape, MoEShape
+from tst_titan.plan.trajectory import model_shape
 from tst_titan.study.catalogue import MODELS
+from tst_titan.study.recipe import Shape
 from tst_titan.train.titan.models import model_spec
 
 VOCABULARY = {"llama3": 128_256, "qwen3_moe": 151_936}
@@ -31,16 +32,10 @@ def main() -> None:
 
 
 def measure(name: str) -> None:
-    shape = dict(MODELS[name]["shape"])
-    moe = shape.pop("moe", None)
-    model_shape = ModelShape(
-        name=name,
-        vocab_size=VOCABULARY[shape["architecture"]],
-        moe=MoEShape(**moe) if moe else None,
-        **{"ffn_dim": 0, **shape},
-    )
+    shape = Shape.model_validate(MODELS[name]["shape"])
+    settings = model_shape(name, shape, VOCABULARY[shape.architecture])
     with torch.device("meta"):
-        model = model_spec(model_shape, seq_len=2048, seed=0).model.build()
+        model = model_spec(settings, seq_len=2048, seed=0).model.build()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     for module in model.modules():

@@ -37,11 +37,11 @@ def measure(num_seeds: int, folder: Path, *, finished: bool) -> tuple[int, float
     loaded = time.perf_counter()
     results = folder / f"results-{num_seeds}"
     if finished:
-        for id, segment in make_plans([study], results)[0].segments.items():
+        for id, segment in make_plans([study], results)[0][0].segments.items():
             write_json(results / "segments" / id / "settings.json", segment_to_dict(segment))
             write_json(results / "segments" / id / "done.json", {})
     before = time.perf_counter()
-    plan = make_plans([study], results)[0]
+    plan = make_plans([study], results)[0][0]
     assert not (finished and plan.new_segments)
     return len(plan.runs), loaded - start, time.perf_counter() - before
 

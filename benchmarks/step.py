@@ -37,14 +37,16 @@ from tst_titan.data.build import build_corpus
 from tst_titan.plan.costs import flops_per_step
 from tst_titan.plan.settings import (
     CorpusSettings,
-    ModelShape,
     Recipe,
     Segment,
     SourceSettings,
     Stage,
     TokenizerSettings,
 )
+from tst_titan.plan.trajectory import STAGES_OWN, model_shape
 from tst_titan.study.catalogue import MODELS
+from tst_titan.study.defaults import TRAINING_DEFAULTS
+from tst_titan.study.recipe import Shape
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
 from tst_titan.train.peaks import peak_flops
@@ -80,16 +82,21 @@ def make_recipe(args: argparse.Namespace, texts: Path) -> Recipe:
         tokenizer=TokenizerSettings(kind="bpe", vocab_size=512),
         validation_tokens=1_000,
     )
-    return Recipe(
-        model=ModelShape(name=args.model, vocab_size=128256, **MODELS[args.model]["shape"]),
-        corpus=corpus,
-        seq_len=args.positions,
-        sequences_per_step=args.sequences,
-        learning_rate=MODELS[args.model]["learning_rate"],
-        warmup_steps=2000,
-        precision=args.precision,
-        block_tokens=256,
-    )
+    settings = {name: value for name, value in TRAINING_DEFAULTS.items() if name not in STAGES_OWN}
+    settings |= {
+        "model": model_shape(
+            args.model, Shape.model_validate(MODELS[args.model]["shape"]), vocab_size=128256
+        ),
+        "corpus": corpus,
+        "seq_len": args.positions,
+        "sequences_per_step": args.sequences,
+        "learning_rate": MODELS[args.model]["learning_rate"],
+        "warmup_steps": 2000,
+        "precision": args.precision,
+        "block_tokens": 256,
+        "seed": 0,
+    }
+    return Recipe(**settings)
 
 
 def random_batches(recipe: Recipe, bag_size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:

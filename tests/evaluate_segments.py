@@ -4,39 +4,46 @@ import atexit
 import json
 import shutil
 import sysconfig
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from training import constant
+from training import PUBLISHED, constant
 
 from tst_titan.data.build import build_corpus
 from tst_titan.files import write_json
 from tst_titan.plan.settings import (
     CorpusSettings,
     ModelShape,
-    MoEShape,
     Recipe,
     Segment,
     SourceSettings,
     TokenizerSettings,
     segment_to_dict,
 )
+from tst_titan.plan.trajectory import model_shape
+from tst_titan.study.recipe import Experts, Shape
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
 from tst_titan.train.launch import run_segment
 
 VOCAB_SIZE, SEQ_LEN = 512, 64
-DENSE = ModelShape(
-    name="tiny", architecture="llama3", dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, ffn_dim=64,
-    vocab_size=VOCAB_SIZE,
-)  # fmt: skip
-TIED = ModelShape(**{**DENSE.__dict__, "name": "tied", "tied_embeddings": True})
-MOE = ModelShape(
-    name="moe", architecture="qwen3_moe", dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, ffn_dim=0,
-    vocab_size=VOCAB_SIZE, rope_theta=1e6, norm_eps=1e-6,
-    # A bias step of 0.05 a training step: biases large enough to change which experts are chosen.
-    moe=MoEShape(num_experts=8, top_k=2, expert_ffn_dim=16, load_balance_coeff=0.05),
+DENSE = model_shape(
+    "tiny",
+    Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, ffn_dim=64),
+    VOCAB_SIZE,
+)
+TIED = replace(DENSE, name="tied", tied_embeddings=True)
+MOE = model_shape(
+    "moe",
+    Shape(
+        architecture="qwen3_moe", dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, rope_theta=1e6,
+        norm_eps=1e-6,
+        # A bias step of 0.05 a training step: biases large enough to change which experts are chosen.
+        moe=Experts(num_experts=8, top_k=2, expert_ffn_dim=16, load_balance_coeff=0.05),
+    ),
+    VOCAB_SIZE,
 )  # fmt: skip
 
 
@@ -73,11 +80,11 @@ def corpus() -> CorpusSettings:
 
 
 def segment_of(shape: ModelShape, steps: int) -> Segment:
-    recipe = Recipe(
-        model=shape, corpus=corpus(), seq_len=SEQ_LEN, sequences_per_step=4, learning_rate=1e-2, warmup_steps=2,
-        precision="float32", block_tokens=64,
-    )  # fmt: skip
-    return Segment(recipe=recipe, stages=(constant(steps),))
+    settings = {
+        "model": shape, "corpus": corpus(), "seq_len": SEQ_LEN, "sequences_per_step": 4, "learning_rate": 1e-2,
+        "warmup_steps": 2, "precision": "float32", "block_tokens": 64, "seed": 0,
+    }  # fmt: skip
+    return Segment(recipe=Recipe(**PUBLISHED | settings), stages=(constant(steps),))
 
 
 @cache

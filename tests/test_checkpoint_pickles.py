@@ -8,6 +8,7 @@ import ast
 import io
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -285,3 +286,20 @@ def test_pickle_is_imported_where_checkpoints_are_read_alone() -> None:
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         found |= {(file, name) for name in names if name.split(".")[0] in modules}
     assert found == {("train/checkpoint_reader.py", "pickle")}
+
+
+def test_no_rank_sends_another_an_object() -> None:
+    """torch pickles what `all_gather_object` and its like are given, and unpickles what comes."""
+    names = {
+        (file, name.split(".")[-1])
+        for file, node in source_nodes()
+        for name in (
+            [ast.unparse(node)] if isinstance(node, ast.Attribute | ast.Name)
+            else [node.name] if isinstance(node, ast.alias)
+            else []
+        )
+    }  # fmt: skip
+    assert ("evaluate/ranks.py", "all_gather") in names
+    assert not {
+        (file, name) for file, name in names if re.search("_object(_list|s)?$|_tensor_to_object", name)
+    }

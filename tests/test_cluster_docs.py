@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from tst_titan.cluster.site import Site, parse_site
 from tst_titan.study.catalogue import MODELS
 from tst_titan.train.hardware_section import check_section, hardware_of
-from tst_titan.train.resources import Site, check_hardware, parse_site
+from tst_titan.train.resources import check_hardware
 
 TEXT = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
 

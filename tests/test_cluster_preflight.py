@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tst_titan.cluster.executor import check_resources
-from tst_titan.cluster.partitions import Gpus, read_partitions
+from tst_titan.cluster.notation import Gpus
+from tst_titan.cluster.own_job import seconds_left
+from tst_titan.cluster.partitions import read_partitions
 from tst_titan.cluster.preflight import (
     Request,
     check_account,
@@ -21,7 +23,6 @@ from tst_titan.cluster.preflight import (
     waiting,
 )
 from tst_titan.errors import UserError
-from tst_titan.train.slurm import seconds_left
 
 RECORDED = Path(__file__).parent / "data" / "slurm"
 PARTITIONS = read_partitions((RECORDED / "sinfo.txt").read_text())

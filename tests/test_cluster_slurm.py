@@ -161,9 +161,9 @@ def test_nodes_say_that_they_are_ready_or_what_they_do_not_see(
     nodes, problems = probe_nodes(options, [tmp_path], python="/no/venv/bin/python")
     assert list(nodes) == ["n1", "n2"]
     assert problems == [
-        "n1: has no /no/venv/bin/python: put the virtual environment on the shared file system",
-        f"n2: does not see {tmp_path} (or not what this machine writes there)",
-        "n2: has no /no/venv/bin/python: put the virtual environment on the shared file system",
+        ("n1", "has no /no/venv/bin/python: put the virtual environment on the shared file system"),
+        ("n2", f"does not see {tmp_path} (or not what this machine writes there)"),
+        ("n2", "has no /no/venv/bin/python: put the virtual environment on the shared file system"),
     ]
     with pytest.raises(UserError, match="invalid partition specified: man"):
         probe_nodes(["--partition=man"], [tmp_path])
@@ -174,11 +174,11 @@ def test_a_node_whose_torch_does_not_see_its_gpus_is_named(
 ) -> None:
     """As where torch is for a newer CUDA than the driver: here GPUs that Slurm gives, and no driver at all."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    nodes, (problem,) = probe_nodes(["--partition=main", "--nodes=1", "--gres=gpu:2", "--time=5"], [tmp_path])
-    (node,) = nodes
-    assert problem.startswith(
-        f"{node}: holds 2 GPUs (0, 1), torch sees 0: torch {torch.__version__} (built for "
+    nodes, ((named, problem),) = probe_nodes(
+        ["--partition=main", "--nodes=1", "--gres=gpu:2", "--time=5"], [tmp_path]
     )
+    assert [named] == list(nodes)
+    assert problem.startswith(f"holds 2 GPUs (0, 1), torch sees 0: torch {torch.__version__} (built for ")
     assert "no NVIDIA driver found; install a torch that is built for" in problem
 
 

@@ -219,4 +219,3 @@ def test_scores_have_their_best_cell_at_the_top():
     rows = [tst(100, 0, score, bag_size=size) for size, score in ((2, 0.30), (4, 0.35), (8, 0.31))]
     (grid,) = find_grids(pd.DataFrame(rows), "validation_loss", lower_is_better=False)
     assert grid.best_cell == (0.3, 4)
-    assert grid.best_bag_size() == {0.3: 4}

@@ -3,8 +3,6 @@
 Before, rewritten metrics, deleted rows, a group score that its own tasks contradict and NaN scores changed a table without a word.
 """
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from tst_titan.collect.study import gather
 from tst_titan.errors import UserError
 from tst_titan.evaluate.export import export
 from tst_titan.files import read_json, write_json
-from tst_titan.report.study import collect_study
 from tst_titan.train.record import SEALED_FILES, changed_files, sealed
 
 
@@ -42,72 +39,6 @@ def damaged(plan: Any, results: Path) -> list[str]:
     return [str(notice) for notice in gather(plan, results).notices if notice.kind == "damaged"]
 
 
-def rewritten_losses(folder: Path) -> None:
-    path = folder / "metrics.jsonl"
-    path.write_text("".join(
-        json.dumps(row | {"loss": 0.9 * row["loss"]} if "loss" in row else row) + "\n"
-        for row in map(json.loads, path.read_text().splitlines())
-    ))  # fmt: skip
-
-
-def deleted_rows(folder: Path) -> None:
-    path = folder / "metrics.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
-
-
-def another_commit(folder: Path) -> None:
-    write_json(folder / "provenance.json", read_json(folder / "provenance.json") | {"git_commit": "0000000"})
-
-
-def edited_done(**changes: Any) -> Callable[[Path], None]:
-    return lambda folder: write_json(folder / "done.json", read_json(folder / "done.json") | changes)
-
-
-EDITS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "losses are rewritten": (rewritten_losses, "metrics.jsonl"),
-    "rows are deleted": (deleted_rows, "metrics.jsonl"),
-    "metrics are gone": (lambda folder: (folder / "metrics.jsonl").unlink(), "metrics.jsonl"),
-    "another commit": (another_commit, "provenance.json"),
-    "provenance is gone": (lambda folder: (folder / "provenance.json").unlink(), "provenance.json"),
-    "settings in another order": (
-        lambda folder: write_json(
-            folder / "settings.json", dict(reversed(read_json(folder / "settings.json").items()))
-        ),
-        "settings.json",
-    ),
-    "fewer FLOPs": (edited_done(flops=1.0), "done.json"),
-    "another loss": (edited_done(validation_loss=2.0), "done.json"),
-    "other hours": (edited_done(wall_clock_s=1.0, attempts=[]), "done.json"),
-    "digests of nothing": (edited_done(files={}), "done.json"),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_a_finished_segments_files_that_were_edited_are_named_and_give_no_number(
-    study: tuple[Any, Path], tmp_path: Path, edit: str
-) -> None:
-    plan, results = study
-    for arm, score in (("tst", 0.41), ("baseline", 0.4)):
-        write_evaluation(results, final(plan, arm), {"cloze": (score, 0.02)})
-    assert damaged(plan, results) == []
-    apply, file = EDITS[edit]
-    folder = results / "segments" / final(plan, "tst").id
-    apply(folder)
-    found, _ = collect_study(plan, plan.file, results, tmp_path / "out")
-    notices = [str(notice) for notice in found.notices if notice.kind == "damaged"]
-    assert any(
-        notice.startswith(f"{folder / file}: not as it was when the segment was finished, so that none of its numbers is shown")
-        for notice in notices
-    )  # fmt: skip
-    rows = {row["arm"]: row for row in found.table.to_dict("records")}
-    assert rows["tst"]["status"] != "finished"
-    assert pd.isna(rows["tst"]["cloze"])
-    assert rows["baseline"]["cloze"] == 0.4
-    for column in ("final_train_loss", "validation_loss", "flops", "wall_clock_s"):
-        assert pd.isna(rows["tst"][column])
-        assert not pd.isna(rows["baseline"][column])
-
-
 def test_a_record_of_an_earlier_version_is_taken_as_it_is(study: tuple[Any, Path]) -> None:
     plan, results = study
     for segment in plan.segments.values():
@@ -116,18 +47,6 @@ def test_a_record_of_an_earlier_version_is_taken_as_it_is(study: tuple[Any, Path
             path, {key: value for key, value in read_json(path).items() if key not in ("files", "digest")}
         )
     assert damaged(plan, results) == []
-
-
-def test_another_checkpoint_in_done_json_gives_no_number(study: tuple[Any, Path]) -> None:
-    plan, results = study
-    segment = final(plan, "tst")
-    folder = results / "segments" / segment.id
-    done = read_json(folder / "done.json") | {"checkpoint": "../../other/checkpoint/step-1200"}
-    write_json(folder / "done.json", sealed(done, folder))
-    assert damaged(plan, results) == [
-        f"{folder / 'done.json'}: names checkpoint '../../other/checkpoint/step-1200', the segment ends at step 1200; taken as not "
-        "finished"
-    ]
 
 
 def test_the_launcher_seals_what_a_segment_leaves(

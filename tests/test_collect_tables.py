@@ -233,7 +233,7 @@ def test_evaluation_of_another_checkpoint_is_named_and_left_out(study):
     (notice,) = notices_of(found)
     assert (
         notice
-        == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out"
+        == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out; evaluate again"
     )
     assert "cloze" not in found.table.columns
 
@@ -296,6 +296,8 @@ def test_an_evaluation_that_is_planned_and_not_there_is_named(tmp_path):
     found, _ = collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
     baseline = final_segment(plan, "baseline").id
     path = tmp_path / "results" / "evaluations" / baseline / "offline.json"
-    assert notices_of(found, "unfinished") == [f"{path}: missing: {baseline} is not evaluated on offline"]
+    assert notices_of(found, "unfinished") == [
+        f"{path}: missing: {baseline} is not evaluated on offline; run: tst-titan evaluate {baseline} --tasks offline"
+    ]
     assert rows_of(found)["tst"]["cloze"] == 0.41
     assert pd.isna(rows_of(found)["baseline"]["cloze"])

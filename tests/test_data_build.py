@@ -279,7 +279,7 @@ def test_a_growth_refused_late_changes_nothing_either(tmp_path, which):
     chosen = settings(many_files(tmp_path / "in", texts(400)))
     grown(tmp_path / "corpus", chosen, 6000)
     manifest = json.loads((tmp_path / "corpus/corpus.json").read_text())
-    del manifest["sources"][0]["origin"]
+    del manifest["seal"]
     manifest["sources"][0]["origin"] = {"path": str(tmp_path / "in")}
     (tmp_path / "corpus/corpus.json").write_text(json.dumps(manifest))
     before = without_work(tmp_path / "corpus")
@@ -447,7 +447,7 @@ def test_what_a_plan_needs_is_what_its_longest_run_reads(tmp_path, monkeypatch, 
         f"training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: {block_tokens}}}\n"
     )
     plan = load_plan(study, tmp_path)
-    ((_, needed),) = tokens_needed([plan]).items()
+    ((_, needed),) = tokens_needed([plan], {}).items()
     longest = max(plan.segments.values(), key=lambda segment: segment.data_tokens)
     folder = numbered_corpus(tmp_path / "corpus", needed, {"a": 0.7, "b": 0.3}, shard_tokens=20_000)
     manifest = json.loads((folder / "corpus.json").read_text())

@@ -8,7 +8,7 @@ from data_fixtures import jsonl, settings, texts
 from tst_titan.data import command
 from tst_titan.data.build import build_corpus
 from tst_titan.errors import UserError
-from tst_titan.superposition.weights import bag_weights
+from tst_titan.superposition.weights import relative_weights
 
 
 def run(*arguments):
@@ -76,7 +76,7 @@ def test_stats_prints_the_fit(corpus, capsys):
     assert "fit: " in shown
     line = shown.splitlines()[-1]
     if "-" not in shown.split("fit: ")[1].split(" * ")[0]:
-        assert bag_weights(line.split("bag_weighting: ")[1], 6).shape == (6,)
+        assert relative_weights(line.split("bag_weighting: ")[1], 6).shape == (6,)
 
 
 @pytest.mark.parametrize("part", ["3/3", "x/2", "1", "-1/2"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import sys
 from collections import Counter
 
@@ -61,11 +62,33 @@ def test_a_file_a_folder_a_pattern(tmp_path):
     assert [identity for identity, _ in everything(source(tmp_path / "*/*.txt"))[0]] == ["x/a.txt", "y/c.txt"]
 
 
-def test_zstandard_with_a_long_window_is_read(tmp_path):
+def test_zstandard_with_a_long_window_is_read_where_the_environment_allows_the_memory(tmp_path, monkeypatch):
+    """Two gigabytes of every worker's, for a file of any size: asked for, as the zstd program has it."""
     long = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
     stream = zstandard.ZstdCompressor(compression_params=long).compressobj()
     (tmp_path / "a.txt.zst").write_bytes(stream.compress(b"far back") + stream.flush())
+    with pytest.raises(
+        UserError,
+        match=r"a\.txt\.zst: asks for a window of more than 134,217,728 bytes .* set the environment's TST_TITAN_MAX_WINDOW_BYTES",
+    ):
+        everything(source(tmp_path))
+    monkeypatch.setenv("TST_TITAN_MAX_WINDOW_BYTES", str(2**31))
     assert everything(source(tmp_path))[0] == [("a.txt.zst", "far back")]
+
+
+def test_xz_with_a_large_window_is_read_where_the_environment_allows_the_memory(tmp_path, monkeypatch):
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**28, "preset": 1}]
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"far back", filters=filters))
+    with pytest.raises(UserError, match=r"a\.txt\.xz: asks for a window of more than 134,217,728 bytes"):
+        everything(source(tmp_path))
+    monkeypatch.setenv("TST_TITAN_MAX_WINDOW_BYTES", str(2**28))
+    assert everything(source(tmp_path))[0] == [("a.txt.xz", "far back")]
+
+
+def test_xz_streams_one_after_another_with_padding_are_one_text(tmp_path):
+    parts = lzma.compress(b"first, ") + bytes(8) + lzma.compress(b"second") + bytes(4)
+    (tmp_path / "a.txt.xz").write_bytes(parts)
+    assert everything(source(tmp_path))[0] == [("a.txt.xz", "first, second")]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])

@@ -18,6 +18,7 @@ from tst_titan.data.manifest import verify_corpus
 from tst_titan.data.tokenizers import train_bpe
 from tst_titan.files import write_json
 from tst_titan.plan import load_plan, segment_to_dict
+from tst_titan.seal import with_seal
 
 STUDY = """\
 corpus:
@@ -101,10 +102,10 @@ def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes
     assert not (folder / ".work").exists()
 
     # A whole corpus has nothing to wait for; one that is too small for a run to come grows before it trains.
-    final = f"results/segments/{plan.final_segments[0]}/done.json"
+    final = f"results/segments/{plan.runs[0].final}/done.json"
     assert planned(tmp_path, final) == set()
     manifest["sources"][0]["complete"] = False
-    (folder / "corpus.json").write_text(json.dumps(manifest))
+    (folder / "corpus.json").write_text(json.dumps(with_seal(manifest)))
     assert planned(tmp_path, final) == {"corpus_growth"}
 
 

@@ -1,14 +1,20 @@
 """Definitions of a user's own: a score is of one definition, mistakes are one line, and no code runs that is not trusted."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import zstandard
 from evaluate_segments import DENSE, TIED, initialized, results
 from evaluate_tasks import QUESTION, user_task
 
@@ -371,3 +377,61 @@ def test_a_generated_text_without_room_in_the_models_sequences_is_said_before_tr
     ):
         check(["short", "long"], user_tasks=folder, seq_len=64)
     check(["long"], user_tasks=folder)
+
+
+def zipped(content: bytes) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("sums.jsonl", content)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress, bytes, zipped]
+)
+def test_a_tasks_data_are_bounded_unpacked_before_the_dataset_library_unpacks_them(pack, folder, monkeypatch):
+    """The library goes by the first bytes, whatever the name; one line or a file printed over many lines is held whole."""
+    user_task(folder, "sums", rows=[{**QUESTION, "more": "a" * 2**20}] * 2)
+    data = folder / "sums.jsonl"
+    data.write_bytes(pack(data.read_bytes()))
+    monkeypatch.setenv("TST_TITAN_MAX_TASK_DATA_BYTES", str(2 * 2**20))
+    with pytest.raises(
+        UserError, match=r"^\S*/sums\.jsonl: more than 2,097,152 bytes, the most that a task's data file may have, unpacked; .* "
+        "set the environment's TST_TITAN_MAX_TASK_DATA_BYTES$",
+    ):  # fmt: skip
+        load(folder)
+    assert not (folder / "cache").exists()
+    monkeypatch.setenv("TST_TITAN_MAX_TASK_DATA_BYTES", str(3 * 2**20))
+    assert len(load(folder)["tasks"]["sums"].eval_docs) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+        "a: &a [*a]\n",
+    ],
+    ids=["explodes", "in a circle"],
+)
+def test_a_definition_of_aliases_without_end_stands_in_the_way_of_no_other_task(text, folder):
+    """Whoever looked for code in it walked 2^40 values: every command that reads the folder stood still."""
+    user_task(folder, "sums")
+    (folder / "large.yaml").write_text(f"task: large\n{text}")
+    load(folder)
+    with pytest.raises(
+        UserError, match=r"large\.yaml: task large cannot be read: (it holds more than 100000|no valid YAML)"
+    ):
+        load(folder, "large")
+
+
+def test_one_enormous_definition_stands_in_the_way_of_no_other_task(folder):
+    user_task(folder, "sums")
+    with (folder / "large.yaml").open("w") as file:
+        file.write("task: large\nnote: ")
+        file.truncate(2**30)
+    load(folder)
+    with pytest.raises(
+        UserError,
+        match=r"large\.yaml: task large cannot be read: .* more than 16,777,216 bytes, the most that a YAML file",
+    ):
+        load(folder, "large")

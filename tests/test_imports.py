@@ -21,3 +21,10 @@ def test_a_test_that_imports_torchtitan_first_leaves_it_usable_to_those_after_it
     )  # fmt: skip
     device, accelerator = done.stdout.split()
     assert (device == "cpu") == (accelerator == "False")
+
+
+def test_plans_are_made_without_torch() -> None:
+    """They count tokens by the method's own formula, whose package imports torch for the rest: seconds a command."""
+    code = "import sys, tst_titan.plan.planner; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -75,6 +75,54 @@ def test_such_an_import_is_found(module: str, imported: str) -> None:
     assert forbidden(module, imported)
 
 
+SLURM_COMMANDS = {"sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
+
+
+def runs_slurm_itself(text: str) -> bool:
+    """Whether a module names a command of Slurm's and starts processes, instead of asking `cluster.slurm`."""
+    constants = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    return "subprocess" in imports(text) and not SLURM_COMMANDS.isdisjoint(
+        value for value in constants if isinstance(value, str)
+    )
+
+
+def test_one_file_runs_slurms_commands() -> None:
+    """Two did, one of them without the environment in which a job finds its cluster."""
+    assert runs_slurm_itself('import subprocess\nsubprocess.run(["squeue", "--me"])')
+    paths = {module: PACKAGE.joinpath(*module.split(".")).with_suffix(".py") for module in MODULES}
+    found = {name for name, path in paths.items() if runs_slurm_itself(path.read_text(encoding="utf-8"))}
+    assert not found
+
+
+# Rooms in which every function is read at one glance, and every file in one go; others are to follow.
+SHORT = ("cluster", "train")
+LONGEST_FUNCTION, LONGEST_FILE = 50, 350
+
+
+def too_long(text: str) -> list[str]:
+    """Functions of a module, and the module itself, that are longer than that, in lines."""
+    found = [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
+    ]
+    num_lines = len(text.splitlines())
+    return found + ([f"{num_lines} lines"] if num_lines > LONGEST_FILE else [])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in SHORT])
+def test_no_function_and_no_file_is_too_long_to_read(module: str) -> None:
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    assert not too_long(path.read_text(encoding="utf-8"))
+
+
+def test_what_is_too_long_is_found() -> None:
+    text = "def long():\n" + "    pass\n" * LONGEST_FUNCTION
+    assert too_long(text) == ["long: 51 lines"]
+    assert too_long("\n" * 351) == ["351 lines"]
+
+
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert rooms == {*ROOMS, *ALONE, "published"}

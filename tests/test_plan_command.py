@@ -12,7 +12,6 @@ from checkouts import copy_checkout
 from tst_titan import cli
 from tst_titan.files import write_json
 from tst_titan.plan import load_plan, segment_to_dict
-from tst_titan.plan.report import human, human_bytes
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +139,3 @@ def test_planning_all_published_studies_is_quick_and_imports_nothing_heavy(fresh
     assert int(runs) > 500
     assert float(seconds) < 5
     assert heavy.strip() == "[]"
-
-
-def test_numbers_for_people() -> None:
-    assert [human(n) for n in (512, 32_000, 2_334_720, 41.9e9, 1.99e12, 999_900)] == [
-        "512",
-        "32k",
-        "2.33M",
-        "41.9B",
-        "1.99T",
-        "1000k",
-    ]
-    assert human_bytes(3.05e9) == "3.05 GB"

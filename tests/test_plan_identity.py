@@ -86,7 +86,7 @@ def test_splitting_a_run_changes_no_identity_and_leaves_no_gap(
     whole = finals(plan_of(tmp_path / "s", {"a": study})["a"])
     study["evaluate"] = {"tasks": "offline", "at": every}
     plan_of(tmp_path / "s", {"a": study})
-    split = load_plan(tmp_path / "s" / "a.yaml", tmp_path / "results", max_segment_steps=longest)
+    split = load_plans(tmp_path / "s", tmp_path / "results", max_segment_steps=longest)[0]["a"]
     assert finals(split) == whole
     for run in split.runs:
         step, parent = 0, None

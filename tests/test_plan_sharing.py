@@ -1,6 +1,7 @@
 """What runs share, what `results/` gives back, and what an edit would train anew."""
 
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,16 @@ import yaml
 
 from tst_titan.errors import UserError
 from tst_titan.files import write_json
-from tst_titan.plan import Plan, find_segment, load_plan, load_plans, segment_from_dict, segment_to_dict
+from tst_titan.plan import (
+    Plan,
+    Stage,
+    find_segment,
+    load_plan,
+    load_plans,
+    segment_from_dict,
+    segment_to_dict,
+)
+from tst_titan.plan.chains import Chains
 
 STUDY = {
     "corpus": {"source": "python-stdlib", "tokenizer": "bpe-4096"},
@@ -243,3 +253,33 @@ def test_a_damaged_finished_segment_stops_the_studies_that_need_it_and_no_other(
     assert list(errors) == ["a"]
     assert str(errors["a"]).startswith(str(file))
     assert len(str(errors["a"])) < 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterStage(Stage):
+    """A stage as a later version may have it: with one setting more."""
+
+    dropout: float = 0.0
+
+
+def test_stages_that_differ_in_a_setting_of_a_later_version_share_no_trajectory(tmp_path: Path) -> None:
+    """The settings that keep trajectories apart were listed by hand: a new one would have merged them."""
+    plan = load_plan(study(tmp_path / "s"), tmp_path / "results")
+    recipe = next(iter(plan.segments.values())).recipe
+    chains = Chains(tmp_path / "results", None)
+    half, whole, other = (
+        (LaterStage(name="constant", start_step=0, end_step=end, dropout=dropout),)
+        for end, dropout in ((100, 0.1), (200, 0.1), (200, 0.0))
+    )
+    for stages in (half, whole, other):
+        chains.want(recipe, stages, ())
+    chains.read_results()
+    assert [segment.end_step for segment in chains.path(recipe, whole)] == [100, 200]
+    assert [segment.end_step for segment in chains.path(recipe, other)] == [200]
+
+
+def test_a_segments_identity_is_that_of_its_settings(tmp_path: Path) -> None:
+    """The planner wrote identities into segments, past their being frozen."""
+    file = study(tmp_path / "s", evaluate={"tasks": "offline", "at": "every 10%"})
+    for segment in load_plan(file, tmp_path / "results").segments.values():
+        assert segment.id == replace(segment).id

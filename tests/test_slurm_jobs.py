@@ -34,9 +34,9 @@ from slurm_jobs import (
 from slurm_studies import wait_for
 from training import chain, constant, launch, make_job, recipe
 
+from tst_titan.cluster import own_job
 from tst_titan.meeting import MEETING_FILE
 from tst_titan.plan.settings import Segment
-from tst_titan.train import slurm
 from tst_titan.train.job import Job
 from tst_titan.train.node import WORKER
 
@@ -115,11 +115,11 @@ def test_a_start_that_slurm_has_given_up_does_not_take_the_next_one_for_itself(
     monkeypatch.setenv("SLURM_JOB_ID", job_id)
     monkeypatch.setenv("TST_TITAN_SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setenv("TST_TITAN_SLURM_RESTARTS", "1")
-    assert slurm.own_state() == "RUNNING"
+    assert own_job.own_state() == "RUNNING"
     # As on a node that hung while Slurm started the job elsewhere.
     monkeypatch.setenv("TST_TITAN_SLURM_RESTARTS", "0")
-    assert slurm.own_state() is None
-    assert not slurm.run_again()
+    assert own_job.own_state() is None
+    assert not own_job.run_again()
     assert state_of(cluster, job_id).items() >= again.items()
     cluster.run("scancel", job_id)
 

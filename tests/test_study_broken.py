@@ -89,7 +89,7 @@ BROKEN: dict[str, tuple[str, str, list[str]]] = {
     "learning rate as text": (changed("seq_len: 128", "learning_rate: fast"), "training.learning_rate = 'fast'", ["must be a number"]),
     "learning rate 0": (changed("seq_len: 128", "learning_rate: 0"), "training.learning_rate = 0", ["greater than 0"]),
     "no tokens": (changed("200k", "200 thousand"), "corpus.validation_tokens = '200 thousand'", ["10M or 1.5B"]),
-    "a fraction of a token": (changed("200k", "1.23456k"), "corpus.validation_tokens = '1.23456k'", ["whole number of tokens"]),
+    "a fraction of a token": (changed("200k", "1.23456k"), "corpus.validation_tokens = '1.23456k'", ["must be a whole number such as"]),
     "validation reads more than is held out": (GOOD + "validation: {tokens: 1M}\n", "corpus.validation_tokens = 200000", ["less is held out"]),
     "seed given twice": (GOOD + "seeds: [0, 1, 0]\n", "seeds = [0, 1, 0]", ["0 is given twice"]),
     "model given twice": (changed("[2M]", "[2M, 2M]"), "models", ["'2M' is given twice"]),

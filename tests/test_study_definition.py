@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tst_titan.study import LoadedStudy, catalogue, load_study
+from tst_titan.study.definition import Evaluate
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
 
 BASE = """\
 corpus: {source: python-stdlib, tokenizer: bpe-4096, validation_tokens: 200k}
@@ -144,7 +146,7 @@ def test_ablation_arms(tmp_path: Path) -> None:
         (s, r) for s in ("both", "input", "output") for r in (False, True)
     }
     assert "2M-tst-s4-r0.3-input-only-reinit-1000-seed0" in [run.name for run in runs]
-    for weighting in catalogue.BAG_WEIGHTINGS:
+    for weighting in BAG_WEIGHTINGS:
         weighted = BASE.replace("bag_size: 4", f"bag_weighting: {weighting}, bag_size: 4")
         assert load(tmp_path, weighted).runs[-1].bag_weighting == weighting
     fitted = BASE.replace("bag_size: 4", 'bag_weighting: "mutual_information(3.2, 1.10, -0.9)", bag_size: 4')
@@ -191,3 +193,26 @@ def test_sources_and_tokenizers_of_ones_own(tmp_path: Path) -> None:
     study = load(tmp_path, corpus + BASE[BASE.index("\n") :])
     assert study.definition.corpus.weights == {"books": 0.25, "dclm": 0.75}
     assert study.definition.corpus.tokenizer.vocab_size == 32000
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "points"),
+    [
+        ("final", 7, (7,)),
+        ("every 25%", 10, (2, 5, 8, 10)),
+        ("every 60%", 10, (6, 10)),
+        ("every 1%", 10, tuple(range(1, 11))),
+        ("every 3 steps", 9, (3, 6, 9)),
+        ("every 4steps", 9, (4, 8, 9)),
+        ("every 100 steps", 9, (9,)),
+    ],
+)
+def test_a_run_is_evaluated_where_the_definition_says(text: str, steps: int, points: tuple[int, ...]) -> None:
+    at = Evaluate.model_validate({"tasks": "offline", "at": text}).at
+    assert at.of_run(steps) == points
+    assert at.count(steps) >= len(points)
+    assert Evaluate.model_validate({"at": str(at)}).at == at
+
+
+def test_a_definition_that_names_no_points_is_evaluated_at_the_end() -> None:
+    assert Evaluate().at.of_run(9) == (9,)

@@ -7,10 +7,12 @@ import pytest
 from checkouts import copy_checkout
 
 from tst_titan.plan import Plan, load_plans
+from tst_titan.plan.costs import DEFAULT_UTILIZATION, PUBLISHED_ACCELERATOR
 from tst_titan.plan.implied import implied_utilizations
 from tst_titan.study import catalogue, load_study
+from tst_titan.study.defaults import TRAINING_DEFAULTS, spelled
 from tst_titan.study.definition import Study
-from tst_titan.study.recipe import TRAINING_DEFAULTS
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
 DOC = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -62,11 +64,21 @@ def test_the_shape_of_ones_own_is_accepted(tmp_path: Path) -> None:
 
 
 def test_every_key_model_and_default_is_in_the_text() -> None:
-    for name in (*Study.model_fields, *TRAINING_DEFAULTS, *catalogue.MODELS, *catalogue.BAG_WEIGHTINGS[1:]):
+    for name in (*Study.model_fields, *TRAINING_DEFAULTS, *catalogue.MODELS, *BAG_WEIGHTINGS[1:]):
         assert f"`{name}`" in DOC or f"{name}:" in DOC or f": {name}`" in DOC, name
     for name, value in TRAINING_DEFAULTS.items():
-        shown = f"`{value}`" if isinstance(value, str) else f"{value:g}".replace("e-08", "e-8")
+        shown = f"`{value}`" if isinstance(value, str) else spelled(value)
         assert re.search(rf"`{name}`\s+\({shown}\)", DOC), name
+
+
+def test_the_defaults_of_a_study_are_those_of_the_text() -> None:
+    shown = dict(re.findall(r"^\| `(\w+)` \| .* \| `?(\w+)`? \|$", DOC, flags=re.MULTILINE))
+    for name in ("seeds", "compare", "log_every"):
+        default = Study.model_fields[name].default
+        assert shown[name] == spelled(default[0] if isinstance(default, tuple) else default), name
+    assert shown["evaluate"] == "none"
+    assert Study.model_fields["evaluate"].default.tasks is None
+    assert f"default: {PUBLISHED_ACCELERATOR.upper()} at {DEFAULT_UTILIZATION:.0%}" in DOC
 
 
 def test_the_tables_are_the_plans(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_titan.superposition import (
-    BagEmbedding,
-    bag_weights,
+    bag_embedding,
     fold_bags,
     next_bag_labels,
     superpose_window,
     window_length,
 )
+from tst_titan.superposition.weights import relative_weights
 
 sizes = st.integers(1, 9)
 modes = st.sampled_from(["both", "input", "output"])
@@ -73,12 +73,13 @@ def test_a_changed_token_reaches_no_position_that_predicts_it(superpose: str) ->
     """Perturb each data token in turn: in a causal model only positions after its predictors may move."""
     seq_len, bag_size, vocab_size = 5, 3, 32
     torch.manual_seed(0)
-    embedding = BagEmbedding(vocab_size, 8)
+    table = torch.randn(vocab_size, 8)
     window = torch.randint(0, vocab_size, (1, window_length(seq_len, bag_size, superpose)))
 
     def hidden(window: torch.Tensor) -> torch.Tensor:
         inputs, _ = superpose_window(window, seq_len, bag_size, superpose)
-        return embedding(inputs).cumsum(1)[0]  # the simplest causal decoder: position j sees 0..j
+        bags = inputs if inputs.ndim == 3 else inputs[..., None]
+        return bag_embedding(bags, table).cumsum(1)[0]  # the simplest causal decoder: position j sees 0..j
 
     for token in range(window.shape[1]):
         changed = window.clone()
@@ -124,28 +125,33 @@ FOUR_WEIGHTS = {
 }
 
 
+def normalized(bag_weighting: str | list[float], bag_size: int) -> torch.Tensor:
+    weights = relative_weights(bag_weighting, bag_size)
+    return weights / weights.sum()
+
+
 @pytest.mark.parametrize("name", FOUR_WEIGHTS)
 def test_weights_of_four_places(name: str) -> None:
-    assert bag_weights(name, 4).tolist() == pytest.approx(FOUR_WEIGHTS[name], rel=1e-14)
+    assert normalized(name, 4).tolist() == pytest.approx(FOUR_WEIGHTS[name], rel=1e-14)
 
 
 @given(name=st.sampled_from(sorted(FOUR_WEIGHTS)), bag_size=st.integers(1, 64))
 def test_weights_sum_to_1_and_never_rise(name: str, bag_size: int) -> None:
-    weights = bag_weights(name, bag_size)
+    weights = normalized(name, bag_size)
     assert weights.shape == (bag_size,)
     assert weights.sum().item() == pytest.approx(1, abs=1e-14)
     assert (weights.diff() <= 0).all()
 
 
 def test_given_weights_are_scaled_and_checked() -> None:
-    assert bag_weights([2, 1, 1], 3).tolist() == [0.5, 0.25, 0.25]
+    assert normalized([2, 1, 1], 3).tolist() == [0.5, 0.25, 0.25]
     for weights in ([1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, float("inf"), 1]):
         with pytest.raises(ValueError, match="3 finite numbers >= 0 with a sum above 0"):
-            bag_weights(weights, 3)
-    published = bag_weights("mutual_information", 6)
-    assert torch.equal(bag_weights("mutual_information(3.63,1.35,-1.25)", 6), published)
-    assert not torch.equal(bag_weights("mutual_information(0,1.35,-1.25)", 6), published)
+            relative_weights(weights, 3)
+    published = relative_weights("mutual_information", 6)
+    assert torch.equal(relative_weights("mutual_information(3.63,1.35,-1.25)", 6), published)
+    assert not torch.equal(relative_weights("mutual_information(0,1.35,-1.25)", 6), published)
     with pytest.raises(ValueError, match="unknown bag_weighting 'powerlaw'; known are uniform, power_law"):
-        bag_weights("powerlaw", 3)
+        relative_weights("powerlaw", 3)
     with pytest.raises(ValueError, match="at least 1"):
-        bag_weights("uniform", 0)
+        relative_weights("uniform", 0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tst_titan.superposition import BagEmbedding, bag_embedding
+from tst_titan.superposition import bag_embedding
 
 
 def defined_mean(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -48,23 +48,29 @@ def test_value_and_gradient_equal_the_definition(bag_size: int, dtype: torch.dty
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_plain_lookup_is_nn_embedding_bit_for_bit(dtype: torch.dtype) -> None:
+def test_a_bag_of_one_is_a_lookup() -> None:
+    weight = torch.randn(40, 8)
+    tokens = torch.randint(0, 40, (2, 30))
+    assert torch.equal(bag_embedding(tokens[..., None], weight), nn.functional.embedding(tokens, weight))
+
+
+def test_a_models_embedding_takes_bags_and_looks_up_tokens_bit_for_bit() -> None:
+    """That of a superposition segment, whose checkpoint the plain embedding of recovery loads."""
+    import tst_titan.train.titan  # noqa: F401
+    from tst_titan.train.titan.components import BagEmbedding
+
     torch.manual_seed(0)
-    ours = BagEmbedding(40, 8, dtype=dtype)
-    plain = nn.Embedding(40, 8, dtype=dtype)
+    init = {"weight": nn.init.normal_}
+    ours = BagEmbedding.Config(num_embeddings=40, embedding_dim=8, param_init=init).build()
+    plain = nn.Embedding(40, 8)
     plain.load_state_dict(ours.state_dict())
     tokens = torch.randint(0, 40, (2, 30))
     assert torch.equal(ours(tokens), plain(tokens))
     ours(tokens).square().sum().backward()
     plain(tokens).square().sum().backward()
     assert torch.equal(ours.weight.grad, plain.weight.grad)
-
-
-def test_a_bag_of_one_is_a_lookup() -> None:
-    embedding = BagEmbedding(40, 8)
-    tokens = torch.randint(0, 40, (2, 30))
-    assert torch.equal(embedding(tokens[..., None]), embedding(tokens))
+    bags = tokens.view(2, 10, 3)
+    assert torch.equal(ours(bags), bag_embedding(bags, ours.weight))
 
 
 @settings(max_examples=20, deadline=None)
@@ -131,13 +137,11 @@ def test_no_tensor_holds_the_embeddings_of_all_data_tokens(vocab_offset: int | N
 
 def test_compiles_to_one_graph() -> None:
     torch.compiler.reset()
-    embedding = BagEmbedding(40, 8)
-    tokens = torch.randint(0, 40, (2, 5, 3))
-    compiled = torch.compile(embedding, fullgraph=True, backend="aot_eager")
-    compiled(tokens).square().sum().backward()
-    gradient, embedding.weight.grad = embedding.weight.grad, None
-    embedding(tokens).square().sum().backward()
-    torch.testing.assert_close(gradient, embedding.weight.grad)
+    weight, tokens, grad_out = torch.randn(40, 8), torch.randint(0, 40, (2, 5, 3)), torch.randn(2, 5, 8)
+    compiled = torch.compile(bag_embedding, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        gradient_of(compiled, tokens, weight, grad_out), gradient_of(bag_embedding, tokens, weight, grad_out)
+    )
 
 
 @pytest.mark.parametrize("vocab_offset", [None, 10])
@@ -156,7 +160,7 @@ def test_meta_tensors(vocab_offset: int | None) -> None:
 @pytest.mark.parametrize("token", [40, -1])
 def test_a_token_outside_the_table_is_an_error(token: int) -> None:
     with pytest.raises((IndexError, RuntimeError)):
-        BagEmbedding(40, 8)(torch.full((1, 2, 3), token))
+        bag_embedding(torch.full((1, 2, 3), token), torch.randn(40, 8))
 
 
 def test_bags_need_three_dimensions() -> None:

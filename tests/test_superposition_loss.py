@@ -163,14 +163,6 @@ def test_sums_of_chunks_over_the_valid_targets_are_the_mean(data, bag_weighting:
     assert (sum(parts) / (labels != -100).sum()).item() == pytest.approx(mean.item(), rel=1e-12)
 
 
-def test_another_ignore_index() -> None:
-    logits, labels = random_case(3)
-    other = int(labels[0, 0, 0])
-    loss = multi_hot_cross_entropy(logits, labels, ignore_index=other)
-    assert loss == multi_hot_cross_entropy(logits, torch.where(labels == other, -100, labels))
-    assert loss != multi_hot_cross_entropy(logits, labels)
-
-
 @pytest.mark.parametrize("bag_weighting", WEIGHTINGS)
 def test_ignored_positions_get_no_gradient_and_no_target_at_all_is_nan(bag_weighting: str) -> None:
     logits, labels = random_case(3)

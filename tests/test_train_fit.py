@@ -13,6 +13,7 @@ from training import chain, constant, published_recipe, superposition
 
 from tst_titan.cli import main
 from tst_titan.cluster.gpu_memory import gpu_memory_gib
+from tst_titan.cluster.site import Site, parse_site
 from tst_titan.data.build import build_corpus
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
@@ -22,7 +23,7 @@ from tst_titan.train.fit import embedded_bag_size, hardware_for
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.hardware_section import check_section, hardware_of
 from tst_titan.train.memory import BAG_INDEX_LIMIT, GIB, bag_elements, estimate_memory
-from tst_titan.train.resources import Site, check_training, parse_site
+from tst_titan.train.resources import check_training
 
 REPOSITORY = Path(__file__).parent.parent
 LAB = Site(gpus_per_node=8, accelerator="h100")

@@ -3,11 +3,12 @@
 import pytest
 from training import chain, constant, published_recipe
 
+from tst_titan.cluster.site import Site
 from tst_titan.errors import UserError
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.hardware_section import check_section, hardware_of, read_section
 from tst_titan.train.layouts import layout
-from tst_titan.train.resources import Site, check_training
+from tst_titan.train.resources import check_training
 
 MODELS = ["270M", "3B", "10B-A1B"]
 

@@ -25,7 +25,7 @@ from tst_titan.train.job import write_job
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
-EXPERTS = MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32)
+EXPERTS = MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32, load_balance_coeff=1e-3)
 MOE = replace(TINY_MODEL, architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, norm_eps=1e-6, moe=EXPERTS)
 POSITIONS = 4 * 32  # of a step
 

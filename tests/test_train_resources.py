@@ -8,20 +8,17 @@ from types import SimpleNamespace
 import pytest
 from training import chain, constant, make_job, published_recipe
 
+from tst_titan.cluster import own_job
+from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
+from tst_titan.cluster.site import Site, job_prologue, parse_site
 from tst_titan.errors import UserError
 from tst_titan.plan.costs import Accelerator, checkpoint_bytes
-from tst_titan.train import node, slurm
+from tst_titan.train import node
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.layouts import layout
 from tst_titan.train.resources import (
     START_MINUTES,
-    Site,
     check_hardware,
-    checkpoint_memory_mb,
-    checkpoint_resources,
-    corpus_resources,
-    job_prologue,
-    parse_site,
     training_memory_mb,
     training_minutes,
     training_resources,
@@ -247,6 +244,9 @@ def test_training_can_be_put_into_a_container(monkeypatch: pytest.MonkeyPatch) -
         check=True,
     )
     monkeypatch.setenv("TST_TITAN_SRUN_OPTIONS", found.stdout)
-    assert slurm.srun(2, 8)[-2:] == ["--container-image=/images/py torch.sqsh", "--container-mounts=/scratch"]
+    assert own_job.srun(2, 8)[-2:] == [
+        "--container-image=/images/py torch.sqsh",
+        "--container-mounts=/scratch",
+    ]
     monkeypatch.delenv("TST_TITAN_SRUN_OPTIONS")
-    assert "container" not in " ".join(slurm.srun(2, 8))
+    assert "container" not in " ".join(own_job.srun(2, 8))

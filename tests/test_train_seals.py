@@ -79,18 +79,6 @@ FILES = {
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("load", LOADERS)
-def test_one_flipped_bit_is_found_wherever_a_checkpoint_is_loaded(
-    own: Finished, corpus_dir: Path, load: Callable[[Finished, Path], None], file: str
-) -> None:
-    flip(own.checkpoint / file, random.Random(file).random(), bit=3)
-    with pytest.raises(UserError, match=FILES[file]) as error:
-        load(own, corpus_dir)
-    assert f"delete {own.checkpoint}" in str(error.value)
-    assert not (own.results / "exports").exists()
-
-
-@pytest.mark.parametrize("file", FILES)
 def test_no_bit_of_a_checkpoint_can_flip_unseen(own: Finished, file: str) -> None:
     """Sixty bits a file, spread over it: of those in the data a third were not noticed before, and changed the weights."""
     path, draw = own.checkpoint / file, random.Random(0)
@@ -159,29 +147,6 @@ def test_a_copy_has_the_same_digest_and_another_training_another(own: Finished, 
     assert find_checkpoint(own.results, own.other_seed.id).digest != there
 
 
-@pytest.mark.parametrize("load", LOADERS)
-def test_a_checkpoint_in_another_segments_place_is_refused(
-    own: Finished, corpus_dir: Path, load: Callable[[Finished, Path], None]
-) -> None:
-    """Seed 1's checkpoint was scored and exported as seed 0's, and seed 0 trained on from it."""
-    shutil.rmtree(own.checkpoint)
-    shutil.copytree(own.others_checkpoint, own.checkpoint)
-    said = f"step-2: is the checkpoint of {own.other_seed.id} at step 2, not of {own.first.id} at step 2"
-    with pytest.raises(UserError, match=said):
-        load(own, corpus_dir)
-
-
-@pytest.mark.parametrize("load", LOADERS)
-def test_one_file_of_another_checkpoint_is_found(
-    own: Finished, corpus_dir: Path, load: Callable[[Finished, Path], None]
-) -> None:
-    shutil.copyfile(own.others_checkpoint / "__0_0.distcp", own.checkpoint / "__0_0.distcp")
-    with pytest.raises(
-        UserError, match=r"__0_0\.distcp: (its bytes are not those|has [\d,]+ bytes, [\d,]+ were saved)"
-    ):
-        load(own, corpus_dir)
-
-
 def test_seals_of_two_checkpoints_in_one_folder_are_refused(own: Finished) -> None:
     shutil.copyfile(own.others_checkpoint / "seal-0.json", own.checkpoint / "seal-0.json")
     said = f"files of several checkpoints: seal-0.json is of {own.other_seed.id} at step 2 and seal-index.json is of {own.first.id}"
@@ -198,32 +163,6 @@ def test_a_job_does_not_go_on_from_a_checkpoint_of_another_step(own: Finished, c
         match=f"step-3: is the checkpoint of {own.first.id} at step 2, not of {own.child.id} at step 3",
     ):
         train_here(own.child, own.segments, corpus_dir)
-
-
-@pytest.mark.parametrize(
-    "checkpoint",
-    [
-        "../../{other}/checkpoint/step-2", "{results}/segments/{other}/checkpoint/step-2", "checkpoint/../checkpoint/step-2",
-        "checkpoint/step-1", "checkpoint", "", ".", None, 2, ["checkpoint/step-2"],
-    ],
-)  # fmt: skip
-def test_done_json_leads_to_no_other_checkpoint(own: Finished, checkpoint: object) -> None:
-    path = own.folder / "done.json"
-    if isinstance(checkpoint, str):
-        checkpoint = checkpoint.format(other=f"../{own.other_seed.id}", results=own.results)
-    write_json(path, read_json(path) | {"checkpoint": checkpoint})
-    with pytest.raises(
-        UserError, match=r"done\.json: checkpoint is .*, where .* has checkpoint/step-2; delete that file"
-    ):
-        find_checkpoint(own.results, own.first.id)
-
-
-def test_done_json_that_is_no_mapping_or_another_segments_is_refused(own: Finished) -> None:
-    path, others = own.folder / "done.json", own.segments / own.other_seed.id / "done.json"
-    for content in ([], None, "done", read_json(others)):
-        write_json(path, content)
-        with pytest.raises(UserError, match=r"done\.json: checkpoint is "):
-            find_checkpoint(own.results, own.first.id)
 
 
 @pytest.mark.parametrize("load", LOADERS)
@@ -273,16 +212,6 @@ def test_a_checkpoint_of_an_earlier_version_is_used_with_one_warning(
     assert not (own.checkpoint / seals.VERIFIED).exists()
     # Its own are sealed.
     assert seals.read_seals(own.segments / own.child.id / "checkpoint" / "step-3") is not None
-
-
-@pytest.mark.parametrize("load", LOADERS)
-def test_seals_that_are_gone_are_missed(
-    own: Finished, corpus_dir: Path, load: Callable[[Finished, Path], None]
-) -> None:
-    for path in own.checkpoint.glob("seal-*.json"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"step-2: its seals \(seal-\*\.json\) are missing; bring them back"):
-        load(own, corpus_dir)
 
 
 def test_the_checkpoint_of_another_training_of_the_same_segment_is_named(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tst_titan.cluster import own_job
 from tst_titan.errors import UserError
-from tst_titan.train import launch, slurm
+from tst_titan.train import launch
 from tst_titan.train.job import EXIT_CONTINUE
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
@@ -52,7 +53,7 @@ def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
         ("FIRST_PAUSE_SECONDS", 0.01),
         ("LONGEST_PAUSE_SECONDS", 0.05),
     ):
-        monkeypatch.setattr(slurm, name, seconds)
+        monkeypatch.setattr(own_job, name, seconds)
     found = Controller(folder)
     found.away(0)
     return found
@@ -62,9 +63,9 @@ def test_a_controller_that_comes_back_has_only_delayed_the_answers_and_the_log_s
     controller: Controller, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for question, answer in (
-        (slurm.own_state, "RUNNING"),
-        (slurm.seconds_left, 3600.0),
-        (slurm.run_again, True),
+        (own_job.own_state, "RUNNING"),
+        (own_job.seconds_left, 3600.0),
+        (own_job.run_again, True),
     ):
         controller.away(4)
         assert question() == answer
@@ -78,9 +79,9 @@ def test_a_controller_that_comes_back_has_only_delayed_the_answers_and_the_log_s
 def test_without_the_controller_for_ever_training_begins_with_no_limit_known(
     controller: Controller, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(own_job, "PATIENCE_SECONDS", 0.3)
     controller.away(1_000_000)
-    assert slurm.seconds_left() == float("inf")
+    assert own_job.seconds_left() == float("inf")
     assert "time left is not known" in capsys.readouterr().err
 
 
@@ -102,7 +103,7 @@ def test_a_job_that_has_saved_does_not_fail_where_slurm_is_away_when_it_asks_to_
     assert controller.calls()[-1] == "scontrol requeue 7"
     assert "no answer from Slurm" in capsys.readouterr().err
 
-    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(own_job, "PATIENCE_SECONDS", 0.3)
     controller.away(1_000_000)
     assert launch.run_segment(job) == EXIT_CONTINUE
     assert (
@@ -118,7 +119,7 @@ def test_an_end_without_a_word_is_not_the_jobs_own_failure_while_slurm_is_away(
 
     (segment,) = chain(constant(4), recipe=recipe())
     job = make_job(segment, tmp_path, corpus_dir)
-    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(own_job, "PATIENCE_SECONDS", 0.3)
     controller.away(1_000_000)
     assert "Slurm did not answer" in launch._not_its_fault(job, None)
 
@@ -126,5 +127,5 @@ def test_an_end_without_a_word_is_not_the_jobs_own_failure_while_slurm_is_away(
 def test_what_slurm_refuses_is_not_asked_again(controller: Controller) -> None:
     controller.away(1, "slurm_load_jobs error: Access/permission denied")
     with pytest.raises(UserError, match="permission denied"):
-        slurm.own_state()
-    assert slurm.own_state() == "RUNNING"
+        own_job.own_state()
+    assert own_job.own_state() == "RUNNING"

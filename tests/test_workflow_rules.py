@@ -295,13 +295,15 @@ def test_evaluations_whose_data_are_not_there_end_the_run_before_its_first_job(
 
     evaluation = job("evaluate", segment=final, group="arc_easy")
     with pytest.raises(SystemExit, match="1"):
-        workflow.check_jobs([evaluation], "local", None)
+        workflow.check_jobs([evaluation], slurm=False, executor_settings=None)
     said = capfd.readouterr()
     assert "the setup ran" in said.out
     assert "arc_easy" in said.err
     # A run that fetches them needs none, nor one whose tasks lie with the corpus.
-    workflow.check_jobs([evaluation, job("fetch_eval_data")], "local", None)
-    workflow.check_jobs([job("evaluate", segment=final, group="offline")], "local", None)
+    workflow.check_jobs([evaluation, job("fetch_eval_data")], slurm=False, executor_settings=None)
+    workflow.check_jobs(
+        [job("evaluate", segment=final, group="offline")], slurm=False, executor_settings=None
+    )
 
 
 def test_texts_that_changed_under_a_corpus_end_the_run_before_a_segment_is_trained_on_it(
@@ -320,5 +322,5 @@ def test_texts_that_changed_under_a_corpus_end_the_run_before_a_segment_is_train
     job = of(rule=of(name="train"), wildcards=of(segment=chain(again)[0]), is_local=True)
     later = checkout()
     assert "have changed since this corpus was made of them" in ends(
-        lambda: later.check_jobs([job], "local", None)
+        lambda: later.check_jobs([job], slurm=False, executor_settings=None)
     )

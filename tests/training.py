@@ -14,23 +14,24 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 
 from tst_titan.plan.settings import (
     CorpusSettings,
-    ModelShape,
-    MoEShape,
     Recipe,
     Segment,
     SourceSettings,
     Stage,
     TokenizerSettings,
 )
+from tst_titan.plan.trajectory import STAGES_OWN, model_shape
+from tst_titan.study.defaults import TRAINING_DEFAULTS
+from tst_titan.study.recipe import Shape
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job, write_job
 
 # What a run that was disturbed has in common with one that was not, row by row of its metrics.
 EXACT = ("step", "loss", "grad_norm", "learning_rate", "data_tokens")
-TINY_MODEL = ModelShape(
-    name="tiny", architecture="llama3", dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, ffn_dim=64,
-    vocab_size=512,
-)  # fmt: skip
+TINY_MODEL = model_shape(
+    "tiny", Shape(dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, ffn_dim=64), vocab_size=512
+)
+PUBLISHED = {name: value for name, value in TRAINING_DEFAULTS.items() if name not in STAGES_OWN}
 
 
 def TINY_CORPUS(texts: str = "texts") -> CorpusSettings:
@@ -44,9 +45,9 @@ def TINY_CORPUS(texts: str = "texts") -> CorpusSettings:
 def recipe(**changes: Any) -> Recipe:
     settings: dict[str, Any] = {
         "model": TINY_MODEL, "corpus": TINY_CORPUS(), "seq_len": 32, "sequences_per_step": 4, "learning_rate": 1e-2,
-        "warmup_steps": 3, "precision": "float32", "block_tokens": 256,
+        "warmup_steps": 3, "precision": "float32", "block_tokens": 256, "seed": 0,
     }  # fmt: skip
-    return Recipe(**settings | changes)
+    return Recipe(**PUBLISHED | settings | changes)
 
 
 def chain(*stages: Stage, recipe: Recipe, jobs: tuple[int, ...] = ()) -> list[Segment]:
@@ -181,15 +182,9 @@ def published_recipe(name: str, **changes: Any) -> Recipe:
     """The published recipe of a model of the catalogue, at its published vocabulary and batch (method, section 3)."""
     from tst_titan.study.catalogue import MODELS
 
-    shape = dict(MODELS[name]["shape"])
-    moe = shape.pop("moe", None)
+    shape = Shape.model_validate(MODELS[name]["shape"])
     small = name not in ("270M", "600M", "3B", "10B-A1B")
-    model = ModelShape(
-        name=name,
-        vocab_size=4096 if small else 151936 if moe else 128256,
-        moe=MoEShape(**moe) if moe else None,
-        **{"ffn_dim": 0, **shape},
-    )
+    model = model_shape(name, shape, vocab_size=4096 if small else 151936 if shape.moe else 128256)
     settings = {
         "model": model, "seq_len": 2048, "sequences_per_step": 4096 if name == "10B-A1B" else 1024,
         "learning_rate": MODELS[name]["learning_rate"], "warmup_steps": 2000, "precision": "bfloat16",

@@ -11,11 +11,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tst_titan.cluster.site import Site, parse_site
 from tst_titan.errors import UserError
 from tst_titan.study.fields import choices
 from tst_titan.study.yaml_file import read_yaml
 from tst_titan.train.hardware_section import check_section
-from tst_titan.train.resources import Site, parse_site
 
 DEFAULTS_FILE = Path("workflow/config.yaml")
 SITE_FILE = Path("site.yaml")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from tst_titan.bounds import read_file
 from tst_titan.errors import UserError
 
 # What flock says on file systems that carry no locks: Lustre without `flock`, NFS without lockd.
@@ -90,13 +91,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, *, mend: str = "delete it and run again") -> Any:
-    """Read a JSON file; a missing or damaged one is a ``UserError`` that names it and ``mend``."""
+    """Read a JSON file; a missing, damaged or enormous one is a ``UserError`` that names it and ``mend``."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting without end
         raise UserError(f"{path}: not a whole JSON file ({error}); {mend}") from error
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from tst_titan import units
+
 MISSING = "—"
 
 
@@ -33,15 +35,8 @@ def with_error(value: Any, stderr: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """``42.0B``: three significant digits with a unit of thousands, millions, billions or trillions."""
-    if is_missing(value):
-        return MISSING
-    value = float(value)
-    for factor, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            scaled = value / factor
-            return f"{scaled:.{max(0, 2 - int(math.log10(abs(scaled))))}f}{unit}"
-    return f"{value:.0f}"
+    """``42.0B``."""
+    return MISSING if is_missing(value) else units.short(float(value))
 
 
 def scientific(value: Any) -> str:
@@ -50,14 +45,5 @@ def scientific(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """``4m 05s``, ``3h 20m``, ``2d 4h``."""
-    if is_missing(seconds):
-        return MISSING
-    total = round(float(seconds))
-    if total < 60:
-        return f"{total}s"
-    if total < 3600:
-        return f"{total // 60}m {total % 60:02d}s"
-    if total < 86400:
-        return f"{total // 3600}h {total % 3600 // 60:02d}m"
-    return f"{total // 86400}d {total % 86400 // 3600}h"
+    """``4m 05s``."""
+    return MISSING if is_missing(seconds) else units.duration(float(seconds))

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.errors import UserError
 
 # The numbers of a row that tables and curves use; `phase` and `bag_size` follow from the plan.
@@ -39,23 +40,20 @@ Columns = dict[str, np.ndarray]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows in the order of the file, one line in memory at a time; none where there is no file.
+    """The rows in the order of the file; none where there is no file.
 
-    Raises `UserError` at a line that is no row.
+    Raises `UserError` at a line that is no row, and for a file above `METRICS_BYTES`.
     """
     try:
-        file = path.open("rb")
+        content = read_file(path, METRICS_BYTES)
     except FileNotFoundError:
         return
-    with file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n") and line.strip():
-                row = _row(line)
-                if row is None:
-                    raise UserError(
-                        f"{path}: line {number} is no row; delete that line, or bring the file back"
-                    )
-                yield row
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        if line.endswith(b"\n") and line.strip():
+            row = _row(line)
+            if row is None:
+                raise UserError(f"{path}: line {number} is no row; delete that line, or bring the file back")
+            yield row
 
 
 def last_training_rows(path: Path, count: int) -> list[Row]:
@@ -109,12 +107,12 @@ class RowColumns:
 
 
 def read_columns(path: Path) -> RowColumns:
-    """The numbers of all rows; raises `FileNotFoundError`.
+    """The numbers of all rows. Raises `FileNotFoundError`, and `UserError` for a file above `METRICS_BYTES`.
 
     Arrow's JSON reader takes whole files (about 200 MB/s); only a file that it refuses is read line by line, so that
     the damaged lines can be named and the others kept.
     """
-    content = path.read_bytes()
+    content = read_file(path, METRICS_BYTES)
     whole = content[: content.rfind(b"\n") + 1]
     bad_lines: tuple[int, ...] = ()
     if not whole or whole.isspace():

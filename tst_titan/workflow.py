@@ -16,8 +16,10 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
+from tst_titan.cluster.site import Site, gpu_memory_gib, job_prologue
 from tst_titan.configuration import Configuration, check_models, read_configuration, site_file, sources_of
-from tst_titan.data.needed import holds, tokens_needed
+from tst_titan.data.needed import holds, recorded_weights, tokens_needed
 from tst_titan.errors import UserError
 from tst_titan.evaluate.task_files import definitions_state
 from tst_titan.files import read_json
@@ -28,13 +30,7 @@ from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
-    Site,
     check_training,
-    checkpoint_memory_mb,
-    checkpoint_resources,
-    corpus_resources,
-    gpu_memory_gib,
-    job_prologue,
     training_memory_mb,
     training_minutes,
     training_resources,
@@ -187,7 +183,8 @@ class Workflow:
 
     @cached_property
     def _tokens_needed(self) -> dict[str, dict[str, int]]:
-        return tokens_needed(self.plans.values())
+        corpora = {identity for plan in self.plans.values() for identity in plan.corpora}
+        return tokens_needed(self.plans.values(), recorded_weights(corpora, self.results))
 
     def downloads(self, wildcards: Wildcards) -> str:
         """Where a job's downloads lie until they are read: beside the corpus, as 16 files of 2 GB fill a node's /tmp."""
@@ -359,12 +356,12 @@ class Workflow:
     # Before the first job.
 
     @one_message
-    def check_jobs(self, jobs: Sequence[Job], executor: str, executor_settings: Any) -> None:
+    def check_jobs(self, jobs: Sequence[Job], *, slurm: bool, executor_settings: Any) -> None:
         """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
         evaluations would not find when all training is done."""
         # Of targets that are no study, too.
         self._refuse_changed_inputs(self.segment(job.wildcards) for job in jobs if job.rule.name == "train")
-        if executor == "slurm":
+        if slurm:
             self._check_slurm([job for job in jobs if not job.is_local], executor_settings)
         if not any(job.rule.name == "fetch_eval_data" for job in jobs):
             self._check_evaluation_data([job for job in jobs if job.rule.name == "evaluate"])

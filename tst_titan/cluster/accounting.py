@@ -1,10 +1,10 @@
 """What Slurm says that jobs used, where it keeps accounts: one `sacct` call for any number of jobs."""
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tst_titan.cluster.notation import parse_tres
 from tst_titan.cluster.slurm import ask
 
 # A job id comes around again after a while; nothing older than its first attempt, by this margin, is the same job.
@@ -33,21 +33,8 @@ def job_usage(job_ids: Iterable[str], since: float) -> dict[str, JobUsage]:
         return {}
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(max(0.0, since - MARGIN_SECONDS)))
     # -D: every requeue of a job is a record of its own. -X: whole jobs, not their steps.
-    answer = ask(
-        [
-            "sacct",
-            "-X",
-            "-D",
-            "-n",
-            "-P",
-            "-S",
-            start,
-            "-j",
-            ",".join(ids),
-            "-o",
-            "JobID,JobIDRaw,ElapsedRaw,AllocTRES",
-        ]
-    )
+    columns = "JobID,JobIDRaw,ElapsedRaw,AllocTRES"
+    answer = ask(["sacct", "-X", "-D", "-n", "-P", "-S", start, "-j", ",".join(ids), "-o", columns])
     return read_accounts(answer.text) if answer.ok else {}
 
 
@@ -58,22 +45,13 @@ def read_accounts(text: str) -> dict[str, JobUsage]:
         job_id, raw_id, seconds, allocated = line.split("|")
         if not seconds.isdigit():
             continue
-        counts = dict(item.split("=", 1) for item in allocated.split(",") if "=" in item)
-        hours = int(seconds) / 3600
-        gpus = _gpus(counts)
+        counts, hours = parse_tres(allocated), int(seconds) / 3600
+        gpus = counts.get("gpu")
         for name in {job_id, raw_id}:
             before = found.get(name, JobUsage(0.0, None, 0.0))
             found[name] = JobUsage(
                 hours=before.hours + hours,
                 gpu_hours=before.gpu_hours if gpus is None else (before.gpu_hours or 0.0) + gpus * hours,
-                cpu_hours=before.cpu_hours + hours * int(counts.get("cpu", 0)),
+                cpu_hours=before.cpu_hours + hours * counts.get("cpu", 0),
             )
     return found
-
-
-def _gpus(counts: dict[str, str]) -> int | None:
-    """GPUs of an allocation: `gres/gpu`, or the sum of its types where only those are accounted."""
-    if "gres/gpu" in counts:
-        return int(counts["gres/gpu"])
-    typed = [int(count) for name, count in counts.items() if re.match(r"gres/gpu:", name)]
-    return sum(typed) if typed else None

@@ -1,4 +1,7 @@
-"""Where Snakemake's Slurm executor would wait for ever or refuse too late, mended in the Snakemake that runs; nothing installed is changed."""
+"""Where Snakemake's Slurm executor would wait for ever or refuse too late, mended in the Snakemake that runs; nothing installed is changed.
+
+`NAMES` are its internals that this takes: when one of them moves, this file is mended, and `VERSIONS` is what it was tested with.
+"""
 
 import inspect
 from importlib.metadata import version
@@ -9,12 +12,21 @@ from tst_titan.cluster.slurm import ask
 from tst_titan.errors import UserError
 
 PLUGIN = "snakemake-executor-plugin-slurm"
+# As pyproject.toml has it.
+VERSIONS = ">=2.8,<2.9"
+NAMES = {
+    "snakemake_executor_plugin_slurm:query_job_status": "replaced: what its query of Slurm finds, by job",
+    "snakemake_executor_plugin_slurm:validate_account": "replaced: whether slurmdbd knows a job's account",
+    "snakemake_executor_plugin_slurm:validate_slurm_extra": "called: whether it would submit these further options",
+    "snakemake_executor_plugin_slurm:set_gres_string": "called: whether it would submit these GPUs",
+    "snakemake_executor_plugin_slurm:ExecutorSettings.status_command": "set: squeue where Slurm keeps no accounts",
+}
 
 
 def mend_executor(settings: Any) -> None:
     """Mend how the executor asks for its jobs; `settings` are the executor's own. Call it once, before the first job is submitted.
 
-    What its versions 2.6 to 2.8 do, and what they do instead from then on:
+    What its version 2.8 (as 2.6 and 2.7) does, and what it does instead from then on:
 
     - `sacct` says "CANCELLED by 1000". The executor knows the end "CANCELLED" alone, and waits for ever for a job that somebody
       cancelled. It gets the first word of a state.
@@ -32,7 +44,7 @@ def mend_executor(settings: Any) -> None:
     if not inspect.iscoroutinefunction(ask_slurm) or not hasattr(plugin, "validate_account"):
         raise UserError(
             f"{PLUGIN} {version(PLUGIN)}: not a version that this workflow knows how to mend; "
-            f"pip install '{PLUGIN}>=2.6,<2.9'"
+            f"pip install '{PLUGIN}{VERSIONS}'"
         )
 
     async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str], float]:

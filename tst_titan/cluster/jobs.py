@@ -1,11 +1,10 @@
 """Slurm's jobs as the processes of one see them: its id and node, and whether another runs."""
 
 import os
-import subprocess
 
+from tst_titan.cluster.slurm import run
 from tst_titan.errors import UserError
 
-COMMAND_SECONDS = 60
 # States in which a job has processes, or is about to.
 RUNNING_STATES = {
     "RUNNING",
@@ -17,12 +16,6 @@ RUNNING_STATES = {
     "STAGE_OUT",
     "RESIZING",
 }
-
-
-def environment() -> dict[str, str]:
-    """The environment in which Slurm's commands find their cluster."""
-    configuration = os.environ.get("TST_TITAN_SLURM_CONF")
-    return os.environ | ({"SLURM_CONF": configuration} if configuration else {})
 
 
 def job_id() -> str | None:
@@ -47,26 +40,3 @@ def job_runs(job: str) -> bool:
         return job_state(job) in RUNNING_STATES
     except UserError:
         return True
-
-
-def run(*command: str) -> str:
-    """What a command of Slurm's says; "" where it knows no such job. `UserError` where it fails or does not answer."""
-    try:
-        done = subprocess.run(
-            command,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except FileNotFoundError:
-        raise UserError(f"{command[0]}: not found; is Slurm on PATH on the compute nodes?") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command)}: no answer in {COMMAND_SECONDS} s") from None
-    if done.returncode:
-        if "Invalid job id" in done.stderr:
-            return ""
-        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}")
-    return done.stdout

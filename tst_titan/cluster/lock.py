@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from tst_titan.bounds import read_file
 from tst_titan.cluster import jobs
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, try_flock
@@ -69,7 +70,7 @@ def myself() -> Holder:
 def read_holder(path: Path) -> Holder | None:
     """Who is written into a lock file; None where nobody is."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return Holder(**json.loads(read_file(path)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

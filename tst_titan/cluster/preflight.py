@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tst_titan.cluster.notation import parse_gres
 from tst_titan.cluster.partitions import SINFO, NodeGroup, Partition, read_partitions
 from tst_titan.cluster.slurm import ask
 from tst_titan.errors import UserError
@@ -70,9 +71,8 @@ def request_of(rule: str, resources: Mapping[str, Any], threads: int) -> Request
     nodes = number("nodes", 1)
     cpus = number("cpus_per_task", threads) * -(-number("tasks", 1) // nodes)
     gpu_type, gpus = str(resources.get("gpu_model") or ""), -(-number("gpu", 0) // nodes)
-    kind, *rest = str(resources.get("gres") or "").split(":")
-    if kind == "gpu" and rest:
-        gpu_type, gpus = ":".join(rest[:-1]), int(rest[-1])
+    for named in parse_gres(str(resources.get("gres") or "")):
+        gpu_type, gpus = named.type, named.count
     return Request(
         rule=rule,
         partition=str(resources.get("slurm_partition") or ""),

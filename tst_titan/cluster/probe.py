@@ -7,13 +7,13 @@ The answers come through srun, so that a node that sees no shared folder can sti
 
 import secrets
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from tst_titan.cluster.slurm import complete
 from tst_titan.errors import UserError
 from tst_titan.files import write_text
 
@@ -53,9 +53,7 @@ def probe_nodes(
         command = ["srun", "--chdir=/", "--ntasks-per-node=1", "--job-name=tst-titan-probe", *srun_options]
         command += ["sh", "-c", _NODE_SCRIPT, "sh", token, python, *map(str, paths)]
         try:
-            run = subprocess.run(
-                command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-            )
+            run = complete(command, timeout=None)
         except FileNotFoundError:
             raise UserError(
                 "srun: not found on PATH; run this on a login node of the cluster (module load slurm?)"

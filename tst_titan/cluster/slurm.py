@@ -1,10 +1,11 @@
-"""Questions to Slurm: one command, one answer as text, never longer than a minute; and how Slurm writes a time."""
+"""Slurm's commands: the one place that runs them, in the environment in which they find their cluster."""
 
-import math
-import re
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from tst_titan.errors import UserError
 
 TIMEOUT_SECONDS = 60.0
 
@@ -22,38 +23,56 @@ class Answer:
         return [line.split(separator) for line in self.text.splitlines() if line.strip()]
 
 
+def environment() -> dict[str, str]:
+    """The environment in which Slurm's commands find their cluster, in a job of Snakemake's executor as well."""
+    configuration = os.environ.get("TST_TITAN_SLURM_CONF")
+    return os.environ | ({"SLURM_CONF": configuration} if configuration else {})
+
+
+def complete(
+    command: Sequence[str], timeout: float | None = TIMEOUT_SECONDS
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command of Slurm's to its end, for at most `timeout` seconds (None: as long as it takes).
+
+    Raises what `subprocess.run` does: `ask` and `run` put it in words.
+    """
+    return subprocess.run(
+        command,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def ask(command: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
-    """Run a Slurm command; never raises."""
+    """A command's answer, whatever becomes of it; never raises."""
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = complete(command, timeout)
     except FileNotFoundError:
         return Answer(False, "", f"{command[0]}: not found on PATH")
     except OSError as error:
         return Answer(False, "", f"{command[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Answer(False, "", f"{command[0]}: no answer within {timeout:g} s")
-    said = " ".join(run.stderr.split()) or (
-        f"{command[0]} ended with status {run.returncode}" if run.returncode else ""
+    error_text = " ".join(done.stderr.split()) or (
+        f"{command[0]} ended with status {done.returncode}" if done.returncode else ""
     )
-    return Answer(run.returncode == 0, run.stdout, said)
+    return Answer(done.returncode == 0, done.stdout, error_text)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a time as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
-    days-hours:minutes or days-hours:minutes:seconds (sbatch(1), --time).
-
-    Infinite for the words of no limit (UNLIMITED, NOT_SET, infinite, n/a); 0 for INVALID, Slurm's word for a time below
-    zero, such as what is left of a job that runs past its limit.
-    """
-    word = text.strip()
-    if word.upper() == "INVALID":
-        return 0.0
-    days, _, clock = word.rpartition("-")
-    if not re.fullmatch(r"\d*", days) or not re.fullmatch(r"\d+(:\d+){0,2}", clock):
-        return math.inf
-    numbers = [int(number) for number in clock.split(":")]
-    # With days the first number is hours; without, one number or the first of two is minutes.
-    if not days and len(numbers) < 3:
-        numbers.insert(0, 0)
-    hours, minutes, seconds = (*numbers, 0, 0)[:3]
-    return 86400.0 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+def run(*command: str) -> str:
+    """What a command says; "" where it knows no such job. `UserError` where it fails or does not answer."""
+    try:
+        done = complete(command)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: not found; is Slurm on PATH on the compute nodes?") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{' '.join(command)}: no answer in {TIMEOUT_SECONDS:g} s") from None
+    if done.returncode:
+        if "Invalid job id" in done.stderr:
+            return ""
+        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}")
+    return done.stdout

@@ -26,7 +26,7 @@ def corpus_changes(
         try:
             other = first.setdefault(corpus, record)
             if not agree(other.provenance["corpus"], before):
-                text = f"{record.segment.id} was trained on another corpus than {other.segment.id}: their losses do not compare"
+                text = f"{record.segment.id} was trained on another corpus than {other.segment.id}: their losses do not compare; train one of them again"
                 notices.append(Notice("damaged", str(SegmentFiles(record.folder).provenance), text))
             changed = changes(before, corpora[corpus]) if corpus in corpora else []
         except (KeyError, TypeError, AttributeError) as error:
@@ -36,8 +36,6 @@ def corpus_changes(
         if changed:
             differing.setdefault((corpus, "; ".join(changed)), []).append(record.segment.id)
     for (corpus, words), ids in differing.items():
-        text = (
-            f"another corpus than the one that {len(ids)} segments were trained on ({words}): {listed(ids)}"
-        )
+        text = f"another corpus than the one that {len(ids)} segments were trained on ({words}): {listed(ids)}; restore it, or train them again"
         notices.append(Notice("damaged", str(corpora[corpus]["file"]), text))
     return notices

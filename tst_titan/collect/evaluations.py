@@ -7,8 +7,8 @@ from typing import Any
 
 from tst_titan.collect.notices import Notice, damage, listed
 from tst_titan.errors import UserError
-from tst_titan.files import read_json
 from tst_titan.results import EvaluationFiles
+from tst_titan.seal import read_sealed
 
 
 def read_evaluations(
@@ -32,13 +32,13 @@ def read_evaluations(
     notices += problems
     for path in files.groups:
         try:
-            content = read_json(path, mend="delete it and evaluate again")
+            content = read_sealed(path, mend="left out; delete it and evaluate again")
             if content["segment"] != segment:
-                text = f"evaluates segment {content['segment']}, not {segment}; left out"
+                text = f"evaluates segment {content['segment']}, not {segment}; left out; delete it and evaluate again"
                 notices.append(Notice("damaged", str(path), text))
                 continue
             if checkpoint is not None and _step_folder(content["checkpoint"]) != _step_folder(checkpoint):
-                text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out"
+                text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out; evaluate again"
                 notices.append(Notice("damaged", str(path), text))
                 continue
             if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
@@ -59,7 +59,11 @@ def read_evaluations(
             notices.append(damage(error))
         except (KeyError, TypeError, AttributeError) as error:
             notices.append(
-                Notice("damaged", str(path), f"not an evaluation as documented ({error!r}); left out")
+                Notice(
+                    "damaged",
+                    str(path),
+                    f"not an evaluation as documented ({error!r}); left out; delete it and evaluate again",
+                )
             )
     return rows, notices
 
@@ -69,7 +73,9 @@ def _trial(content: dict[str, Any]) -> str:
     if content.get("limit") is not None:
         return f"{content['limit']} samples a task"
     backend = content.get("backend", "checkpoint")
-    return "" if backend == "checkpoint" else f"backend {backend}"
+    if backend != "checkpoint":
+        return f"backend {backend}"
+    return f"in {content.get('dtype')}" if content.get("trial") else ""
 
 
 def mixed_settings(rows: Iterable[dict[str, Any]]) -> list[Notice]:
@@ -114,8 +120,7 @@ def _finished_tasks(folder: Path) -> tuple[dict[str, Any], list[Notice]]:
     notices = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = read_json(path, mend="delete it and evaluate again")
-            found |= record["tasks"]
+            found |= read_sealed(path, mend="evaluate again")["tasks"]
         except UserError as error:
             notices.append(damage(error))
         except (KeyError, TypeError) as error:

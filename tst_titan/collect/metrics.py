@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tst_titan.collect.notices import Notice, listed
+from tst_titan.errors import UserError
 from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns, read_columns
 
 
@@ -40,6 +41,8 @@ def read_metrics(path: Path, *, first_step: int, last_step: int, finished: bool)
         if finished:
             return no_metrics(Notice("damaged", str(path), "missing although the segment is finished"))
         return no_metrics()
+    except UserError as error:
+        return no_metrics(Notice("damaged", str(path), str(error).removeprefix(f"{path}: ")))
     notices, columns = [], found.columns
     if found.cut and finished:
         notices.append(Notice("damaged", str(path), "the last line is cut short; it was left out"))

@@ -20,7 +20,6 @@ from tst_titan.study.catalogue import MODELS, PAPER_TASKS
 LOSS = "final_train_loss"
 PREFIX = "published_"
 PUBLISHED_LOSS = PREFIX + LOSS
-PUBLISHED_HOURS = PREFIX + "device_hours"
 _SAME_TOKENS = 0.05
 
 _Key = tuple[str, int, int, int, str, bool]

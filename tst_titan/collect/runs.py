@@ -113,7 +113,7 @@ def _read_run(
                 Notice(
                     "unfinished",
                     str(scores.group(group)),
-                    f"missing: {segment_id} is not evaluated on {group}",
+                    f"missing: {segment_id} is not evaluated on {group}; run: tst-titan evaluate {segment_id} --tasks {group}",
                 )
                 for group in groups
                 if not scores.group(group).exists()
@@ -159,7 +159,11 @@ def _row(
             notices.append(Notice("damaged", run.run, "no validation loss at the last step"))
         notices += _count_notices(run, last)
     else:
-        notices.append(Notice("unfinished", run.run, _progress(run, training)))
+        unbelieved = any(notice.kind == "damaged" for record in records for notice in record.notices)
+        progress = (
+            "not as it was finished: what is damaged is named" if unbelieved else _progress(run, training)
+        )
+        notices.append(Notice("unfinished", run.run, progress))
     done = last.done or {}
     wall_clock = [None if record.done is None else record.done.get("wall_clock_s") for record in records]
     row = {
@@ -227,6 +231,8 @@ def _count_notices(run: Run, last: SegmentRecord) -> list[Notice]:
 def _progress(run: Run, training: Columns) -> str:
     if not len(training["step"]):
         return f"not started ({run.steps} steps planned); it has no numbers in the table"
+    if int(training["step"][-1]) == run.steps:
+        return f"at step {run.steps} of {run.steps}, without done.json: run the study again; it has no final numbers in the table"
     return f"at step {int(training['step'][-1])} of {run.steps}; it has no final numbers in the table"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tst_titan.collect.metrics import Metrics, read_metrics
+from tst_titan.collect.metrics import Metrics, no_metrics, read_metrics
 from tst_titan.collect.notices import Notice, damage
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
@@ -24,6 +24,7 @@ from tst_titan.train.record import SEALED_FILES, changed_files
 State = Literal["waiting", "queued", "running", "stopped", "failed", "finished"]
 
 SILENT_AFTER_S = 900.0
+_MEND = "bring it back, or delete done.json and run again: the segment goes on from its last checkpoint"
 _ERROR = re.compile(
     r"\b(\w*(Error|Exception|Interrupt)\b|error:|Killed|out of memory|Segmentation fault)", re.I
 )
@@ -43,23 +44,29 @@ class SegmentRecord:
 
 
 def read_segment(segment: Segment, results: Path) -> SegmentRecord:
-    """Read a segment's folder, whatever state it is in; what is wrong with it becomes notices."""
+    """Read a segment's folder, whatever state it is in; what is wrong with it becomes notices.
+
+    Of one whose `done.json`, or what that seals, cannot be believed, nothing else is read either.
+    """
     files = Results(results).segment(segment.id)
     folder = files.folder
     done, notices = read_done(segment, folder)
     if done is not None and (changed := _changed(done, folder, SEALED_FILES)):
         done, notices = None, changed
+    believed = not notices
     notices += _settings_notices(segment, folder)
     # A row of step 0 (before the first update) belongs to the first segment.
     first_step = segment.start_step + 1 if segment.start_step else 0
-    metrics = read_metrics(
-        files.metrics,
-        first_step=first_step,
-        last_step=segment.end_step,
-        finished=done is not None,
-    )
+    metrics = no_metrics()
+    if believed:
+        metrics = read_metrics(
+            files.metrics,
+            first_step=first_step,
+            last_step=segment.end_step,
+            finished=done is not None,
+        )
     provenance: dict[str, Any] = {}
-    if files.provenance.exists():
+    if believed and files.provenance.exists():
         try:
             provenance = read_json(files.provenance)
         except UserError as error:
@@ -73,7 +80,7 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
     if not path.exists():
         return None, []
     try:
-        done = read_json(path, mend="delete it and run again: the segment goes on from its last checkpoint")
+        done = read_json(path, mend=_MEND)
     except UserError as error:
         return None, [damage(error)]
     if (
@@ -81,20 +88,17 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
         or done.get("segment") != segment.id
         or done.get("end_step") != segment.end_step
     ):
-        text = f"belongs to another segment than {segment.id}; taken as not finished"
+        text = f"belongs to another segment than {segment.id}; taken as not finished; {_MEND}"
         return None, [Notice("damaged", str(path), text)]
     if done.get("checkpoint") != checkpoint_name(segment.end_step):
-        text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished"
+        text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished; {_MEND}"
         return None, [Notice("damaged", str(path), text)]
     changed = _changed(done, folder, ())
     return None if changed else done, changed
 
 
 def _changed(done: dict[str, Any], folder: Path, names: Collection[str]) -> list[Notice]:
-    text = (
-        "not as it was when the segment was finished, so that none of its numbers is shown; bring it back, or delete done.json and run "
-        "again: the segment goes on from its last checkpoint"
-    )
+    text = f"not as it was when the segment was finished, so that none of its numbers is shown; {_MEND}"
     return [Notice("damaged", str(folder / name), text) for name in changed_files(done, folder, names)]
 
 

@@ -59,7 +59,8 @@ def segment_statuses(
             finished.add(segment.id)
         parent_finished = segment.parent is None or segment.parent in finished
         state = segment_state(folder, finished=done is not None, parent_finished=parent_finished, now=now)
-        row = {} if state in ("waiting", "queued") else _last_row(files.metrics)
+        # What a finished segment ended with its sealed record says.
+        row = {} if done or state in ("waiting", "queued") else _last_row(files.metrics)
         step = segment.end_step if done else int(row.get("step", segment.start_step))
         message = failure(folder) if state == "failed" else "; ".join(str(notice) for notice in notices)
         statuses.append(
@@ -69,7 +70,7 @@ def segment_statuses(
                 start_step=segment.start_step,
                 step=step,
                 end_step=segment.end_step,
-                loss=row.get("loss"),
+                loss=done.get("train_loss") if done else row.get("loss"),
                 tokens_per_s=row.get("tokens_per_s") if state == "running" else None,
                 left_s=_left(row, step, segment.end_step) if state == "running" else None,
                 usage=usages.get(segment.id),

@@ -1,7 +1,7 @@
 """Everything that the report and the plots show of one study, gathered from its files in one pass."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
 from tst_titan.collect.tables import runs_table
 from tst_titan.collect.usage import Usage, run_columns, study_usage
+from tst_titan.data.manifest import read_manifest
 from tst_titan.errors import UserError
-from tst_titan.files import read_json
 from tst_titan.metrics_rows import Columns
 from tst_titan.plan import Plan
-from tst_titan.results import Results
+from tst_titan.results import Results, SegmentFiles
 
 # Points of all training curves together that the report may hold, and of one curve.
 ALL_POINTS, CURVE_POINTS = 60_000, 400
@@ -88,7 +88,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     for record in read_runs(plan, results):
         if keep:
             keep(record)
-        rows.append(record.row | cost_columns[record.run.run])
+        rows.append(record.row | cost_columns[record.run.run] | _unknown_hours(record, usages))
         curves.append(_thin(record, most))
         evaluations += record.evaluations
         notices += record.notices
@@ -98,12 +98,25 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     table = runs_table(rows)
     corpora, problems = _read_corpora(plan, results)
     notices += problems
-    notices += corpus_changes(segments.values(), corpora)
+    changed = corpus_changes(segments.values(), corpora)
+    notices += changed
+    # What another corpus of the same name holds is nothing of this study.
+    others = {notice.where for notice in changed}
+    corpora = {id: manifest for id, manifest in corpora.items() if manifest["file"] not in others}
     notices += mixed_settings(evaluations)
     notices += _repetitions(table, corpora)
     return StudyResults(
         plan, results, table, tuple(curves), evaluations, corpora, tuple(costs.values()), tuple(notices)
     )
+
+
+def _unknown_hours(record: RunRecord, usages: Mapping[str, Usage]) -> dict[str, None]:
+    """No hours for a run with a segment that was trained and left no record of them: the others' alone would be too few."""
+    lost = any(
+        segment.segment.id not in usages and SegmentFiles(segment.folder).metrics.exists()
+        for segment in record.segments
+    )
+    return dict.fromkeys(("device_hours", "device_hours_share"), None) if lost else {}
 
 
 def _thin(record: RunRecord, most: int) -> RunCurve:
@@ -185,10 +198,16 @@ def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]],
     for corpus_id in sorted(ids):
         path = Results(results).corpus(corpus_id).manifest
         if not path.exists():
-            notices.append(Notice("unfinished", str(path), "missing: the corpus is not there"))
+            notices.append(
+                Notice(
+                    "unfinished",
+                    str(path),
+                    "missing: the corpus is not there; build it: tst-titan data build STUDY",
+                )
+            )
             continue
         try:
-            corpora[corpus_id] = read_json(path) | {"file": str(path)}
+            corpora[corpus_id] = read_manifest(path) | {"file": str(path)}
         except UserError as error:
             notices.append(damage(error))
     return corpora, notices

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.cluster.accounting import JobUsage, job_usage
+from tst_titan.collect.segments import read_done
 from tst_titan.errors import UserError
-from tst_titan.files import read_json
 from tst_titan.plan import Plan
-from tst_titan.results import Results, SegmentFiles
+from tst_titan.results import Results
 from tst_titan.train.attempts import Attempt, device_hours, last_sign_of_life, num_devices, read_attempts
 
 SLURM, LAUNCHER = "sacct", "launcher"
@@ -58,9 +58,13 @@ def total(usages: Iterable[Usage]) -> Usage | None:
 
 def study_usage(plan: Plan, results: Path, *, ask_slurm: bool = True) -> dict[str, Usage]:
     """The usage of every segment of a plan that was ever attempted, by id; Slurm is asked once for all of them."""
-    attempts = {
-        id: found for id in plan.segments if (found := segment_attempts(Results(results).segment(id).folder))
-    }
+    attempts = {}
+    for id, segment in plan.segments.items():
+        folder = Results(results).segment(id).folder
+        # A record that cannot be believed tells no hours either.
+        done, _ = read_done(segment, folder)
+        if found := segment_attempts(folder, done):
+            attempts[id] = found
     started = [attempt for found in attempts.values() for attempt in found if attempt.get("slurm_job_id")]
     accounts: Mapping[str, JobUsage] = {}
     if ask_slurm and started:
@@ -69,11 +73,10 @@ def study_usage(plan: Plan, results: Path, *, ask_slurm: bool = True) -> dict[st
     return usage_of(attempts, accounts)
 
 
-def segment_attempts(folder: Path) -> list[Attempt]:
+def segment_attempts(folder: Path, done: Mapping[str, Any] | None = None) -> list[Attempt]:
     """All attempts at a segment, ended: one that runs ends when it last wrote. [] where there are none, or none that can be read."""
     try:
-        done = SegmentFiles(folder).done
-        attempts = read_json(done)["attempts"] if done.exists() else read_attempts(folder)
+        attempts = read_attempts(folder) if done is None else done["attempts"]
         ended = [
             attempt if attempt["end"] is not None else attempt | {"end": last_sign_of_life(attempt, folder)}
             for attempt in attempts

@@ -1,4 +1,4 @@
-"""Grids of bag size by step ratio: the best cell, the cells not told apart from it, and the curve over bag size."""
+"""Grids of bag size by step ratio: the best cell, and the cells not told apart from it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,14 +82,6 @@ class Grid:
     def cells(self, positions: frozenset[tuple[int, int]]) -> list[Cell]:
         """Positions as (step ratio, bag size), sorted."""
         return sorted((self.step_ratios[row], self.bag_sizes[column]) for row, column in positions)
-
-    def best_bag_size(self) -> dict[float, int]:
-        """For every step ratio the bag size with the best mean: the bottom of its U-curve."""
-        return {
-            ratio: self.bag_sizes[int(np.nanargmin(self.losses[row]))]
-            for row, ratio in enumerate(self.step_ratios)
-            if np.isfinite(self.losses[row]).any()
-        }
 
 
 def find_grids(table: pd.DataFrame, column: str, *, lower_is_better: bool = True) -> list[Grid]:

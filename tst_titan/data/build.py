@@ -23,9 +23,10 @@ from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
 from tst_titan.data.held_out import HeldOutRule, groups_that_keep_text, held_out_rule, wanted_bytes
 from tst_titan.data.inputs import check_inputs
-from tst_titan.data.manifest import open_corpus, verify_corpus
+from tst_titan.data.manifest import open_corpus, read_manifest, verify_corpus
 from tst_titan.data.needed import holds
 from tst_titan.data.pool import Enough, SourceJobs, run_groups, say
+from tst_titan.data.shares import shares_of
 from tst_titan.data.sources import Listing, list_source, read_documents
 from tst_titan.data.tokenize import GroupJob
 from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tokenizer, train_bpe, use_threads
@@ -135,7 +136,7 @@ def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
     path = CorpusFiles(out_dir).manifest
     if not path.is_file():
         return None
-    manifest = read_json(path)
+    manifest = read_manifest(path)
     if manifest["corpus_id"] != settings.id:
         raise UserError(f"{path}: is corpus {manifest['corpus_id']}, not {settings.id}; use another folder")
     return manifest
@@ -159,8 +160,9 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
         for note in listing.notes:
             say(note)
     tokenizer_folder = CorpusFiles(out_dir).tokenizer
-    rule = held_out_rule(settings, listings)
     manifest = _whole(settings, Path(out_dir))
+    shares = _recorded_shares(manifest) if manifest else shares_of(settings.sources, listings)
+    rule = held_out_rule(settings, listings)
     if manifest is None:
         _make_tokenizer(settings, listings, rule, tokenizer_folder, CorpusFiles(out_dir).work, num_workers)
     else:
@@ -172,6 +174,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     return tuple(
         SourceJobs(
             source,
+            share,
             listing,
             tuple(
                 GroupJob(
@@ -188,9 +191,24 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
                 for number, inputs in enumerate(listing.groups)
             ),
         )
-        for source, listing in zip(settings.sources, listings, strict=True)
+        for source, share, listing in zip(settings.sources, shares, listings, strict=True)
         for keeping in [groups_that_keep_text(settings, listing)]
     )
+
+
+def source_shares(settings: CorpusSettings, out_dir: Path) -> list[float]:
+    """Each source's share of the training tokens: as the corpus in `out_dir` has it, else as stated, else as its files are now."""
+    manifest = _whole(settings, Path(out_dir))
+    if manifest:
+        return _recorded_shares(manifest)
+    if all(source.weight != "proportional" for source in settings.sources):
+        return shares_of(settings.sources, [])
+    with corpus_lock(out_dir):
+        return shares_of(settings.sources, [_listed(source, Path(out_dir)) for source in settings.sources])
+
+
+def _recorded_shares(manifest: Mapping[str, Any]) -> list[float]:
+    return [source["weight"] for source in manifest["sources"]]
 
 
 def _listed(source: SourceSettings, out_dir: Path) -> Listing:
@@ -209,7 +227,7 @@ def _listed(source: SourceSettings, out_dir: Path) -> Listing:
     revision = source.revision
     if manifest.is_file():
         # A corpus that grows goes on with the commit that it began with.
-        (origin,) = (s["origin"] for s in read_json(manifest)["sources"] if s["name"] == source.name)
+        (origin,) = (s["origin"] for s in read_manifest(manifest)["sources"] if s["name"] == source.name)
         revision = origin["revision"]
     listing = list_source(dataclasses.replace(source, revision=revision))
     write_json(record, {"source": asdict(source), "listing": asdict(listing)})

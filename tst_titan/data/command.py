@@ -77,7 +77,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from tst_titan.data.build import build_corpus, prepare, tokenize_share
+    from tst_titan.data.build import build_corpus, prepare, source_shares, tokenize_share
     from tst_titan.data.building import corpus_lock
     from tst_titan.data.needed import tokens_needed
     from tst_titan.errors import UserError
@@ -88,10 +88,15 @@ def _build(args: argparse.Namespace) -> None:
     else:
         plans = [load_plan(find_study(args.study), args.results)]
     corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
-    needed = tokens_needed(plans)
     if args.corpus and args.corpus not in corpora:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
-    for identity in [args.corpus] if args.corpus else corpora:
+    wanted = [args.corpus] if args.corpus else list(corpora)
+    shares = {
+        identity: source_shares(corpora[identity], Results(args.results).corpus(identity).folder)
+        for identity in wanted
+    }
+    needed = tokens_needed(plans, shares)
+    for identity in wanted:
         folder = Results(args.results).corpus(identity).folder
         options: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
         if args.list:
@@ -115,11 +120,10 @@ def _build(args: argparse.Namespace) -> None:
             else ", enough for the plans"
         )
         print(f"{folder}: {num_tokens:,} training tokens{more}, {held_out:,} held out")
-        sources = corpora[identity].sources
+        sources = manifest["sources"]
         if len(sources) > 1:
-            print(
-                f"  read in the shares {', '.join(f'{source.name} {source.weight:.2%}' for source in sources)}"
-            )
+            shown = ", ".join(f"{source['name']} {source['weight']:.2%}" for source in sources)
+            print(f"  read in the shares {shown}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

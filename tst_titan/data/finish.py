@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.data.file_kinds import format_of
 from tst_titan.data.held_out import ONE_IN, wanted_bytes
 from tst_titan.data.inputs import recorded
+from tst_titan.data.manifest import read_manifest
 from tst_titan.data.pool import SourceJobs, say
 from tst_titan.data.shards import (
     Columns,
@@ -35,9 +37,10 @@ from tst_titan.data.shards import (
 from tst_titan.data.tokenize import GroupJob, GroupResult, pieces, write_training_shard
 from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threads
 from tst_titan.errors import UserError
-from tst_titan.files import digest_file, read_json, whole_file, write_json
+from tst_titan.files import digest_file, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
 from tst_titan.results import CorpusFiles
+from tst_titan.seal import with_seal
 
 # The columns of shards.parquet, one row a shard.
 _INDEX = pa.schema(
@@ -76,7 +79,8 @@ def finish(
     `earlier` is the manifest of a corpus that grows: its shards stay as they are, what is new comes after them.
     """
     use_threads(True)
-    tokenizer = load_tokenizer(prepared[0].jobs[0].tokenizer_folder)
+    tokenizer_folder = prepared[0].jobs[0].tokenizer_folder
+    tokenizer = load_tokenizer(tokenizer_folder)
     groups = [
         [_opened(source_jobs.jobs[result.number], result) for result in of_source]
         for source_jobs, of_source in zip(prepared, results, strict=True)
@@ -105,7 +109,7 @@ def finish(
         sources.append(
             {
                 "name": source_jobs.source.name,
-                "weight": source_jobs.source.weight,
+                "weight": source_jobs.share,
                 **_totals(shards),
                 "complete": bool(enough) or len(of_source) == len(source_jobs.jobs),
                 "origin": recorded(source_jobs.source.kind, source_jobs.listing),
@@ -128,6 +132,7 @@ def finish(
             "vocab_size": settings.tokenizer.vocab_size,
             "num_ids": tokenizer.num_ids,
             "digest": tokenizer.digest,
+            "config_digest": digest_file(tokenizer_folder / "tokenizer_config.json"),
             "eos_id": tokenizer.eos_id,
         },
         "sources": sources,
@@ -140,8 +145,8 @@ def finish(
     files = CorpusFiles(out_dir)
     with whole_file(files.shard_index) as partial:
         pq.write_table(_index_table(index), partial)
-    write_json(files.manifest, manifest)
-    return read_json(files.manifest)
+    write_json(files.manifest, with_seal(manifest))
+    return read_manifest(files.manifest)
 
 
 def _opened(job: GroupJob, result: GroupResult) -> _Group:
@@ -279,8 +284,9 @@ def _validation_split(
     """
     documents: dict[int, dict[str, Any]] = {}
     for group in groups:
-        with group.job.file(".held_out.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
+        path = group.job.file(".held_out.jsonl")
+        with path.open("rb") as file:
+            for _, line in bounded_lines(file, path, RECORD_BYTES):
                 document = json.loads(line)
                 documents.setdefault(document["hash"], document)
     ids: list[np.ndarray] = []

@@ -4,22 +4,17 @@ A text file is one document, a JSONL line or a Parquet row one each. Inside a fo
 a file named directly or by a pattern is plain text unless its suffix says otherwise, and refused if its content is none.
 """
 
-import bz2
-import gzip
-import io
 import json
-import lzma
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from glob import has_magic
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
+from tst_titan.bounds import DOCUMENT_BYTES, bounded_lines, read_bounded, too_much
 from tst_titan.data.documents import Input, decoded, valid_text
 from tst_titan.data.file_kinds import (
     KINDS,
@@ -31,13 +26,13 @@ from tst_titan.data.file_kinds import (
     not_read,
 )
 from tst_titan.data.file_search import EVERYTHING, Found, find_files, printable, split_pattern
+from tst_titan.data.parquet_pages import largest_page
+from tst_titan.data.unpacking import DAMAGE, open_unpacked
 from tst_titan.errors import UserError
 from tst_titan.plan.settings import SourceSettings
 
 _ROWS_AT_ONCE = 1024
 _HEAD = 4096
-# The largest of the format (`zstd --long=31`); the library's own bound is 128 MiB.
-_LARGEST_WINDOW = 2**31
 # Also behind a dictionary (pandas' categories). A column without a value has the type null: empty texts.
 _TEXT_COLUMNS = (
     pa.types.is_string,
@@ -148,12 +143,13 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
     try:
         yield from reader(source, entry, path, tally, share)
         share.check()
-    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+    except (pa.ArrowException, OSError, *DAMAGE) as error:
         # Damaged pages and damaged bzip2 data are an OSError, too, one without a number of the system's.
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         if is_pointer(path):
-            check_beginning(path, path.read_bytes())
+            with path.open("rb") as file:
+                check_beginning(path, file.read(_HEAD))
         what = "Parquet" if kind == "parquet" else "compressed"
         raise UserError(
             f"{path}: damaged {what} file ({_one_line(error)}); replace or remove it and run again"
@@ -162,14 +158,12 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
 
 def _opened(path: Path) -> IO[bytes]:
     """The file's content, unpacked; its beginning is checked."""
-    unpacked: dict[str, Callable[[Path], Any]]
-    unpacked = {"gzip": gzip.open, "zstandard": _whole_zstd, "bzip2": bz2.open, "xz": lzma.open}
     kind = compression_of(path)
     if kind and not path.stat().st_size:
         raise EOFError(
             "it is empty, as after a download that broke off; compressed, even no text takes some bytes"
         )
-    file = unpacked[kind](path) if kind else path.open("rb")
+    file: Any = open_unpacked(path, kind)
     try:
         check_beginning(path, file.peek(_HEAD)[:_HEAD])
     except BaseException:
@@ -178,52 +172,11 @@ def _opened(path: Path) -> IO[bytes]:
     return file
 
 
-def _whole_zstd(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(_WholeZstd(path))
-
-
-class _WholeZstd(io.RawIOBase):
-    """A zstandard file as a stream that refuses an end in the middle of a frame."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
-        self._pending = b""
-        self._in_frame = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending:
-            data = self._decompressor.unused_data if self._decompressor.eof else b""
-            if self._decompressor.eof:
-                self._decompressor = zstandard.ZstdDecompressor(
-                    max_window_size=_LARGEST_WINDOW
-                ).decompressobj()
-                self._in_frame = False
-            data = data or self._file.read(2**17)
-            if not data:
-                if self._in_frame:
-                    raise EOFError("the file ends before the end of its last frame")
-                return 0
-            self._in_frame = True
-            self._pending = self._decompressor.decompress(data)
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def _read_text(
     source: SourceSettings, entry: Input, path: Path, tally: Counter[str], share: TextShare
 ) -> Iterator[tuple[str, str]]:
     with _opened(path) as file:
-        yield entry.name, decoded(file.read(), tally, share)
+        yield entry.name, decoded(read_bounded(file, path, DOCUMENT_BYTES), tally, share)
 
 
 def _read_jsonl(
@@ -231,7 +184,7 @@ def _read_jsonl(
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in bounded_lines(file, path, DOCUMENT_BYTES):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
@@ -290,13 +243,20 @@ def _read_parquet(
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(is_kind(kind) for is_kind in _TEXT_COLUMNS):
             raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")
+        # A batch has at most as many bytes as one document may have, or one row.
+        longest = max(1, largest_page(path, file.metadata, column))
+        most = DOCUMENT_BYTES.most()
         row = 0
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column]):
+        for batch in file.iter_batches(
+            batch_size=max(1, min(_ROWS_AT_ONCE, most // longest)), columns=[column]
+        ):
             # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
             values = batch.column(0)
             if pa.types.is_dictionary(values.type):
                 values = values.dictionary_decode()
             for value in values.cast(pa.large_binary()).to_pylist():
+                if value and len(value) > most:
+                    raise too_much(f"{path}, row {row}", DOCUMENT_BYTES)
                 yield f"{entry.name}:{row}", decoded(value or b"", tally, share)
                 row += 1
 

@@ -15,10 +15,12 @@ import numpy as np
 
 from tst_titan.data.shards import Shard, open_shard, verify_shard
 from tst_titan.errors import UserError
-from tst_titan.files import digest_file, read_json
+from tst_titan.files import digest_file
 from tst_titan.results import CorpusFiles
+from tst_titan.seal import read_sealed
 
 _OPEN_SHARDS = 4096
+MEND = "bring it back, or delete the corpus folder and build it again with `tst-titan data build`"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Corpus:
         return TokenRun(self, "validation", self.manifest["validation"]["shards"])
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """corpus.json, as it was written: its numbers stand in tables and model cards. Raises `UserError` where it is not."""
+    return read_sealed(path, mend=MEND)
+
+
 def open_corpus(folder: Path) -> Corpus:
     """Read corpus.json and check the tokenizer against it; costs no scan of the shards.
 
@@ -77,7 +84,7 @@ def open_corpus(folder: Path) -> Corpus:
         raise UserError(
             f"{folder}: no whole corpus there (corpus.json is missing); build it with `tst-titan data build`"
         )
-    manifest = read_json(path, mend="delete the corpus folder and build it again with `tst-titan data build`")
+    manifest = read_manifest(path)
     tokenizer = CorpusFiles(folder).tokenizer / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(
@@ -87,6 +94,13 @@ def open_corpus(folder: Path) -> Corpus:
         raise UserError(
             f"{tokenizer}: another tokenizer than the one that made the shards; delete the corpus folder and build it again"
         )
+    # Corpora of earlier versions have no digest of it.
+    config, recorded = (
+        tokenizer.with_name("tokenizer_config.json"),
+        manifest["tokenizer"].get("config_digest"),
+    )
+    if recorded and not (config.is_file() and digest_file(config) == recorded):
+        raise UserError(f"{config}: not as the corpus was made with; {MEND}")
     return Corpus(folder, manifest)
 
 
@@ -124,6 +138,8 @@ class TokenRun:
         self._checksums = [shard["checksum"] for shard in shards]
         # A list: one bisection of it takes a tenth of numpy's time, and short rows are read one by one.
         self._ends = list(accumulate(shard["num_tokens"] for shard in shards))
+        if not self._ends:
+            raise UserError(f"{CorpusFiles(corpus.folder).manifest}: {name} has no shards; {MEND}")
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._most_open = _allow_open_files(min(len(self._files), _OPEN_SHARDS))
 

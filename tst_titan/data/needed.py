@@ -1,22 +1,33 @@
 """How much of each source the plans read: what has to be tokenized, in whole stretches (`order.stretch_ends`)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tst_titan.data.order import quotas, stretch_ends
+from tst_titan.errors import UserError
+from tst_titan.files import read_json
+from tst_titan.results import Results
 
 if TYPE_CHECKING:  # building a corpus needs no planner
     from tst_titan.plan import Plan, Segment
 
 
-def tokens_needed(plans: "Iterable[Plan]") -> dict[str, dict[str, int]]:
-    """By corpus id and source: training tokens that hold the stream of the longest run, its lookahead included."""
+def tokens_needed(
+    plans: "Iterable[Plan]", weights: Mapping[str, Sequence[float]]
+) -> dict[str, dict[str, int]]:
+    """By corpus id and source: training tokens that hold the stream of the longest run, its lookahead included.
+
+    `weights`: those of corpora's sources that are known. Of a mix by size whose files are not listed yet all count alike; the
+    sum is then about right.
+    """
     needed: dict[str, dict[str, int]] = {}
     shares: dict[str, tuple[int, dict[str, int]]] = {}
     for segment in (segment for plan in plans for segment in plan.segments.values()):
         corpus = segment.recipe.corpus
         if corpus.id not in shares:
-            quota = quotas([source.weight for source in corpus.sources]).tolist()
+            stated = [1.0 if s.weight == "proportional" else s.weight for s in corpus.sources]
+            quota = quotas(weights.get(corpus.id, stated)).tolist()
             names = [source.name for source in corpus.sources]
             shares[corpus.id] = sum(quota), dict(zip(names, quota, strict=True))
         period, by_source = shares[corpus.id]
@@ -27,6 +38,17 @@ def tokens_needed(plans: "Iterable[Plan]") -> dict[str, dict[str, int]]:
             if num_blocks * segment.recipe.block_tokens > of_corpus.get(name, -1):
                 of_corpus[name] = _whole_stretches(num_blocks, segment.recipe.block_tokens)
     return needed
+
+
+def recorded_weights(corpora: Iterable[str], results: Results) -> dict[str, list[float]]:
+    """The weights of the sources of those of `corpora` (ids) that are there."""
+    found = {}
+    for identity in corpora:
+        # Who opens a damaged one says so.
+        with suppress(UserError, KeyError, TypeError):
+            manifest = read_json(results.corpus(identity).manifest)
+            found[identity] = [source["weight"] for source in manifest["sources"]]
+    return found
 
 
 def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool:
@@ -40,9 +62,8 @@ def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool
 
 def _blocks(segment: "Segment") -> int:
     """Blocks of all lanes that a segment's last window touches or has behind it."""
-    recipe, stage = segment.recipe, segment.stage
-    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
-    lane_tokens = -(-segment.data_tokens // recipe.sequences_per_step) + window
+    recipe = segment.recipe
+    lane_tokens = -(-segment.data_tokens // recipe.sequences_per_step) + segment.window_length
     return recipe.sequences_per_step * -(-lane_tokens // recipe.block_tokens)
 
 

@@ -16,9 +16,10 @@ from tst_titan.plan.settings import SourceSettings
 
 @dataclass(frozen=True)
 class SourceJobs:
-    """One source's jobs in the order in which their tokens are read."""
+    """One source's jobs in the order in which their tokens are read, and its share of the training tokens."""
 
     source: SourceSettings
+    share: float
     listing: Listing
     jobs: tuple[GroupJob, ...]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tst_titan.bounds import RECORD_BYTES, too_much
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, whole_file, write_json
 from tst_titan.plan.settings import TokenizerSettings
@@ -173,6 +174,8 @@ def _dropped(tokenizer: Tokenizer) -> list[str]:
 def _from_file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer file; correct the tokenizer's path in the study")
+    if path.stat().st_size > RECORD_BYTES.most():
+        raise too_much(path, RECORD_BYTES)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.data.documents import document_hash
 from tst_titan.data.manifest import open_corpus
 from tst_titan.errors import UserError
@@ -47,8 +48,11 @@ def check_held_out_text(corpus_dir: Path) -> None:
             if digest_file(file) != recorded:
                 raise UserError(mend)
             return
-        with file.open(encoding="utf-8") as lines:
-            hashes = [document_hash(json.loads(line)["text"]) for line in lines]
+        with file.open("rb") as text:
+            lines = bounded_lines(text, file, RECORD_BYTES)
+            hashes = [document_hash(json.loads(line)["text"]) for _, line in lines]
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; build the corpus again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

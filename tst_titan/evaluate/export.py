@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tst_titan.data.manifest import read_manifest
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import (
@@ -27,15 +29,16 @@ from tst_titan.evaluate.checkpoint import (
     model_shapes,
     read_tensors,
 )
+from tst_titan.evaluate.export_seal import CARD, RECORD, changed_files, file_digests
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, whole_file, write_json, write_text
 from tst_titan.plan.settings import Recipe, segment_to_dict
 from tst_titan.results import CorpusFiles, Results, SegmentFiles
+from tst_titan.seal import read_sealed, with_seal
 from tst_titan.shown import publishable
 from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
 
 SHARD_BYTES = 5 * 10**9
-RECORD = "tst_titan.json"
 OWN_CODE = "qwen3_moe_biased"
 _AUTO_MAP = {
     "AutoConfig": f"{OWN_CODE}.Qwen3MoeBiasedConfig",
@@ -58,7 +61,7 @@ def export(
     """Write the last checkpoint of a segment to `out` (default `results/exports/SEGMENT_ID`) and return that path.
 
     The directory appears whole or not at all. One that holds the same checkpoint already is left alone; an older
-    export is replaced, anything else there is a `UserError`. So is a tensor other than zero that transformers' model
+    export is replaced, and one whose files were changed, anything else there is a `UserError`. So is a tensor other than zero that transformers' model
     has no place for.
     """
     checkpoint = find_checkpoint(results, segment_id)
@@ -67,7 +70,7 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         there = read_export(folder)
         same = (there["checkpoint_digest"], there["dtype"]) == (digest, dtype)
-        if same and has_tokenizer_of(folder, checkpoint):
+        if same and _is_whole(folder, there) and has_tokenizer_of(folder, checkpoint):
             return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +94,35 @@ def read_export(folder: Path) -> dict[str, Any]:
             f"{folder}: no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}"
         )
     if not (folder / RECORD).is_file():
-        raise UserError(f"{folder}: not an export of tst-titan ({RECORD} is missing); choose another --out")
-    return read_json(folder / RECORD, mend="delete the folder and export again")
+        raise UserError(
+            f"{folder}: not an export of tst-titan ({RECORD} is missing); delete the folder and export again, or choose another --out"
+        )
+    return read_sealed(folder / RECORD, mend="delete the folder and export again")
+
+
+def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether an export's files are what was exported; says what is not. A card that its user edited is left to him."""
+    changed = changed_files(folder, record)
+    if changed == [CARD] and (folder / CARD).is_file():
+        print(
+            f"warning: {folder / CARD}: was edited; left as it is, delete it and export again to have it made anew",
+            file=sys.stderr,
+        )
+        return True
+    if changed:
+        print(
+            f"{folder / changed[0]}: not as it was exported; exporting again",
+            file=sys.stderr,
+        )
+    return not changed
 
 
 def check_own_code(folder: Path) -> None:
     """Raise `UserError` where an export, which a colleague may have written, would run other code than ours."""
     ours = Path(__file__).with_name(f"{OWN_CODE}.py").read_bytes()
-    other = [path for path in folder.rglob("*.py") if path.read_bytes() != ours]
+    other = [
+        path for path in folder.rglob("*.py") if path.stat().st_size != len(ours) or path.read_bytes() != ours
+    ]
     other += [
         path
         for path in folder.glob("*.json")
@@ -167,12 +191,12 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
         "provenance": _provenance(checkpoint),
     }
     record = publishable(known)
-    write_json(folder / RECORD, record)
-    write_text(folder / "README.md", _card(checkpoint, record))
+    write_text(folder / CARD, _card(checkpoint, record))
+    write_json(folder / RECORD, with_seal(record | {"files": file_digests(folder)}))
 
 
 def _card(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
-    corpus = read_json(CorpusFiles(checkpoint.corpus_dir).manifest)
+    corpus = read_manifest(CorpusFiles(checkpoint.corpus_dir).manifest)
     try:
         return model_card(record, corpus)
     except (KeyError, TypeError, ValueError) as error:  # a file that was edited, or of another version
@@ -307,8 +331,9 @@ def _config(recipe: Recipe, eos_id: int, dtype: Dtype, biased: bool) -> dict[str
 def has_tokenizer_of(folder: Path, checkpoint: Checkpoint) -> bool:
     """Whether an export's tokenizer makes of a text what training made of it; that of an older version may not."""
     files = _tokenizer_files(checkpoint.tokenizer_dir, checkpoint.segment.recipe.seq_len)
+    mend = "delete the folder and export again"
     return all(
-        (folder / name).is_file() and read_json(folder / name, mend="export again") == content
+        (folder / name).is_file() and read_json(folder / name, mend=mend) == content
         for name, content in files.items()
     )
 

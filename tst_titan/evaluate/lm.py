@@ -84,14 +84,17 @@ class TitanLM(TemplateLM):
         self.corpus_tokenizer = tokenizer
         self.max_length = max_length
         self.progress = progress and self.ranks.first
-        self._device = next(model.parameters()).device
-        on_cpu = self._device.type == "cpu"
+        self.model_device = next(model.parameters()).device
+        on_cpu = self.model_device.type == "cpu"
         self.batch_positions = self._first_positions = _CPU_POSITIONS if on_cpu else _GPU_POSITIONS
         if sharded:
             self.batch_positions = self._first_positions = min(self.batch_positions, _SHARDED_POSITIONS)
         self.batch_logits = _CPU_LOGITS if on_cpu else _GPU_LOGITS
+        # Not before: it needs torchtitan, which what is read of this module to fetch data does not.
+        from tst_titan.train.titan.upstream import skip_head
+
         # The head is applied here, to the scored positions alone.
-        model._skip_lm_head = True
+        skip_head(model)
 
     @property
     def eot_token_id(self) -> int:
@@ -174,12 +177,12 @@ class TitanLM(TemplateLM):
     @torch.no_grad()
     def _score(self, rows: Sequence[_Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
         """The answers of the requests of one batch, as (index, answer)."""
-        hidden_BLD = self.model(_padded(rows, self._device))
+        hidden_BLD = self.model(_padded(rows, self.model_device))
         keep = [range(len(row.tokens) - row.num_scored, len(row.tokens)) for row in rows]
         batch_N = torch.tensor(
-            [b for b, positions in enumerate(keep) for _ in positions], device=self._device
+            [b for b, positions in enumerate(keep) for _ in positions], device=self.model_device
         )
-        position_N = torch.tensor([p for positions in keep for p in positions], device=self._device)
+        position_N = torch.tensor([p for positions in keep for p in positions], device=self.model_device)
         hidden_ND = hidden_BLD[batch_N, position_N]
         # One target a scored position and request: (position in N, token), all requests one after another.
         starts = _starts(len(positions) for positions in keep)
@@ -189,7 +192,7 @@ class TitanLM(TemplateLM):
             for _, continuation in row.scored
             for i, token in enumerate(continuation)
         ]
-        source_M, token_M = torch.tensor(wanted, device=self._device).T
+        source_M, token_M = torch.tensor(wanted, device=self.model_device).T
         logprobs, greedy = self._head(hidden_ND, source_M, token_M)
         at = 0
         answers = []
@@ -209,8 +212,8 @@ class TitanLM(TemplateLM):
         """
         vocab_size = self.model.lm_head.weight.shape[0]
         chunk = max(1, self.batch_logits // vocab_size)
-        logprob_M = torch.empty(len(source_M), dtype=torch.float64, device=self._device)
-        greedy_M = torch.empty(len(source_M), dtype=torch.bool, device=self._device)
+        logprob_M = torch.empty(len(source_M), dtype=torch.float64, device=self.model_device)
+        greedy_M = torch.empty(len(source_M), dtype=torch.bool, device=self.model_device)
         for start in range(0, len(hidden_ND), chunk):
             logits_NV = self.model.lm_head(hidden_ND[start : start + chunk]).float()
             logprob_NV = logits_NV.log_softmax(-1)
@@ -242,7 +245,7 @@ class TitanLM(TemplateLM):
         context_length, text = len(tokens), ""
         tokens = list(tokens)
         for _ in range(max_tokens):
-            hidden_BLD = self.model(torch.tensor([tokens], device=self._device))
+            hidden_BLD = self.model(torch.tensor([tokens], device=self.model_device))
             tokens.append(int(self.model.lm_head(hidden_BLD[0, -1:]).argmax()))
             text = self.corpus_tokenizer.tokenizer.decode(tokens[context_length:], skip_special_tokens=True)
             if tokens[-1] == self.eot_token_id or any(word and word in text for word in stop):

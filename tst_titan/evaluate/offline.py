@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
+from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.errors import UserError
 from tst_titan.files import write_text
 from tst_titan.results import CorpusFiles
@@ -166,8 +167,8 @@ def _draw(key: str, below: int) -> int:
 
 def _documents(path: Path) -> Iterator[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        with path.open("rb") as file:
+            for number, line in bounded_lines(file, path, RECORD_BYTES):
                 document = json.loads(line)
                 if not isinstance(document, dict) or not {"id", "text"} <= document.keys():
                     raise UserError(f"{path}: line {number} has no id and text; build the corpus again")
@@ -197,5 +198,6 @@ def _write_task(folder: Path, task: OfflineTask) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    content = text.encode()
+    if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
         write_text(path, text)

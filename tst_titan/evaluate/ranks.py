@@ -1,10 +1,12 @@
 """Several processes that evaluate one checkpoint: each scores its share of the sequences, all hold all answers.
 
 Every rank runs the same lm-eval on the same requests; only the model's work is divided (`lm.TitanLM`). So every rank computes the same
-scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, over gloo. A model that does not fit
+scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, as JSON over gloo: torch's own
+exchange of objects would unpickle whatever came. A model that does not fit
 one GPU can be divided between them instead (`shard_model`): then all of them score the same sequences.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -42,31 +44,43 @@ class Ranks:
         """Every `size`-th item, starting with this rank's."""
         return items[self.rank :: self.size]
 
-    def gather(self, items: list[T]) -> list[T]:
-        """The items of all ranks. All ranks must call it."""
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, plain data as JSON has them (a tuple comes as a list). All ranks must call it."""
         if self.size == 1:
             return items
-        parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
+        return [
+            item for part in _gathered(json.dumps(items).encode(), self.size) for item in json.loads(part)
+        ]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the first rank, made there alone. All ranks must call it.
+        """What `make` returns on the first rank, made there alone: plain data as JSON has them. All ranks must call it.
 
         A mistake that it raises there is raised everywhere, so that no rank waits for another.
         """
         if self.size == 1:
             return make()
-        made: list[Any] = [None, None]
+        made: list[Any] = []
         if self.first:
             try:
-                made[0] = make()
+                made = [make(), None]
             except UserError as error:
-                made[1] = str(error)
-        dist.broadcast_object_list(made)
-        if made[1] is not None:
-            raise UserError(made[1])
-        return made[0]
+                made = [None, str(error)]
+        value, mistake = json.loads(_gathered(json.dumps(made).encode(), self.size)[0])
+        if mistake is not None:
+            raise UserError(mistake)
+        return value
+
+
+def _gathered(data: bytes, size: int) -> list[bytes]:
+    """The bytes of every rank, in their order."""
+    lengths = torch.zeros(size, dtype=torch.int64)
+    dist.all_gather(list(lengths.split(1)), torch.tensor([len(data)]))
+    longest = int(lengths.max())
+    own = torch.zeros(longest, dtype=torch.uint8)
+    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    parts = [torch.empty_like(own) for _ in range(size)]
+    dist.all_gather(parts, own)
+    return [bytes(part[:length].numpy()) for part, length in zip(parts, lengths.tolist(), strict=True)]
 
 
 def join_ranks() -> Ranks:

@@ -28,12 +28,13 @@ from tst_titan.data.validation import check_held_out_text
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype, find_checkpoint, load_model
 from tst_titan.evaluate.lm import TitanLM
-from tst_titan.evaluate.offline import write_offline_tasks
+from tst_titan.evaluate.offline import OfflineTask, write_offline_tasks
 from tst_titan.evaluate.ranks import Ranks, join_ranks, shard_model
 from tst_titan.evaluate.scores import scores_of
 from tst_titan.evaluate.suites import Tasks, num_fewshot, tasks_of
 from tst_titan.files import read_json, write_json
 from tst_titan.results import EvaluationFiles, Results
+from tst_titan.seal import read_sealed, with_seal
 from tst_titan.study.catalogue import OFFLINE_TASKS
 
 # For the few metrics whose standard error lm-eval bootstraps; means have a closed form.
@@ -90,7 +91,9 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     if set(names) & set(OFFLINE_TASKS):
         ranks.from_first(lambda: check_held_out_text(checkpoint.corpus_dir))
     wants_offline = any(name in OFFLINE_TASKS for name in names)
-    offline = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
+    made = ranks.from_first(lambda: write_offline_tasks(checkpoint.corpus_dir)) if wants_offline else {}
+    # Between ranks they come as lists.
+    offline = {name: OfflineTask(*task) for name, task in made.items()}
     tasks = Tasks(
         names,
         corpus_tasks={name: task.in_memory() for name, task in offline.items()},
@@ -147,22 +150,28 @@ class _Runner:
             return record
         start = time.monotonic()
         scores = self._evaluate(task)
-        record = {
-            "key": key,
-            **scores,
-            "device": self._device_name(),
-            "seconds": round(time.monotonic() - start, 1),
-        }
+        record = with_seal(
+            {
+                "key": key,
+                **scores,
+                "device": self._device_name(),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+        )
         if self.ranks.first:
             write_json(path, record)
             self._say(record)
         return record
 
     def _kept(self, path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-        """The finished record of a key, None where there is none or one of another key."""
+        """The finished record of a key, None where there is none, or one that was edited or is of another key."""
         if not path.is_file():
             return None
-        record = read_json(path, mend="delete it and evaluate again")
+        try:
+            record = read_sealed(path, mend="evaluating again")
+        except UserError as error:  # damaged or edited
+            print(error, file=sys.stderr)
+            return None
         if record.get("key") == key:
             return record
         changed = [name for name in key if record.get("key", {}).get(name) != key[name]]
@@ -248,7 +257,7 @@ class _Runner:
 def _write_group(runner: _Runner, group: str, path: Path) -> Path:
     records = [runner.finished(task) for task in tasks_of(group)]
     subtasks = {name: scores for record in records for name, scores in record["subtasks"].items()}
-    content = {
+    record = {
         "segment": runner.evaluation.segment,
         "checkpoint": runner.checkpoint.name,
         "checkpoint_digest": runner.digest,
@@ -257,6 +266,7 @@ def _write_group(runner: _Runner, group: str, path: Path) -> Path:
         "limit": runner.evaluation.limit,
         "dtype": runner.dtype,
         "backend": runner.evaluation.backend,
+        "trial": runner.evaluation.is_trial,
         "device": sorted({record["device"] for record in records}),
         "seconds": round(sum(record["seconds"] for record in records), 1),
         "tasks": {name: scores for record in records for name, scores in record["tasks"].items()},
@@ -264,8 +274,8 @@ def _write_group(runner: _Runner, group: str, path: Path) -> Path:
     }
     if not runner.ranks.first:
         return path
-    if not path.is_file() or read_json(path, mend="delete it and evaluate again") != content:
-        write_json(path, content)
+    if not path.is_file() or read_json(path, mend="delete it and evaluate again") != with_seal(record):
+        write_json(path, with_seal(record))
     return path
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import lm_eval.utils
 from jinja2 import Template
 from jinja2.sandbox import SandboxedEnvironment
+
+from tst_titan.evaluate.upstream import render_templates_in, templates
 
 
 class Sandbox(SandboxedEnvironment):
@@ -22,7 +23,7 @@ class Sandbox(SandboxedEnvironment):
 
 def sandbox_templates() -> None:
     """Let lm-eval render every template in the sandbox, for the rest of this process."""
-    plain = lm_eval.utils.env
+    plain = templates()
     if isinstance(plain, Sandbox):
         return
     sandbox = Sandbox(
@@ -31,4 +32,4 @@ def sandbox_templates() -> None:
         keep_trailing_newline=plain.keep_trailing_newline,
     )
     sandbox.filters |= plain.filters
-    lm_eval.utils.env = sandbox
+    render_templates_in(sandbox)

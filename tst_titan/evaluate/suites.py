@@ -10,9 +10,6 @@ import datasets
 import datasets.config
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._factory import GROUP_FIELD_NAMES
-from lm_eval.tasks._index import Entry, Kind, TaskIndex
-from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
 from tst_titan.errors import UserError
 from tst_titan.evaluate.sandbox import sandbox_templates
@@ -23,6 +20,7 @@ from tst_titan.evaluate.task_checks import (
     check_settings,
     check_shots,
 )
+from tst_titan.evaluate.task_data import check_size
 from tst_titan.evaluate.task_files import (
     FORMATS,
     Definition,
@@ -33,6 +31,7 @@ from tst_titan.evaluate.task_files import (
     read_definitions,
     references,
 )
+from tst_titan.evaluate.upstream import GROUP_FIELD_NAMES, Entry, Kind, TaskIndex, import_function
 from tst_titan.files import digest_json
 from tst_titan.names import RULE, is_name
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
@@ -210,6 +209,9 @@ class Tasks:
         """
         leaves = {leaf.name: leaf for leaf in self._leaves(name)}
         for leaf in leaves.values():
+            for paths in local_data(leaf.settings).values():
+                for path in paths:
+                    check_size(path)
             check_shots(self._where(leaf.name), leaf.settings, _shots(name, leaf))
             if self._is_own(leaf):
                 check_settings(self._where(leaf.name), leaf.settings)
@@ -343,7 +345,7 @@ def _resolved(settings: Any, where: str) -> Any:
     """
     if isinstance(settings, Function):
         try:
-            return _import_func_in_yml(settings.name, settings.folder)
+            return import_function(settings.name, settings.folder)
         except Exception as error:  # a module's own code raises anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"{where}: !function {settings.name}: {reason}") from error

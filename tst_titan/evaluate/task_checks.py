@@ -11,15 +11,14 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-import lm_eval.api.metrics
-import lm_eval.utils
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.samplers import SAMPLER_REGISTRY
-from lm_eval.api.task import ALL_OUTPUT_TYPES, ConfigurableTask
+from lm_eval.api.task import ALL_OUTPUT_TYPES
 from lm_eval.config.task import TaskConfig
 
 from tst_titan.errors import UserError
 from tst_titan.evaluate.task_files import Function
+from tst_titan.evaluate.upstream import asking_task, templates
 
 _TEMPLATES = ("description", "doc_to_text", "doc_to_choice", "doc_to_target", "gen_prefix")
 # A column's name stands for the column; lm-eval takes any other name for text.
@@ -43,7 +42,7 @@ def check_settings(where: str, settings: Mapping[str, Any]) -> None:
         for key in _TEMPLATES:
             if isinstance(template := part.get(key), str):
                 try:
-                    lm_eval.utils.env.from_string(template)
+                    templates().from_string(template)
                 except jinja2.TemplateSyntaxError as error:
                     raise UserError(
                         f"{where}: {prefix}{key}: no template ({error.message}, line {error.lineno})"
@@ -112,8 +111,8 @@ def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any])
             )
     for key in _TEMPLATES:
         if isinstance(settings.get(key), str):
-            template = lm_eval.utils.env.parse(settings[key])
-            missing = jinja2.meta.find_undeclared_variables(template) - {*columns, *lm_eval.utils.env.globals}
+            template = templates().parse(settings[key])
+            missing = jinja2.meta.find_undeclared_variables(template) - {*columns, *templates().globals}
             if missing and "is defined" not in settings[key]:
                 raise UserError(
                     f"{where}: {key}: {', '.join(sorted(missing))}; the columns are {', '.join(columns)}"
@@ -122,12 +121,9 @@ def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any])
         raise UserError(f"{where}: the split that is evaluated holds no documents")
     if settings.get("use_prompt") or any(isinstance(value, Function) for value in settings.values()):
         return
-    # As much of lm-eval's task as renders a document: made whole, it tries the first one, and does not say what is wrong with it.
-    task = ConfigurableTask.__new__(ConfigurableTask)
+    # Made whole, the task would try the first document itself, and not say what is wrong with it.
     config = {key: deepcopy(value) for key, value in settings.items() if key not in _OF_FILES}
-    task._config, task.OUTPUT_TYPE = TaskConfig(**config), settings.get("output_type", "generate_until")
-    task.prompt, task.features = None, columns
-    _check_document(where, task, 1, documents[0])
+    _check_document(where, asking_task(config, columns), 1, documents[0])
 
 
 def check_documents(where: str, task: Any, shots: int) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import yaml
 
+from tst_titan.bounds import YAML_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, digest_json
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
+from tst_titan.study.yaml_file import MAX_NODES
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # lm-eval passes these folders over, too.
@@ -85,7 +87,9 @@ class Definitions:
             rf"""["']?(?:task|group)["']?\s*:\s*["']?{re.escape(name)}["']?\s*(?:[,}}#]|$)""", re.MULTILINE
         )
         for path, reason in self.broken:
-            if says.search(path.read_text(encoding="utf-8", errors="replace")):
+            with path.open(encoding="utf-8", errors="replace") as file:
+                text = file.read(YAML_BYTES.most())
+            if says.search(text):
                 raise UserError(f"{path}: task {name} cannot be read: {reason}")
         for again, path in self.others:
             if again == name:
@@ -175,14 +179,20 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         "!function", lambda loader, node: Function(str(loader.construct_scalar(node)), real.parent)
     )
     try:
-        with path.open("rb") as file:
-            settings = yaml.load(file, Loader=Loader)  # noqa: S506, it is built on the safe loader
+        content = read_file(path, YAML_BYTES)
+        settings = yaml.load(content, Loader=Loader)  # noqa: S506, it is built on the safe loader
+        if _num_values(settings, {}) > MAX_NODES:
+            raise UserError(
+                f"{path if including else 'it'} holds more than {MAX_NODES} values, aliases written out"
+            )
     except yaml.MarkedYAMLError as error:
         # Not the text at fault: an included file may be anybody's.
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise UserError(
             f"no valid YAML ({error.problem}{line}{'' if not including else f' of {path}'})"
         ) from error
+    except UserError:
+        raise
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"no valid YAML ({type(error).__name__})") from error
     except OSError as error:
@@ -195,6 +205,16 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         merged |= _read(real.parent / str(include), (*including, real))
     merged.pop("task_list", None)
     return merged | settings
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """How many values a definition has for whoever walks it: ten lines of aliases can stand for 10^9."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_num_values(one, known) for one in inside)
+    return known[id(value)]
 
 
 def code_in(settings: Any, key: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 It needs the packages of `lm-eval[hf]` (accelerate, peft) and applies the head everywhere, so it is slower.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype
 from tst_titan.evaluate.export import check_own_code, has_tokenizer_of, read_export
+from tst_titan.evaluate.export_seal import CARD, added_files, changed_files
 
 _CPU_BATCH = 8
 
@@ -51,6 +53,17 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
         raise UserError(
             f"{folder}: its tokenizer is not the corpus's; run: tst-titan export {checkpoint.segment.id}"
         )
+    if "files" not in exported:
+        print(
+            f"warning: {folder}: exported before exports were sealed, so whether it is damaged is not checked",
+            file=sys.stderr,
+        )
+    if changed := [name for name in changed_files(folder, exported) if name != CARD]:
+        raise UserError(
+            f"{folder / changed[0]}: not as it was exported; run: tst-titan export {checkpoint.segment.id}"
+        )
+    if added := added_files(folder, exported):
+        raise UserError(f"{folder / added[0]}: is no part of the export, and might change it; move it away")
     return ExportLM(
         pretrained=str(folder),
         device=device,

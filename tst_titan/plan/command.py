@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tst_titan.plan.costs import DEFAULT_UTILIZATION, PUBLISHED_ACCELERATOR, Accelerator
 from tst_titan.study.find import add_study, find_study
 
 
@@ -16,9 +17,16 @@ def add_parser(subparsers: Any) -> None:
     add_study(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where finished segments lie")
-    parser.add_argument("--accelerator", default=None, help="device that hours are stated for (default b200)")
     parser.add_argument(
-        "--utilization", type=float, default=None, help="share of its peak reached (default 0.4)"
+        "--accelerator",
+        default=PUBLISHED_ACCELERATOR,
+        help="device that hours are stated for (default %(default)s)",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        default=DEFAULT_UTILIZATION,
+        help="share of its peak reached (default %(default)s)",
     )
     parser.add_argument("--segments", action="store_true", help="list every segment, too")
     parser.add_argument(
@@ -31,14 +39,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan of one study."""
-    from tst_titan.plan.costs import DEFAULT_UTILIZATION, PUBLISHED_ACCELERATOR, Accelerator
     from tst_titan.plan.planner import load_plans
     from tst_titan.plan.report import plan_as_dict, print_plan
 
-    accelerator = Accelerator(
-        name=args.accelerator or PUBLISHED_ACCELERATOR,
-        utilization=DEFAULT_UTILIZATION if args.utilization is None else args.utilization,
-    )
+    accelerator = Accelerator(name=args.accelerator, utilization=args.utilization)
     file = find_study(args.study)
     plans, errors = load_plans(file.parent, args.results, accelerator=accelerator)
     if file.stem in errors:

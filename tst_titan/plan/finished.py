@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.errors import UserError
-from tst_titan.files import read_json
+from tst_titan.files import digest_file, read_json
 from tst_titan.plan.settings import Segment, segment_from_dict
 from tst_titan.results import DONE, Results, SegmentFiles
 
@@ -50,6 +50,8 @@ def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Fin
 
 
 def _read_finished(file: Path, identity: str) -> Finished:
+    if not file.is_file():
+        raise UserError(f"{file}: missing; {MEND}")
     settings = read_json(file, mend=MEND)
     if not isinstance(settings, dict):
         raise UserError(f"{file}: holds a {type(settings).__name__}, no settings; {MEND}")
@@ -62,8 +64,19 @@ def _read_finished(file: Path, identity: str) -> Finished:
             raise UserError(
                 f"{file}: id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}"
             )
+        if _was_edited(file):
+            raise UserError(f"{file}: not as it was when {identity} was finished; {MEND}")
         segment = None
     return Finished(id=identity, settings=settings, segment=segment)
+
+
+def _was_edited(file: Path) -> bool:
+    """Whether settings that do not make their segment's id were edited; else another version of the tool wrote them."""
+    try:
+        recorded = read_json(SegmentFiles(file.parent).done)["files"][file.name]
+    except (UserError, KeyError, TypeError):
+        return False
+    return bool(digest_file(file) != recorded)
 
 
 def differences(wanted: Iterable[Segment], orphans: Iterable[Finished]) -> tuple[Difference, ...]:
@@ -75,19 +88,19 @@ def differences(wanted: Iterable[Segment], orphans: Iterable[Finished]) -> tuple
     for orphan in orphans:
         kind = (orphan.id.rpartition("/")[0], orphan.id.rpartition("/")[2].partition("-")[0])
         by_kind.setdefault(kind, []).append((orphan, flatten(orphan.settings)))
-    found = []
+    twins = []
     for segment in wanted:
-        near = by_kind.get((segment.id.rpartition("/")[0], segment.stage.name))
-        if not near:
+        candidates = by_kind.get((segment.id.rpartition("/")[0], segment.stage.name))
+        if not candidates:
             continue
         current = flatten(segment.science())
         orphan, settings = min(
-            ((orphan, _differing(flat, current)) for orphan, flat in near),
+            ((orphan, _differing(flat, current)) for orphan, flat in candidates),
             key=lambda pair: (len(pair[1]), pair[0].id),
         )
         if len(settings) <= MAX_DIFFERENCES:
-            found.append(Difference(segment=segment.id, cached=orphan.id, settings=settings))
-    return tuple(found)
+            twins.append(Difference(segment=segment.id, cached=orphan.id, settings=settings))
+    return tuple(twins)
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from tst_titan.plan.costs import PEAK_FLOPS, PUBLISHED_ACCELERATOR, flops_per_po
 from tst_titan.plan.trajectory import model_shape
 from tst_titan.published import PublishedRun, published_table1
 from tst_titan.study import catalogue
-from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
+from tst_titan.study.defaults import TRAINING_DEFAULTS
+from tst_titan.study.recipe import Shape
 
 # 8.389M positions a step for the MoE, 2.097M for the dense models.
 POSITIONS_PER_STEP = {"10B-A1B": 2**23}

@@ -1,22 +1,20 @@
-"""Definition -> runs -> segments: which jobs there are, and where each picks up what others have trained.
+"""Definition -> runs -> segments: which jobs there are, and what each study needs of them.
 
-All studies of a folder are planned together. A trajectory is a chain of states; every state that any study wants
-(the end of a stage, a branch point, an evaluation point) or that `results/` already holds is a place where a job may
-end and another begin. None of this touches identities: those are made of the trajectory alone.
+All studies of a folder are planned together, so that each picks up what others train (`tst_titan.plan.chains`).
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json
+from tst_titan.plan.chains import Chains
 from tst_titan.plan.costs import Accelerator, flops_per_step
-from tst_titan.plan.finished import Difference, Finished, differences, read_finished
-from tst_titan.plan.settings import CorpusSettings, Recipe, Segment, Stage, family
-from tst_titan.plan.trajectory import Recipes, evaluation_steps, run_stages
+from tst_titan.plan.finished import Difference, differences
+from tst_titan.plan.settings import CorpusSettings, Recipe, Segment, Stage
+from tst_titan.plan.trajectory import run_stages
 from tst_titan.study import LoadedStudy, RunDefinition, Study, catalogue, load_study
 from tst_titan.study.yaml_file import StudySource
 
@@ -98,30 +96,17 @@ class Plan:
         return tuple(dict.fromkeys(segment for run in self.runs for segment in run.evaluations))
 
     @property
-    def final_segments(self) -> tuple[str, ...]:
-        """Ids of the segments that end a run."""
-        return tuple(run.final for run in self.runs)
-
-    @property
     def new_segments(self) -> tuple[Segment, ...]:
         """The segments that are still to be trained."""
         return tuple(segment for id, segment in self.segments.items() if id not in self.finished)
 
 
-def load_plan(
-    study_file: Path,
-    results: Path,
-    *,
-    accelerator: Accelerator | None = None,
-    max_segment_steps: int | None = None,
-) -> Plan:
+def load_plan(study_file: Path, results: Path) -> Plan:
     """Plan one study beside its neighbours in the same folder; its own mistakes are raised as `UserError`."""
     study_file = Path(study_file)
     if not study_file.is_file():
         raise UserError(f"{study_file}: no such study file")
-    plans, errors = load_plans(
-        study_file.parent, results, accelerator=accelerator, max_segment_steps=max_segment_steps
-    )
+    plans, errors = load_plans(study_file.parent, results)
     if study_file.stem in errors:
         raise errors[study_file.stem]
     if study_file.stem not in plans:
@@ -170,114 +155,14 @@ def find_segment(plans: Mapping[str, Plan], segment_id: str, errors: Mapping[str
     )
 
 
-# A run, its recipe, its stages and the steps at which it is evaluated.
-_Resolved = tuple[RunDefinition, Recipe, tuple[Stage, ...], tuple[int, ...]]
+@dataclass(frozen=True)
+class _Trajectory:
+    """A run of a study as a trajectory, and the steps at which it is evaluated."""
 
-
-@dataclass
-class _Chain:
-    """The states that differ only in how far their last stage got."""
-
+    run: RunDefinition
     recipe: Recipe
-    before: tuple[Stage, ...]
-    stage: Stage
-    ends: set[int] = field(default_factory=set)
-    in_order: list[int] = field(default_factory=list)
-
-    def stages(self, end: int) -> tuple[Stage, ...]:
-        stage = self.stage if self.stage.end_step == end else replace(self.stage, end_step=end)
-        return (*self.before, stage)
-
-
-class _Planner:
-    """Chains of all studies, and the segments made from them (each once)."""
-
-    def __init__(self, results: Path, max_segment_steps: int | None) -> None:
-        self.results = results
-        self.max_segment_steps = max_segment_steps
-        self.recipes = Recipes()
-        self.chains: dict[tuple, _Chain] = {}
-        self.finished: dict[str, Finished] = {}
-        self.damaged: dict[str, UserError] = {}
-        self.made: dict[tuple[int, int], Segment] = {}
-
-    def chain(self, recipe: Recipe, stages: tuple[Stage, ...]) -> _Chain:
-        last = stages[-1]
-        kind = (last.name, last.start_step, last.bag_size, last.bag_weighting, last.superpose)
-        key = (id(recipe), stages[:-1], *kind, last.reinit_embeddings, last.decay_end_step, last.decay_to)
-        if key not in self.chains:
-            self.chains[key] = _Chain(recipe=recipe, before=stages[:-1], stage=last)
-        return self.chains[key]
-
-    def want(self, recipe: Recipe, stages: tuple[Stage, ...], steps: Iterable[int]) -> None:
-        """Note the ends of all stages, and the states after ``steps``."""
-        for index, stage in enumerate(stages):
-            chain = self.chain(recipe, stages[: index + 1])
-            chain.ends.add(stage.end_step)
-            chain.ends.update(step for step in steps if stage.start_step < step <= stage.end_step)
-
-    def read_results(self) -> None:
-        """Find what is finished on any wanted trajectory, then fix the order of states on each."""
-        families = {
-            family(Segment(recipe=chain.recipe, stages=chain.stages(max(chain.ends))))
-            for chain in self.chains.values()
-        }
-        self.finished, self.damaged = read_finished(self.results, sorted(families))
-        for done in self.finished.values():
-            if done.segment is not None:
-                recipe = self.recipes.intern(done.segment.recipe)
-                self.chain(recipe, done.segment.stages).ends.add(done.segment.end_step)
-        for chain in self.chains.values():
-            if self.max_segment_steps:
-                chain.ends.update(range(chain.stage.start_step, max(chain.ends), self.max_segment_steps))
-                chain.ends.discard(chain.stage.start_step)
-            chain.in_order = sorted(chain.ends)
-
-    def path(self, recipe: Recipe, stages: tuple[Stage, ...]) -> list[Segment]:
-        """The jobs that lead to the end of ``stages``, in order."""
-        path = [self.segment(recipe, stages)]
-        while path[-1].parent is not None:
-            parent = path[-1].parent
-            done = self.finished.get(parent)
-            if done is not None and done.segment is not None:
-                before = done.segment.stages
-            else:
-                before = self.stages_before(recipe, path[-1].stages)
-            path.append(self.segment(recipe, before))
-        return path[::-1]
-
-    def stages_before(self, recipe: Recipe, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        """The nearest earlier state that has a name, as its stages; empty before the first step."""
-        chain = self.chain(recipe, stages)
-        place = bisect_left(chain.in_order, stages[-1].end_step)
-        return chain.stages(chain.in_order[place - 1]) if place else stages[:-1]
-
-    def segment(self, recipe: Recipe, stages: tuple[Stage, ...]) -> Segment:
-        key = (id(self.chain(recipe, stages)), stages[-1].end_step)
-        if key not in self.made:
-            bare = Segment(recipe=recipe, stages=stages)
-            self.made[key] = self._finished(bare) if bare.id in self.finished else self._new(bare)
-        return self.made[key]
-
-    def _finished(self, bare: Segment) -> Segment:
-        done = self.finished[bare.id].segment
-        if done is None:
-            return bare
-        return done if done.parent in self.finished else replace(done, parent=None)
-
-    def _new(self, bare: Segment) -> Segment:
-        before = self.stages_before(bare.recipe, bare.stages)
-        if not before:
-            return bare
-        parent = self._identity(bare.recipe, before)
-        segment = replace(bare, parent=parent, start_step=before[-1].end_step)
-        # The identity knows no parent: what was computed for the bare trajectory holds.
-        vars(segment)["id"] = bare.id
-        return segment
-
-    def _identity(self, recipe: Recipe, stages: tuple[Stage, ...]) -> str:
-        key = (id(self.chain(recipe, stages)), stages[-1].end_step)
-        return self.made[key].id if key in self.made else Segment(recipe=recipe, stages=stages).id
+    stages: tuple[Stage, ...]
+    evaluated: tuple[int, ...]
 
 
 def make_plans(
@@ -291,90 +176,54 @@ def make_plans(
 
     Returns the plans, and by study's name what is wrong with a finished segment that it needs.
     """
-    planner = _Planner(results, max_segment_steps)
+    chains = Chains(results, max_segment_steps)
+    studies = list(studies)
+    trajectories = [_trajectories(chains, study) for study in studies]
+    chains.read_results()
     accelerator = accelerator or Accelerator()
-    resolved: list[tuple[LoadedStudy, list[_Resolved]]] = []
-    for study in studies:
-        evaluate = study.definition.evaluate
-        own = []
-        for run in study.runs:
-            recipe, stages = planner.recipes.of(run), run_stages(run)
-            points = evaluation_steps(evaluate.at, run.steps) if evaluate.tasks else ()
-            planner.want(recipe, stages, points)
-            own.append((run, recipe, stages, points))
-        resolved.append((study, own))
-    planner.read_results()
-    plans = [_plan(planner, study, own, accelerator) for study, own in resolved]
-    wanted = {id for plan in plans for id in plan.segments}
-    orphans = [done for id, done in planner.finished.items() if id not in wanted]
+    plans = [
+        _plan(chains, study, runs, accelerator) for study, runs in zip(studies, trajectories, strict=True)
+    ]
+    planned = {id for plan in plans for id in plan.segments}
+    orphans = [done for id, done in chains.finished.items() if id not in planned]
     damaged = {
-        plan.study: error for plan in plans for id, error in planner.damaged.items() if id in plan.segments
+        plan.study: error for plan in plans for id, error in chains.damaged.items() if id in plan.segments
     }
-    whole = [plan for plan in plans if plan.study not in damaged]
-    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in whole], damaged
+    usable = [plan for plan in plans if plan.study not in damaged]
+    return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in usable], damaged
+
+
+def _trajectories(chains: Chains, study: LoadedStudy) -> list[_Trajectory]:
+    """The trajectories of a study's runs; their states are noted in ``chains``."""
+    evaluate = study.definition.evaluate
+    trajectories = []
+    for run in study.runs:
+        recipe, stages = chains.recipes.of(run), run_stages(run)
+        evaluated = evaluate.at.of_run(run.steps) if evaluate.tasks else ()
+        chains.want(recipe, stages, evaluated)
+        trajectories.append(_Trajectory(run, recipe, stages, evaluated))
+    return trajectories
 
 
 def _plan(
-    planner: _Planner,
-    study: LoadedStudy,
-    resolved: list[_Resolved],
-    accelerator: Accelerator,
+    chains: Chains, study: LoadedStudy, trajectories: list[_Trajectory], accelerator: Accelerator
 ) -> Plan:
-    runs: list[Run] = []
     segments: dict[str, Segment] = {}
-    data_tokens: dict[str, int] = {}
-    corpora: dict[str, CorpusSettings] = {}
-    # Steps trained once, however many runs pass them: by chain, from the stage's start to the furthest end.
-    furthest: dict[int, tuple[int, int]] = {}
-    for run, recipe, stages, points in resolved:
-        path = planner.path(recipe, stages)
-        evaluations = []
-        for step in points:
-            state = _state_at(stages, step)
-            evaluated = planner.segment(recipe, state)
-            if evaluated.id not in segments:
-                segments.update((segment.id, segment) for segment in planner.path(recipe, state))
-            evaluations.append(evaluated.id)
-        segments.update((segment.id, segment) for segment in path)
-        flops = flops_per_step(recipe)
-        for index, stage in enumerate(stages):
-            key = id(planner.chain(recipe, stages[: index + 1]))
-            cost = (stage.end_step - stage.start_step) * flops
-            furthest[key] = max(furthest.get(key, (0, 0)), (stage.end_step, cost))
-        final = path[-1]
-        corpora[recipe.corpus.id] = recipe.corpus
-        data_tokens[recipe.corpus.id] = max(data_tokens.get(recipe.corpus.id, 0), final.data_tokens)
-        runs.append(
-            Run(
-                run=run.name,
-                arm=run.arm,
-                model=run.model,
-                bag_size=run.bag_size,
-                step_ratio=run.step_ratio,
-                superposition_steps=run.superposition_steps,
-                bag_weighting=run.bag_weighting,
-                superpose=run.superpose,
-                reinit_embeddings=run.reinit_embeddings,
-                steps=run.steps,
-                seed=run.seed,
-                learning_rate=recipe.learning_rate,
-                segments=tuple(segment.id for segment in path),
-                evaluations=tuple(evaluations),
-                equivalent_tokens=final.equivalent_tokens,
-                data_tokens=final.data_tokens,
-                flops=run.steps * flops,
-                gpu_hours=accelerator.hours(run.steps * flops),
-            )
-        )
+    runs = tuple(_plan_run(chains, item, segments, accelerator) for item in trajectories)
+    corpora = {item.recipe.corpus.id: item.recipe.corpus for item in trajectories}
+    data_tokens = dict.fromkeys(corpora, 0)
+    for item, run in zip(trajectories, runs, strict=True):
+        corpus = item.recipe.corpus.id
+        data_tokens[corpus] = max(data_tokens[corpus], run.data_tokens)
     definition = study.definition
     return Plan(
         study=study.name,
         file=study.file,
         source=study.source,
         definition=definition,
-        runs=tuple(runs),
+        runs=runs,
         segments=segments,
-        finished=frozenset(id for id in segments if id in planner.finished),
+        finished=frozenset(id for id in segments if id in chains.finished),
         corpora=corpora,
         data_tokens=data_tokens,
         task_groups={
@@ -387,8 +236,56 @@ def _plan(
         or min(corpus.validation_tokens for corpus in corpora.values()),
         differences=(),
         flops_without_sharing=sum(run.flops for run in runs),
-        flops_with_sharing=sum(cost for _, cost in furthest.values()),
+        flops_with_sharing=_flops_with_sharing(chains, trajectories),
     )
+
+
+def _plan_run(
+    chains: Chains, trajectory: _Trajectory, segments: dict[str, Segment], accelerator: Accelerator
+) -> Run:
+    """One run of the plan; the segments that it needs are added to ``segments``."""
+    run, recipe, stages = trajectory.run, trajectory.recipe, trajectory.stages
+    evaluations = []
+    for step in trajectory.evaluated:
+        state = _state_at(stages, step)
+        evaluated = chains.segment(recipe, state)
+        if evaluated.id not in segments:
+            segments.update((segment.id, segment) for segment in chains.path(recipe, state))
+        evaluations.append(evaluated.id)
+    path = chains.path(recipe, stages)
+    segments.update((segment.id, segment) for segment in path)
+    flops = run.steps * flops_per_step(recipe)
+    return Run(
+        run=run.name,
+        arm=run.arm,
+        model=run.model,
+        bag_size=run.bag_size,
+        step_ratio=run.step_ratio,
+        superposition_steps=run.superposition_steps,
+        bag_weighting=run.bag_weighting,
+        superpose=run.superpose,
+        reinit_embeddings=run.reinit_embeddings,
+        steps=run.steps,
+        seed=run.seed,
+        learning_rate=recipe.learning_rate,
+        segments=tuple(segment.id for segment in path),
+        evaluations=tuple(evaluations),
+        equivalent_tokens=path[-1].equivalent_tokens,
+        data_tokens=path[-1].data_tokens,
+        flops=flops,
+        gpu_hours=accelerator.hours(flops),
+    )
+
+
+def _flops_with_sharing(chains: Chains, trajectories: Iterable[_Trajectory]) -> int:
+    """Training FLOPs where each step is taken once, however many runs pass it: of each chain its furthest end counts."""
+    furthest: dict[int, int] = {}
+    for item in trajectories:
+        flops = flops_per_step(item.recipe)
+        for index, stage in enumerate(item.stages):
+            chain = id(chains.chain(item.recipe, item.stages[: index + 1]))
+            furthest[chain] = max(furthest.get(chain, 0), (stage.end_step - stage.start_step) * flops)
+    return sum(furthest.values())
 
 
 def _state_at(stages: tuple[Stage, ...], step: int) -> tuple[Stage, ...]:

@@ -8,11 +8,12 @@ from tst_titan.plan.costs import Accelerator, checkpoint_bytes, count_parameters
 from tst_titan.plan.implied import print_implied
 from tst_titan.plan.planner import Plan
 from tst_titan.plan.settings import Segment
+from tst_titan.units import short, short_bytes
 
 
 def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     """The whole plan as plain data: `runs`, `segments`, `totals`, `differences`."""
-    passing = _passing(plan)
+    num_runs = _runs_by_segment(plan)
     segments = [
         {
             "id": segment.id,
@@ -21,7 +22,7 @@ def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "start_step": segment.start_step,
             "end_step": segment.end_step,
             "finished": id in plan.finished,
-            "runs": passing[id],
+            "runs": num_runs[id],
             "flops": job_flops(segment),
             "gpu_hours": accelerator.hours(job_flops(segment)),
             "checkpoint_bytes": checkpoint_bytes(segment.recipe.model),
@@ -50,7 +51,7 @@ def job_flops(segment: Segment) -> int:
 
 def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     """Sums over the study. `flops_to_train` is what is left after sharing and what `results/` holds."""
-    left = sum(job_flops(segment) for segment in plan.new_segments)
+    flops_to_train = sum(job_flops(segment) for segment in plan.new_segments)
     return {
         "runs": len(plan.runs),
         "segments": len(plan.segments),
@@ -60,10 +61,10 @@ def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "flops_without_sharing": plan.flops_without_sharing,
         "flops_with_sharing": plan.flops_with_sharing,
         "saved_by_sharing": 1 - plan.flops_with_sharing / plan.flops_without_sharing,
-        "flops_to_train": left,
+        "flops_to_train": flops_to_train,
         "gpu_hours_without_sharing": accelerator.hours(plan.flops_without_sharing),
         "gpu_hours_with_sharing": accelerator.hours(plan.flops_with_sharing),
-        "gpu_hours_to_train": accelerator.hours(left),
+        "gpu_hours_to_train": accelerator.hours(flops_to_train),
         "checkpoint_bytes": sum(checkpoint_bytes(segment.recipe.model) for segment in plan.segments.values()),
     }
 
@@ -83,10 +84,10 @@ def print_plan(
     hours = f"{accelerator.name.upper()}-hours"
     for column in ("bag", "ratio", "steps", "eq. tokens", "data tokens", "FLOPs", hours, "shared", "state"):
         runs.add_column(column, justify="right")
-    passing = _passing(plan)
+    num_runs = _runs_by_segment(plan)
     for run in plan.runs:
         path = [plan.segments[id] for id in run.segments]
-        shared = sum(segment.end_step - segment.start_step for segment in path if passing[segment.id] > 1)
+        shared = sum(segment.end_step - segment.start_step for segment in path if num_runs[segment.id] > 1)
         done = sum(id in plan.finished for id in run.segments)
         state = "done" if run.final in plan.finished else f"{done}/{len(path)} done" if done else "new"
         runs.add_row(
@@ -94,8 +95,8 @@ def print_plan(
             str(run.bag_size),
             f"{run.step_ratio:.4g}",
             f"{run.steps:,}",
-            human(run.equivalent_tokens),
-            human(run.data_tokens),
+            short(run.equivalent_tokens),
+            short(run.data_tokens),
             f"{run.flops:.3g}",
             hours_text(run.gpu_hours),
             f"{shared / run.steps:.0%}",
@@ -103,14 +104,14 @@ def print_plan(
         )
     console.print(runs)
     if with_segments:
-        console.print(_segment_table(plan, passing, accelerator))
+        console.print(_segment_table(plan, num_runs, accelerator))
     _print_totals(console, plan, accelerator)
     _print_differences(console, plan)
     if with_published:
         print_implied(console)
 
 
-def _segment_table(plan: Plan, passing: Counter[str], accelerator: Accelerator) -> Any:
+def _segment_table(plan: Plan, num_runs: Counter[str], accelerator: Accelerator) -> Any:
     from rich.table import Table
 
     table = Table(title=f"{len(plan.segments)} segments", title_justify="left")
@@ -118,7 +119,7 @@ def _segment_table(plan: Plan, passing: Counter[str], accelerator: Accelerator) 
     for column in ("from step", "to step", "runs", f"{accelerator.name.upper()}-hours", "state"):
         table.add_column(column, justify="right")
     for id, segment in plan.segments.items():
-        row = (f"{segment.start_step:,}", f"{segment.end_step:,}", str(passing[id]))
+        row = (f"{segment.start_step:,}", f"{segment.end_step:,}", str(num_runs[id]))
         state = "done" if id in plan.finished else "new"
         table.add_row(id, *row, hours_text(accelerator.hours(job_flops(segment))), state)
     return table
@@ -130,14 +131,14 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
     for model in dict.fromkeys(segment.recipe.model for segment in plan.segments.values()):
         counts = count_parameters(model)
         console.print(
-            f"model {model.name}: {human(counts.total)} parameters, {human(counts.without_embeddings)} without "
-            f"embeddings{f', {human(counts.active_without_embeddings)} of those active' if model.moe else ''}; "
-            f"checkpoint {human_bytes(checkpoint_bytes(model))}",
+            f"model {model.name}: {short(counts.total)} parameters, {short(counts.without_embeddings)} without "
+            f"embeddings{f', {short(counts.active_without_embeddings)} of those active' if model.moe else ''}; "
+            f"checkpoint {short_bytes(checkpoint_bytes(model))}",
             highlight=False,
         )
     for id in plan.corpora:
         console.print(
-            f"corpus {id}: the longest run reads {human(plan.data_tokens[id])} tokens", highlight=False
+            f"corpus {id}: the longest run reads {short(plan.data_tokens[id])} tokens", highlight=False
         )
     console.print(
         f"alone: {sums['flops_without_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_without_sharing'])} {device}\n"
@@ -145,7 +146,7 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
         f"sharing saves {sums['saved_by_sharing']:.1%}\n"
         f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
         f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished)} reused from results); "
-        f"checkpoints {human_bytes(sums['checkpoint_bytes'])} in all",
+        f"checkpoints {short_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
 
@@ -169,22 +170,9 @@ def _print_differences(console: Any, plan: Plan) -> None:
             )
 
 
-def _passing(plan: Plan) -> Counter[str]:
+def _runs_by_segment(plan: Plan) -> Counter[str]:
     """How many runs of the study pass each segment."""
     return Counter(id for run in plan.runs for id in run.segments)
-
-
-def human(number: float) -> str:
-    """``41.9B``, ``2.33M``: three significant digits."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}" if number < 999.5 * size else f"{number / size:.0f}{unit}"
-    return f"{number:g}"
-
-
-def human_bytes(number: float) -> str:
-    """``3.05 GB``: decimal units."""
-    return human(number).replace("k", " k").replace("M", " M").replace("B", " G").replace("T", " T") + "B"
 
 
 def hours_text(hours: float) -> str:

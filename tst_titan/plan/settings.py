@@ -7,14 +7,14 @@ Sizes: B = `sequences_per_step`, L = `seq_len`, S = `bag_size`.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from tst_titan.files import digest_json
+from tst_titan.superposition.settings import Superpose, tokens_per_position, window_length
 
 Architecture = Literal["llama3", "qwen3_moe"]
-Superpose = Literal["both", "input", "output"]
 StageName = Literal["superposition", "recovery", "constant", "decay"]
 
 
@@ -25,7 +25,7 @@ class MoEShape:
     num_experts: int
     top_k: int
     expert_ffn_dim: int
-    load_balance_coeff: float = 1e-3
+    load_balance_coeff: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class ModelShape:
     head_dim: int
     ffn_dim: int
     vocab_size: int
-    tied_embeddings: bool = False
-    rope_theta: float = 500000.0
-    norm_eps: float = 1e-5
-    moe: MoEShape | None = None
+    tied_embeddings: bool
+    rope_theta: float
+    norm_eps: float
+    moe: MoEShape | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,12 @@ class SourceSettings:
     kind "python-stdlib": the running interpreter's standard library; `path` unused.
     kind "files": local text, JSONL or Parquet; `path` is a file, a folder or a glob.
     kind "hub": a Hugging Face dataset; `path` is its name.
+    weight "proportional", of all sources or none: the share that its bytes have (`tst_titan.data.shares`).
     """
 
     name: str
     kind: Literal["python-stdlib", "files", "hub"]
-    weight: float = 1.0
+    weight: float | Literal["proportional"] = 1.0
     path: str = ""
     revision: str = ""
     subset: str = ""
@@ -119,15 +120,15 @@ class Recipe:
     sequences_per_step: int
     learning_rate: float
     warmup_steps: int
-    beta1: float = 0.9
-    beta2: float = 0.95
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    precision: Literal["float32", "bfloat16", "float8"] = "bfloat16"
-    attention: Literal["causal", "document"] = "causal"
-    block_tokens: int = 2048
-    seed: int = 0
+    beta1: float
+    beta2: float
+    adam_eps: float
+    weight_decay: float
+    max_grad_norm: float
+    precision: Literal["float32", "bfloat16", "float8"]
+    attention: Literal["causal", "document"]
+    block_tokens: int
+    seed: int
 
     @property
     def tokens_per_step(self) -> int:
@@ -164,10 +165,15 @@ class Stage:
     decay_end_step: int = 0
     decay_to: float = 0.0
 
+    @cached_property
+    def begun(self) -> "Stage":
+        """The stage without a step taken: equal for stages that differ only in how far they got."""
+        return replace(self, end_step=self.start_step)
+
     @property
     def data_tokens_per_position(self) -> int:
         """Data tokens that one latent position consumes: S where the input is bags, else 1."""
-        return self.bag_size if self.superpose != "output" else 1
+        return tokens_per_position(self.bag_size, self.superpose)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +205,11 @@ class Segment:
         return (
             f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
         )
+
+    @property
+    def window_length(self) -> int:
+        """Data tokens that a sequence of the last stage reads, its lookahead included."""
+        return window_length(self.recipe.seq_len, self.stage.bag_size, self.stage.superpose)
 
     def science(self) -> dict[str, Any]:
         """The settings that the identity is made of, as plain data."""

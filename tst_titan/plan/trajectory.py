@@ -1,8 +1,6 @@
-"""A run as a trajectory: its recipe and its stages, and the states on the way that are wanted."""
+"""A run as a trajectory: its recipe and its stages."""
 
-import re
 from dataclasses import replace
-from functools import cache
 
 from tst_titan.plan.settings import (
     CorpusSettings,
@@ -17,13 +15,16 @@ from tst_titan.study import RunDefinition, catalogue
 from tst_titan.study.corpus import Corpus
 from tst_titan.study.recipe import Shape
 
+# Settings of the learning rate's decay: of a stage, not of the recipe that all stages share.
+STAGES_OWN = ("decay_fraction", "decay_to")
+
 
 def corpus_settings(corpus: Corpus) -> CorpusSettings:
     """The corpus that a definition means, its known sources and tokenizers written out."""
     sources = []
     for name, weight in corpus.weights.items():
-        own = corpus.sources.get(name)
-        fields = own.model_dump() if own is not None else catalogue.SOURCES[name]
+        source = corpus.sources.get(name)
+        fields = source.model_dump() if source is not None else catalogue.SOURCES[name]
         sources.append(SourceSettings(name=name, weight=weight, **fields))
     return CorpusSettings(
         sources=tuple(sources),
@@ -58,17 +59,13 @@ class Recipes:
         if key not in self._by_run:
             tokenizer = run.corpus.tokenizer
             vocab_size = tokenizer.model_vocab_size or tokenizer.vocab_size
-            fields = {
-                name: value
-                for name, value in run.training.items()
-                if name not in ("decay_fraction", "decay_to")
-            }
+            settings = {name: value for name, value in run.training.items() if name not in STAGES_OWN}
             self._by_run[key] = self.intern(
                 Recipe(
                     model=model_shape(run.model, run.shape, vocab_size),
                     corpus=self._corpora[id(run.corpus)][1],
                     seed=run.seed,
-                    **fields,
+                    **settings,
                 )
             )
         return self._by_run[key]
@@ -113,18 +110,3 @@ def run_stages(run: RunDefinition) -> tuple[Stage, ...]:
         # Always the stage after superposition, which is the decay where no step of recovery lies between.
         stages[1] = replace(stages[1], reinit_embeddings=True)
     return tuple(stages)
-
-
-@cache
-def evaluation_steps(at: str, steps: int) -> tuple[int, ...]:
-    """The steps of a run at which `evaluate.at` wants its tasks, the last always among them."""
-    if at == "final":
-        return (steps,)
-    match = re.fullmatch(r"every ([0-9]+)\s*(%|steps)", at)
-    assert match is not None  # the definition has checked it
-    every = int(match[1])
-    if match[2] == "steps":
-        points = set(range(every, steps, every))
-    else:
-        points = {round(steps * percent / 100) for percent in range(every, 100, every)} - {0}
-    return tuple(sorted({*points, steps}))

@@ -76,7 +76,7 @@ def run_recommend(args: argparse.Namespace) -> None:
     from tst_titan.plan import load_plan
     from tst_titan.report.recommended import known_sizes, recommendation_words
     from tst_titan.report.scaling import model_sizes
-    from tst_titan.study.fields import parse_tokens
+    from tst_titan.units import parse_count
 
     file = find_study(args.study)
     plan = load_plan(file, args.results)
@@ -84,7 +84,7 @@ def run_recommend(args: argparse.Namespace) -> None:
     params = sizes.get(args.model)
     if params is None:
         try:
-            params = parse_tokens(args.model)
+            params = parse_count(args.model)
         except ValueError:
             raise UserError(
                 f"{args.model}: no such model; write one of {', '.join(sizes)}, or a number of parameters such as 1.2B"

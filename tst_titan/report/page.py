@@ -277,7 +277,7 @@ def _corpus_context(found: StudyResults, corpus_id: str) -> dict[str, Any]:
         facts.append(("lowest validation loss", text))
     for source in manifest.get("sources", []):
         text = f"{short(source.get('num_tokens'))} tokens, {short(source.get('num_documents'))} documents"
-        facts.append((f"source {source.get('name')}", f"{text}, weight {source.get('weight')}"))
+        facts.append((f"source {source.get('name')}", f"{text}, weight {number(source.get('weight'), 3)}"))
     held_out = manifest.get("validation") or {}
     if held_out:
         text = f"{short(held_out.get('num_tokens'))} tokens, {short(held_out.get('num_documents'))} documents"

@@ -8,7 +8,6 @@ embeddings at a vocabulary of 4096. A model's vocabulary is always its tokenizer
 from dataclasses import dataclass
 from typing import Any
 
-BAG_WEIGHTINGS = ("uniform", "power_law", "exponential", "first_token", "mutual_information")
 COMPARISONS = ("equal_flops", "equal_loss", "equal_data", "published")
 
 OFFLINE_TASKS = ("heldout_bits_per_byte", "heldout_cloze")

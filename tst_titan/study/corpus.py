@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, field_validator, model_validator
 
 from tst_titan.study import catalogue
 from tst_titan.study.fields import Name, Positive, Rate, Strict, Tokens, choices
@@ -20,6 +20,37 @@ def _patterns(value: Any) -> Any:
 
 
 Patterns = Annotated[str, BeforeValidator(_patterns, json_schema_input_type=str | list[str])]
+
+
+_PROPORTIONS = TypeAdapter(dict[Name, Rate], config={"strict": True})
+_BY_SIZE: Literal["proportional"] = "proportional"
+Weights = dict[str, float] | dict[str, Literal["proportional"]]
+
+
+def _mix(value: Any) -> Weights | Literal["proportional"]:
+    """Proportions as shares of 1, or the word, once or for each."""
+    if value == _BY_SIZE:
+        return _BY_SIZE
+    if isinstance(value, str):
+        raise ValueError(f"must be {_BY_SIZE} or a mapping of sources to proportions")
+    if isinstance(value, dict) and _BY_SIZE in value.values():
+        if set(map(str, value.values())) != {_BY_SIZE}:
+            raise ValueError(f"must be {_BY_SIZE} for each source, or a number for each")
+        return dict.fromkeys(value, _BY_SIZE)
+    # Its mistakes are told in their places.
+    weights = _PROPORTIONS.validate_python(value)
+    if abs(sum(weights.values()) - 1) <= 1e-6:
+        return weights
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+Mix = Annotated[
+    Weights | Literal["proportional"],
+    PlainValidator(
+        _mix, json_schema_input_type=dict[Name, Rate | Literal["proportional"]] | Literal["proportional"]
+    ),
+]
 
 
 class Source(Strict):
@@ -90,8 +121,10 @@ class Corpus(Strict):
     """The text: one `source` or a `mix` of several by weight, its tokenizer, and what is held out."""
 
     source: str | None = Field(default=None, description="One source by name; see also `mix`.")
-    mix: dict[Name, Rate] | None = Field(
-        default=None, description="Sources and the proportions in which training reads their tokens."
+    mix: Mix | None = Field(
+        default=None,
+        description="Sources and the proportions in which training reads their tokens; proportional (all of `sources`, or each that is "
+        "named): by their files' bytes.",
     )
     sources: dict[Name, Source] = Field(
         default={}, description="Sources of one's own, by the name that source or mix uses."
@@ -105,14 +138,6 @@ class Corpus(Strict):
     )
     max_tokens: Tokens = Field(default=0, description="Training tokens taken from each source; 0: all.")
 
-    @field_validator("mix")
-    @classmethod
-    def _shares(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is None or abs(sum(value.values()) - 1) <= 1e-6:
-            return value
-        total = sum(value.values())
-        return {name: weight / total for name, weight in value.items()}
-
     @field_validator("max_document_tokens")
     @classmethod
     def _room_for_text(cls, value: int) -> int:
@@ -124,6 +149,10 @@ class Corpus(Strict):
     def _known_sources(self) -> "Corpus":
         if (self.source is None) == (self.mix is None):
             raise ValueError("needs either source (one name) or mix (names with weights)")
+        if self.mix == _BY_SIZE and len(self.sources) < 2:
+            raise ValueError(
+                "mix: proportional mixes what stands under corpus.sources: describe two sources or more there"
+            )
         known = [*catalogue.SOURCES, *self.sources]
         for name in self.weights:
             if name not in known:
@@ -133,6 +162,8 @@ class Corpus(Strict):
         return self
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> Weights:
         """Share of the training tokens by source."""
-        return self.mix if self.mix is not None else {str(self.source): 1.0}
+        if self.mix is None:
+            return {str(self.source): 1.0}
+        return self.mix if isinstance(self.mix, dict) else dict.fromkeys(self.sources, _BY_SIZE)

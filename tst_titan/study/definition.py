@@ -4,14 +4,14 @@ A definition says what is computed, never where or how. Runs are arms x models x
 any field makes a grid of; an arm's value beats a model's, a model's beats the study's `training`.
 """
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tst_titan.names import RULE, is_name
 from tst_titan.study import catalogue
 from tst_titan.study.corpus import Corpus
+from tst_titan.study.evaluation_points import At
 from tst_titan.study.fields import (
     Fraction,
     Grid,
@@ -22,18 +22,18 @@ from tst_titan.study.fields import (
     Strict,
     Tokens,
     choices,
+    defaulted,
     named,
     nearest,
 )
 from tst_titan.study.recipe import Shape, Training
-
-Superpose = Literal["both", "input", "output"]
+from tst_titan.superposition.settings import BAG_WEIGHTINGS, Superpose
 
 
 def _weighting(value: Any) -> Any:
     """A validator for a known weighting, or `mutual_information(C0, a, k)` with a fit of one's own, spaces dropped."""
     if not (isinstance(value, str) and value.startswith("mutual_information(")):
-        return named("bag weighting", catalogue.BAG_WEIGHTINGS)(value)
+        return named("bag weighting", BAG_WEIGHTINGS)(value)
     try:
         c0, a, k = (
             float(part) for part in value.removeprefix("mutual_information(").removesuffix(")").split(",")
@@ -55,7 +55,7 @@ BagWeighting = Annotated[
     Field(
         json_schema_extra={
             "anyOf": [
-                {"enum": list(catalogue.BAG_WEIGHTINGS)},
+                {"enum": list(BAG_WEIGHTINGS)},
                 {"pattern": r"^mutual_information\(.*,.*,.*\)$"},
             ]
         }
@@ -89,15 +89,10 @@ class ArmFields(Training):
     superposition_steps: Grid[Positive] | None = Field(
         default=None, description="The exact number, instead of step_ratio."
     )
-    bag_weighting: Grid[BagWeighting] | None = Field(
-        default=None, description="Weights of a bag's targets. Default uniform."
-    )
-    superpose: Grid[Superpose] | None = Field(
-        default=None, description="Bags at the input, the output or both. Default both."
-    )
-    reinit_embeddings: Grid[bool] | None = Field(
-        default=None,
-        description="Re-initialize embedding and head when superposition ends (an ablation). Default false.",
+    bag_weighting: Grid[BagWeighting] | None = defaulted("bag_weighting", "Weights of a bag's targets.")
+    superpose: Grid[Superpose] | None = defaulted("superpose", "Bags at the input, the output or both.")
+    reinit_embeddings: Grid[bool] | None = defaulted(
+        "reinit_embeddings", "Re-initialize embedding and head when superposition ends (an ablation)."
     )
     models: Grid[str] | None = Field(
         default=None, description="Only these of the study's models. Default: all."
@@ -159,21 +154,11 @@ def _task(value: Any) -> Any:
     if not isinstance(value, str) or not is_name(value):
         raise ValueError(f"must be the name of an lm-eval task or of a group (offline, paper); {RULE}")
     if value not in catalogue.KNOWN_TASKS:
-        near = nearest(value, catalogue.KNOWN_TASKS, cutoff=0.85)
+        neighbour = nearest(value, catalogue.KNOWN_TASKS, cutoff=0.85)
         # Real neighbours differ by a suffix (arc_easy_mt, mmlu_abstract_algebra): only slips are refused.
-        if near and not value.startswith(near):
-            raise ValueError(f"no known task; did you mean {near!r}?")
+        if neighbour and not value.startswith(neighbour):
+            raise ValueError(f"no known task; did you mean {neighbour!r}?")
     return value
-
-
-def _when(value: Any) -> Any:
-    if isinstance(value, str):
-        if value == "final":
-            return value
-        match = re.fullmatch(r"every ([0-9]+)\s*(%|steps)", value)
-        if match and int(match[1]) > 0 and (match[2] == "steps" or int(match[1]) <= 100):
-            return value
-    raise ValueError("must be 'final', 'every 10%' (of a run's steps) or 'every 1000 steps'")
 
 
 class Evaluate(Strict):
@@ -182,8 +167,8 @@ class Evaluate(Strict):
     tasks: Grid[Annotated[str, BeforeValidator(_task)]] | None = Field(
         default=None, description="Task names of lm-eval, or the groups offline and paper."
     )
-    at: Annotated[str, BeforeValidator(_when)] = Field(
-        default="final", description="final, every 10%, or every 1000 steps."
+    at: At = Field(
+        default="final", validate_default=True, description="final, every 10%, or every 1000 steps."
     )
 
 

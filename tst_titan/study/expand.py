@@ -1,79 +1,23 @@
 """A definition's runs: grids written out, values resolved, and every run checked by itself and against the others."""
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from math import prod
 from typing import Any
 
+from tst_titan.bounds import Bound
 from tst_titan.errors import UserError
 from tst_titan.study import catalogue
-from tst_titan.study.corpus import Corpus
+from tst_titan.study.defaults import ARM_DEFAULTS, TRAINING_DEFAULTS
 from tst_titan.study.definition import Arm, Exclude, Include, Study, superposition_mistake
 from tst_titan.study.fields import choices
-from tst_titan.study.recipe import TRAINING_DEFAULTS, Shape
+from tst_titan.study.runs import KeyPath, Point, RunDefinition, make_run
 from tst_titan.study.yaml_file import StudySource
 
-KeyPath = tuple[str | int, ...]
 MAX_EVALUATIONS = 1000
-# Runs of one study, unless TST_TITAN_MAX_RUNS says otherwise: a slip in one file's grid stalls no command that reads the folder.
-MAX_RUNS = 10_000
-ARM_FIELDS = (
-    "bag_size",
-    "step_ratio",
-    "superposition_steps",
-    "bag_weighting",
-    "superpose",
-    "reinit_embeddings",
-)
-# How a field shows in a run's name, where a run differs by it.
-_TAGS = {
-    "learning_rate": "lr",
-    "warmup_steps": "warmup",
-    "weight_decay": "wd",
-    "precision": "",
-    "attention": "",
-}
-
-
-@dataclass(frozen=True)
-class RunDefinition:
-    """One run, resolved: what the plan turns into a trajectory.
-
-    Where `superposition_steps` is 0 the run is plain (`bag_size` 1, no weighting). `training` holds every field of
-    `definition.Training`.
-    """
-
-    name: str
-    arm: str
-    model: str
-    steps: int
-    seed: int
-    bag_size: int
-    step_ratio: float
-    superposition_steps: int
-    decay_start: int
-    bag_weighting: str
-    superpose: str
-    reinit_embeddings: bool
-    training: dict[str, Any]
-    shape: Shape
-    corpus: Corpus
-
-    @property
-    def science(self) -> tuple[Any, ...]:
-        """What makes two runs of one study the same run."""
-        phase = (
-            self.bag_size,
-            self.superposition_steps,
-            self.bag_weighting,
-            self.superpose,
-            self.reinit_embeddings,
-        )
-        return (self.model, self.steps, self.seed, phase, tuple(self.training.items()))
+# Runs of one study: a slip in one file's grid stalls no command that reads the folder.
+MAX_RUNS = Bound("TST_TITAN_MAX_RUNS", 10_000)
 
 
 def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
@@ -101,40 +45,38 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
             source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
         )
     _refuse_duplicates(source, runs)
-    every = re.fullmatch(r"every ([0-9]+)\s*steps", study.evaluate.at)
     longest = max(run.steps for run in runs)
-    if every and longest // int(every[1]) > MAX_EVALUATIONS:
-        message = (
-            f"evaluates a run of {longest} steps {longest // int(every[1])} times: at most {MAX_EVALUATIONS}"
-        )
-        raise UserError(source.complain(("evaluate", "at"), study.evaluate.at, message))
+    count = study.evaluate.at.count(longest)
+    if count > MAX_EVALUATIONS:
+        message = f"evaluates a run of {longest} steps {count} times: at most {MAX_EVALUATIONS}"
+        raise UserError(source.complain(("evaluate", "at"), str(study.evaluate.at), message))
     return tuple(runs)
 
 
 def _check_names(source: StudySource, study: Study) -> None:
-    named: list[tuple[KeyPath, str, dict[str, Any]]] = []
+    mentions: list[tuple[KeyPath, str, dict[str, Any]]] = []
     for name, arm in study.arms.items():
-        named += [(("arms", name, "models"), model, dict(study.models)) for model in arm.models or ()]
+        mentions += [(("arms", name, "models"), model, dict(study.models)) for model in arm.models or ()]
     for key, entries in (("include", study.include), ("exclude", study.exclude)):
         for index, entry in enumerate(entries):
-            for field, known in (
+            for field, allowed in (
                 ("arm", dict(study.arms)),
                 ("model", dict(study.models)),
                 ("models", dict(study.models)),
             ):
                 value = getattr(entry, field, None) or ()
-                named += [
-                    ((key, index, field), name, known)
+                mentions += [
+                    ((key, index, field), name, allowed)
                     for name in ((value,) if isinstance(value, str) else value)
                 ]
-    for path, name, known in named:
-        if name not in known:
-            raise UserError(source.complain(path, name, f"not in this study; {choices(name, known)}"))
-    held_out = {
+    for path, name, allowed in mentions:
+        if name not in allowed:
+            raise UserError(source.complain(path, name, f"not in this study; {choices(name, allowed)}"))
+    corpora = {
         "": study.corpus,
         **{name: entry.corpus for name, entry in study.models.items() if entry.corpus},
     }
-    for name, corpus in held_out.items():
+    for name, corpus in corpora.items():
         if study.validation.tokens is not None and study.validation.tokens > corpus.validation_tokens:
             path = ("models", name, "corpus") if name else ("corpus",)
             raise UserError(
@@ -168,7 +110,7 @@ class _Grid:
 
 def _check_size(source: StudySource, grids: list[_Grid]) -> None:
     """`UserError` for a study of too many runs, counted before any is written out."""
-    most = _most_runs()
+    most = MAX_RUNS.most()
     num_runs = sum(prod(map(len, grid.values.values())) for grid in grids)
     if num_runs <= most:
         return
@@ -178,32 +120,25 @@ def _check_size(source: StudySource, grids: list[_Grid]) -> None:
     raise UserError(
         source.complain(
             path, None, f"{count:,} values of a study of {num_runs:,} runs: at most {most:,} runs; divide it into several, or "
-            "set the environment's TST_TITAN_MAX_RUNS", show_value=False,
+            + MAX_RUNS.mend, show_value=False,
         )
     )  # fmt: skip
-
-
-def _most_runs() -> int:
-    text = os.environ.get("TST_TITAN_MAX_RUNS", str(MAX_RUNS))
-    if not re.fullmatch("[1-9][0-9]{0,11}", text):
-        raise UserError(f"TST_TITAN_MAX_RUNS = {text!r}: must be a whole number from 1")
-    return int(text)
 
 
 def _grids_of_arm(
     source: StudySource, study: Study, name: str, arm: Arm, path: KeyPath, entry: Include | None = None
 ) -> Iterator[_Grid]:
     """The grid of one arm (or of one entry of `include`, which changes the arm ``name``), for each of its models."""
-    own = entry if entry is not None else arm
+    definition = entry if entry is not None else arm
     base: KeyPath = ("arms", name)
     models = (entry.model,) if entry is not None and entry.model else arm.models or tuple(study.models)
     for model in models:
         grids: dict[str, tuple[Any, ...]] = {}
         paths: dict[str, KeyPath] = {}
         tagged = []
-        for field in (*ARM_FIELDS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
+        for field in (*ARM_DEFAULTS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
             values, paths[field] = _resolve(
-                study, model, arm, field, path if field in own.model_fields_set else base
+                study, model, arm, field, path if field in definition.model_fields_set else base
             )
             if values is None:
                 raise UserError(
@@ -212,7 +147,7 @@ def _grids_of_arm(
                     )
                 )
             grids[field] = values
-            if field not in ("steps", "seeds", *ARM_FIELDS) and (
+            if field not in ("steps", "seeds", *ARM_DEFAULTS) and (
                 len(values) > 1 or getattr(arm, field) is not None
             ):
                 tagged.append(field)
@@ -222,132 +157,23 @@ def _grids_of_arm(
 def _runs(source: StudySource, study: Study, grid: _Grid) -> Iterator[RunDefinition]:
     for values in product(*grid.values.values()):
         chosen = dict(zip(grid.values, values, strict=True))
-        yield _run(source, study, grid.arm, grid.model, chosen, grid.paths, grid.tagged)
+        yield make_run(source, study, Point(grid.arm, grid.model, chosen, grid.paths, grid.tagged))
 
 
 def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) -> tuple[Any, KeyPath]:
     """The values of a field, and where they were written: arm, then model, then study, then what is published."""
-    defaults: dict[str, tuple[Any, ...]] = {key: (value,) for key, value in TRAINING_DEFAULTS.items()}
-    defaults |= {
-        "bag_size": (1,),
-        "step_ratio": (None,),
-        "superposition_steps": (None,),
-        "bag_weighting": ("uniform",),
-    }
-    defaults |= {"superpose": ("both",), "reinit_embeddings": (False,)}
+    defaults = {key: (value,) for key, value in (TRAINING_DEFAULTS | ARM_DEFAULTS).items()}
     if model in catalogue.MODELS:
         defaults["learning_rate"] = (catalogue.MODELS[model]["learning_rate"],)
-    written: list[tuple[Any, KeyPath]] = [
+    places: list[tuple[Any, KeyPath]] = [
         (getattr(arm, field, None), (*arm_path, field)),
         (getattr(study.models[model], field, None), ("models", model, field)),
         (getattr(study, field, None), (field,)),
         (getattr(study.training, field, None), ("training", field)),
     ]
     return next(
-        ((value, path) for value, path in written if value is not None), (defaults.get(field), (field,))
+        ((value, path) for value, path in places if value is not None), (defaults.get(field), (field,))
     )
-
-
-def _run(
-    source: StudySource,
-    study: Study,
-    arm: str,
-    model: str,
-    values: dict[str, Any],
-    paths: dict[str, KeyPath],
-    tagged: list[str],
-) -> RunDefinition:
-    steps, ratio = values["steps"], values["step_ratio"]
-    decay_start = steps - round(values["decay_fraction"] * steps)
-    exact = values["superposition_steps"]
-    superposition_steps = exact if exact is not None else round((ratio or 0.0) * steps)
-    timed_by = "superposition_steps" if exact is not None else "step_ratio"
-    if exact is None and (ratio or 0.0) + values["decay_fraction"] <= 1 + 1e-9:
-        # Where both phases round up (0.9 and 0.1 of 595 steps) they would overlap by a step: the decay keeps it.
-        superposition_steps = min(superposition_steps, decay_start)
-    if values["bag_size"] == 1:
-        superposition_steps = 0
-
-    def refuse(field: str, message: str) -> UserError:
-        return UserError(
-            source.complain(
-                paths[field], values[field], f"{message} (arm {arm!r}, model {model!r}, {steps} steps)"
-            )
-        )
-
-    warmup = values["warmup_steps"]
-    if warmup > decay_start:
-        raise refuse(
-            "warmup_steps",
-            f"the warmup must end before the decay begins at step {decay_start}: at most {decay_start}",
-        )
-    plain = superposition_steps == 0
-    if plain and ratio and values["bag_size"] > 1:
-        raise refuse(
-            "step_ratio", f"gives no step of superposition: at least {1 / steps:g}, or 0 for the baseline"
-        )
-    if not plain and superposition_steps < warmup:
-        raise refuse(
-            timed_by,
-            f"superposition would end at step {superposition_steps}, inside the warmup of {warmup} steps",
-        )
-    if superposition_steps >= steps:
-        raise refuse(timed_by, f"superposition must leave steps for recovery: at most {decay_start}")
-    if superposition_steps > decay_start:
-        raise refuse(
-            timed_by,
-            f"superposition would end at step {superposition_steps}, inside the decay that begins at step {decay_start}",
-        )
-    run = RunDefinition(
-        name=_run_name(arm, model, values, tagged, superposition_steps),
-        arm=arm,
-        model=model,
-        steps=steps,
-        seed=values["seeds"],
-        bag_size=1 if plain else values["bag_size"],
-        step_ratio=0.0 if plain else (ratio if exact is None else exact / steps),
-        superposition_steps=superposition_steps,
-        decay_start=decay_start,
-        bag_weighting="uniform" if plain else values["bag_weighting"],
-        superpose="both" if plain else values["superpose"],
-        reinit_embeddings=not plain and values["reinit_embeddings"],
-        training={field: values[field] for field in (*TRAINING_DEFAULTS, "learning_rate")},
-        shape=study.models[model].shape or _known_shape(model),
-        corpus=study.models[model].corpus or study.corpus,
-    )
-    return run
-
-
-def _run_name(
-    arm: str, model: str, values: dict[str, Any], tagged: list[str], superposition_steps: int
-) -> str:
-    """``2M-tst-s4-r0.3-1200-seed0``: readable, and unique within a study."""
-    parts = [model, arm]
-    if values["bag_size"] > 1:
-        parts.append(f"s{values['bag_size']}")
-        exact = values["superposition_steps"] is not None
-        # An exact count has no short ratio: 12483of49983.
-        parts.append(f"{superposition_steps}of{values['steps']}" if exact else f"r{values['step_ratio']:g}")
-        if values["superpose"] != "both":
-            parts.append(f"{values['superpose']}-only")
-        if values["bag_weighting"] != "uniform":
-            parts.append(re.sub("[^A-Za-z0-9.]+", "-", values["bag_weighting"]).strip("-"))
-        if values["reinit_embeddings"]:
-            parts.append("reinit")
-    for field in tagged:
-        value = values[field]
-        parts.append(
-            f"{_TAGS.get(field, field.replace('_', '-'))}{f'{value:g}' if isinstance(value, float) else value}"
-        )
-    # The exact count has named the budget already.
-    if values["bag_size"] == 1 or values["superposition_steps"] is None:
-        parts.append(str(values["steps"]))
-    return "-".join([*parts, f"seed{values['seeds']}"])
-
-
-@cache
-def _known_shape(model: str) -> Shape:
-    return Shape.model_validate(catalogue.MODELS[model]["shape"])
 
 
 def _matches(rule: Exclude, run: RunDefinition) -> bool:

@@ -1,7 +1,6 @@
 """Field types of the definition: grids, token counts, names that are checked against what exists."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
@@ -9,11 +8,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from tst_titan.names import RULE, is_name
+from tst_titan.study.defaults import ARM_DEFAULTS, TRAINING_DEFAULTS, spelled
+from tst_titan.units import parse_count
 
 T = TypeVar("T")
-
-_TOKENS = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMBT])")
-_UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 class Strict(BaseModel):
@@ -41,8 +39,8 @@ def choices(value: Any, allowed: Iterable[str]) -> str:
     """``allowed: a, b, c; did you mean 'a'?``"""
     names = list(allowed)
     text = f"allowed: {', '.join(names)}"
-    near = nearest(value, names)
-    return f"{text}; did you mean {near!r}?" if near else text
+    suggestion = nearest(value, names)
+    return f"{text}; did you mean {suggestion!r}?" if suggestion else text
 
 
 def nearest(value: Any, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -59,14 +57,7 @@ def nearest(value: Any, names: Iterable[str], cutoff: float = 0.6) -> str | None
 def parse_tokens(value: Any) -> Any:
     """A number of tokens: ``200000``, ``200k``, ``10M``, ``1.5B``, ``2T``."""
     if isinstance(value, str):
-        match = _TOKENS.fullmatch(value.strip())
-        if not match:
-            raise ValueError("must be a number of tokens, such as 200000, 200k, 10M or 1.5B")
-        whole, _, fraction = match[1].partition(".")
-        number, rest = divmod(int(whole + fraction) * _UNITS[match[2]], 10 ** len(fraction))
-        if rest:
-            raise ValueError("must be a whole number of tokens, such as 200000, 200k, 10M or 1.5B")
-        return number
+        return parse_count(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -94,6 +85,12 @@ class _OneOrMore:
         schema = handler(core_schema)
         items = schema["items"]
         return {"anyOf": [items, {"type": "array", "items": items, "minItems": 1, "uniqueItems": True}]}
+
+
+def defaulted(name: str, meaning: str) -> Any:
+    """The field ``name``, which may be left out: its description is ``meaning`` and the default that then holds."""
+    default = (TRAINING_DEFAULTS | ARM_DEFAULTS)[name]
+    return Field(default=None, description=f"{meaning} Default {spelled(default)}.")
 
 
 # One value or a list of different values: a tuple once it is read.

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from tst_titan.errors import UserError
 from tst_titan.names import RULE, is_name
 from tst_titan.study.definition import Study
-from tst_titan.study.expand import RunDefinition, expand
+from tst_titan.study.expand import expand
 from tst_titan.study.fields import choices
 from tst_titan.study.own_paths import with_own_paths
+from tst_titan.study.runs import RunDefinition
 from tst_titan.study.yaml_file import StudySource, read_study_file
 
 # What `studies/` holds besides studies' outputs: a study of that name would build over it.

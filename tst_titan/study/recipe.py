@@ -1,10 +1,19 @@
 """The recipe and the shape of a model, as a definition writes them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tst_titan.study.fields import Fraction, Grid, NotNegative, NotNegativeNumber, Positive, Rate, Strict
+from tst_titan.study.fields import (
+    Fraction,
+    Grid,
+    NotNegative,
+    NotNegativeNumber,
+    Positive,
+    Rate,
+    Strict,
+    defaulted,
+)
 
 Precision = Literal["float32", "bfloat16", "float8"]
 Attention = Literal["causal", "document"]
@@ -13,58 +22,32 @@ Attention = Literal["causal", "document"]
 class Training(Strict):
     """The recipe: what is not given here is as published. A list makes a grid."""
 
-    seq_len: Grid[Positive] | None = Field(
-        default=None, description="Latent positions in a sequence. Default 2048."
-    )
-    sequences_per_step: Grid[Positive] | None = Field(
-        default=None, description="Sequences in one optimizer step, over all ranks. Default 1024."
+    seq_len: Grid[Positive] | None = defaulted("seq_len", "Latent positions in a sequence.")
+    sequences_per_step: Grid[Positive] | None = defaulted(
+        "sequences_per_step", "Sequences in one optimizer step, over all ranks."
     )
     learning_rate: Grid[Rate] | None = Field(
         default=None, description="Peak learning rate. Default: the model's own."
     )
-    warmup_steps: Grid[NotNegative] | None = Field(
-        default=None, description="Steps of linear warmup. Default 2000."
+    warmup_steps: Grid[NotNegative] | None = defaulted("warmup_steps", "Steps of linear warmup.")
+    decay_fraction: Grid[Fraction] | None = defaulted(
+        "decay_fraction", "Share of the steps, at the end, over which the rate falls linearly."
     )
-    decay_fraction: Grid[Fraction] | None = Field(
-        default=None,
-        description="Share of the steps, at the end, over which the rate falls linearly. Default 0.1.",
+    decay_to: Grid[Fraction] | None = defaulted(
+        "decay_to", "Learning rate at the last step, as a share of the peak."
     )
-    decay_to: Grid[Fraction] | None = Field(
-        default=None, description="Learning rate at the last step, as a share of the peak. Default 0."
+    beta1: Grid[Fraction] | None = defaulted("beta1", "AdamW's beta 1.")
+    beta2: Grid[Fraction] | None = defaulted("beta2", "AdamW's beta 2.")
+    adam_eps: Grid[Rate] | None = defaulted("adam_eps", "AdamW's epsilon.")
+    weight_decay: Grid[NotNegativeNumber] | None = defaulted("weight_decay", "AdamW's weight decay.")
+    max_grad_norm: Grid[Rate] | None = defaulted("max_grad_norm", "Gradient clipping norm.")
+    precision: Grid[Precision] | None = defaulted("precision", "Matmul precision.")
+    attention: Grid[Attention] | None = defaulted(
+        "attention", "causal, or document: positions see their own document only."
     )
-    beta1: Grid[Fraction] | None = Field(default=None, description="AdamW's beta 1. Default 0.9.")
-    beta2: Grid[Fraction] | None = Field(default=None, description="AdamW's beta 2. Default 0.95.")
-    adam_eps: Grid[Rate] | None = Field(default=None, description="AdamW's epsilon. Default 1e-8.")
-    weight_decay: Grid[NotNegativeNumber] | None = Field(
-        default=None, description="AdamW's weight decay. Default 0.1."
+    block_tokens: Grid[Positive] | None = defaulted(
+        "block_tokens", "Data tokens of a block, the unit in which the stream is shuffled."
     )
-    max_grad_norm: Grid[Rate] | None = Field(default=None, description="Gradient clipping norm. Default 1.")
-    precision: Grid[Precision] | None = Field(default=None, description="Matmul precision. Default bfloat16.")
-    attention: Grid[Attention] | None = Field(
-        default=None,
-        description="causal, or document: positions see their own document only. Default causal.",
-    )
-    block_tokens: Grid[Positive] | None = Field(
-        default=None,
-        description="Data tokens of a block, the unit in which the stream is shuffled. Default 2048.",
-    )
-
-
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "seq_len": 2048,
-    "sequences_per_step": 1024,
-    "warmup_steps": 2000,
-    "decay_fraction": 0.1,
-    "decay_to": 0.0,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "adam_eps": 1e-8,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-    "precision": "bfloat16",
-    "attention": "causal",
-    "block_tokens": 2048,
-}
 
 
 class Experts(Strict):

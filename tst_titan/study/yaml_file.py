@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tst_titan.bounds import YAML_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
 
@@ -209,7 +210,7 @@ def _read_foreign(file: Path, keys: Collection[str]) -> dict[str, Any]:
 def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
     """The mapping that ``file`` holds; anything else is a `UserError` that names file and line, and gives the ``example``."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_file(file, YAML_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 (byte {error.start}): save the file as UTF-8") from error
     except OSError as error:

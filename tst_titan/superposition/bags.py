@@ -3,11 +3,9 @@
 Shapes: B sequences, T data tokens of a window, L latent positions, S tokens of a bag.
 """
 
-from typing import Literal
-
 from torch import Tensor
 
-Superpose = Literal["both", "input", "output"]
+from tst_titan.superposition.settings import Superpose, window_length
 
 
 def fold_bags(tokens_BT: Tensor, bag_size: int) -> Tensor:
@@ -34,16 +32,6 @@ def next_bag_labels(tokens_BT: Tensor, bag_size: int) -> Tensor:
     comes first and the shift is by a whole bag, so no target lies in a bag that its predictor has read.
     """
     return fold_bags(tokens_BT, bag_size)[:, 1:]
-
-
-def window_length(seq_len: int, bag_size: int, superpose: Superpose = "both") -> int:
-    """Data tokens of the window that `superpose_window` needs for `seq_len` positions, lookahead included.
-
-    `L*S + S` where the input is bags, `L + S` where only the output is; `L + 1` at bag size 1. Input-only
-    windows end with a whole bag too, so that "both" and "input" read the same windows.
-    """
-    _check_mode(superpose)
-    return seq_len + bag_size if superpose == "output" else (seq_len + 1) * bag_size
 
 
 def superpose_window(
@@ -82,8 +70,3 @@ def _check_sizes(tokens_BT: Tensor, bag_size: int) -> None:
         raise ValueError(f"tokens must be [batch, tokens], not {list(tokens_BT.shape)}")
     if bag_size < 1:
         raise ValueError(f"bag_size must be at least 1, not {bag_size}")
-
-
-def _check_mode(superpose: str) -> None:
-    if superpose not in ("both", "input", "output"):
-        raise ValueError(f'superpose must be "both", "input" or "output", not {superpose!r}')

@@ -5,7 +5,7 @@ Shapes: B sequences, L positions, S tokens of a bag, V rows of the table (of thi
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def bag_embedding(tokens_BLS: Tensor, weight_VD: Tensor, *, vocab_offset: int | None = None) -> Tensor:
@@ -44,23 +44,3 @@ def bag_embedding(tokens_BLS: Tensor, weight_VD: Tensor, *, vocab_offset: int | 
         )
         mean_ND = sum_ND / bag_size
     return mean_ND.to(dtype).unflatten(0, (num_sequences, num_positions))
-
-
-class BagEmbedding(nn.Embedding):
-    """`nn.Embedding` that also takes bags: `[B, L]` or `[B, L, S]` token ids -> `[B, L, D]`.
-
-    Two-dimensional input is the ordinary lookup. Parameters and state are those of `nn.Embedding`.
-    """
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(num_embeddings, embedding_dim, device=device, dtype=dtype)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return bag_embedding(input, self.weight) if input.ndim == 3 else super().forward(input)

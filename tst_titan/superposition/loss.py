@@ -15,6 +15,8 @@ from tst_titan.superposition.log_probs import target_log_probs, vocab_parallel_t
 from tst_titan.superposition.weights import relative_weights
 
 SUM_OF_PROBABILITIES = "sum_of_probabilities"
+# A label that is no target, as in `torch.nn.functional.cross_entropy`.
+IGNORE_INDEX = -100
 
 
 def multi_hot_cross_entropy(
@@ -23,14 +25,13 @@ def multi_hot_cross_entropy(
     *,
     bag_weighting: str | Sequence[float] = "uniform",
     reduction: Literal["mean", "sum"] = "mean",
-    ignore_index: int = -100,
     vocab_group: dist.ProcessGroup | None = None,
     vocab_offset: int = 0,
 ) -> Tensor:
     """The superposition phase's loss (arXiv 2605.06546), a scalar; with S = 1 it is ordinary cross-entropy.
 
-    A position's loss is `-sum_i w_i log softmax(z)[y_i]`, the weights `w` (see `bag_weights`) scaled to sum 1
-    over the targets that are not `ignore_index`; with `bag_weighting="sum_of_probabilities"` it is
+    A position's loss is `-sum_i w_i log softmax(z)[y_i]`, the weights `w` (see `relative_weights`) scaled to sum
+    1 over the targets that are not `IGNORE_INDEX`; with `bag_weighting="sum_of_probabilities"` it is
     `-log sum_i softmax(z)[y_i]` over them. Positions then count by their number of targets that are not ignored:
 
         sum  = sum over positions of num_valid_targets * loss
@@ -56,17 +57,9 @@ def multi_hot_cross_entropy(
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f'reduction must be "mean" or "sum", not {reduction!r}')
-    if labels_BLS.ndim == logits_BLV.ndim - 1:
-        labels_BLS = labels_BLS.unsqueeze(-1)
-    if labels_BLS.shape[:-1] != logits_BLV.shape[:-1]:
-        raise ValueError(
-            f"labels {list(labels_BLS.shape)} do not match logits {list(logits_BLV.shape)}: "
-            "labels must be [batch, positions, targets] for logits [batch, positions, vocabulary]"
-        )
-    labels_NS = labels_BLS.flatten(0, -2)
-    valid_NS = labels_NS != ignore_index
+    logits_NV, labels_NS = _positions(logits_BLV, labels_BLS)
+    valid_NS = labels_NS != IGNORE_INDEX
     targets_NS = torch.where(valid_NS, labels_NS, 0).long()
-    logits_NV = logits_BLV.flatten(0, -2)
     if vocab_group is None:
         log_probs_NS = target_log_probs(logits_NV, targets_NS)
     else:
@@ -78,6 +71,18 @@ def multi_hot_cross_entropy(
         weights_S = relative_weights(bag_weighting, labels_NS.shape[-1], device=labels_NS.device)
         loss = _weighted_sum(log_probs_NS, valid_NS, weights_S.to(log_probs_NS.dtype))
     return loss / valid_NS.sum() if reduction == "mean" else loss
+
+
+def _positions(logits_BLV: Tensor, labels_BLS: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits `[N, V]` and labels `[N, S]`, a row a position; `ValueError` where their shapes do not match."""
+    if labels_BLS.ndim == logits_BLV.ndim - 1:
+        labels_BLS = labels_BLS.unsqueeze(-1)
+    if labels_BLS.shape[:-1] != logits_BLV.shape[:-1]:
+        raise ValueError(
+            f"labels {list(labels_BLS.shape)} do not match logits {list(logits_BLV.shape)}: "
+            "labels must be [batch, positions, targets] for logits [batch, positions, vocabulary]"
+        )
+    return logits_BLV.flatten(0, -2), labels_BLS.flatten(0, -2)
 
 
 def _weighted_sum(log_probs_NS: Tensor, valid_NS: Tensor, weights_S: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tst_titan.superposition.settings import BAG_WEIGHTINGS
+
 # Unnormalized, as functions of the places [1..S] in float64; made by arithmetic on the device, so that no
 # weight is copied from the host at each step (a copy that CUDA graphs do not allow).
 _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -18,27 +20,18 @@ _WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 # The same with the numbers of another text: `mutual_information(C0,a,k)`, as `tst-titan data stats` prints it.
 _FITTED = "mutual_information("
 
-BAG_WEIGHTINGS = tuple(_WEIGHTINGS)
-
-
-def bag_weights(
-    bag_weighting: str | Sequence[float], bag_size: int, *, device: torch.device | str | None = None
-) -> Tensor:
-    """The weights `[S]` of a bag's targets, float64, none negative, with sum 1.
-
-    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves (scaled here to sum 1).
-
-    Raises:
-        ValueError: the name is unknown, or the given weights are not S finite numbers >= 0 with a sum above 0.
-    """
-    weights_S = relative_weights(bag_weighting, bag_size, device=device)
-    return weights_S / weights_S.sum()
-
 
 def relative_weights(
     bag_weighting: str | Sequence[float], bag_size: int, *, device: torch.device | str | None = None
 ) -> Tensor:
-    """`bag_weights` before normalization; uniform weights are exactly 1, which keeps the uniform loss exact."""
+    """The weights `[S]` of a bag's targets, float64, none negative, before they are scaled to sum 1.
+
+    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves. Uniform weights are
+    exactly 1, which keeps the uniform loss exact.
+
+    Raises:
+        ValueError: the name is unknown, or the given weights are not S finite numbers >= 0 with a sum above 0.
+    """
     if bag_size < 1:
         raise ValueError(f"bag_size must be at least 1, not {bag_size}")
     if isinstance(bag_weighting, str):
@@ -46,7 +39,7 @@ def relative_weights(
         if bag_weighting.startswith(_FITTED):
             c0, a, k = [float(part) for part in bag_weighting[len(_FITTED) : -1].split(",")]
             return c0 + a * places_S**k
-        if bag_weighting not in _WEIGHTINGS:
+        if bag_weighting not in BAG_WEIGHTINGS:
             raise ValueError(
                 f"unknown bag_weighting {bag_weighting!r}; known are {', '.join(BAG_WEIGHTINGS)}"
             )

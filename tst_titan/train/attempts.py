@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from tst_titan.cluster import own_job
 from tst_titan.files import read_json, write_json
 from tst_titan.results import SegmentFiles, checkpoint_index, checkpoint_steps
-from tst_titan.train import slurm
 from tst_titan.train.job import Job
 
 # Attempts in a row that end at one step before it is no use to try again.
@@ -40,7 +40,7 @@ def start_attempt(job: Job, gpus_per_node: int) -> None:
         "devices": hardware.nodes * gpus_per_node or hardware.world_size * hardware.threads,
         "device_kind": "GPU" if gpus_per_node else "CPU core",
         "slurm_job_id": os.environ["SLURM_JOB_ID"] if in_slurm else None,
-        "slurm_restart": slurm.restarts() if in_slurm else None,
+        "slurm_restart": own_job.restarts() if in_slurm else None,
     }  # fmt: skip
     write_json(job.files.attempts, [*attempts, attempt])
 

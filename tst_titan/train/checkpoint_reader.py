@@ -160,3 +160,26 @@ def _refusal(path: Path, reason: str) -> UserError:
         f"{path}: not read: {reason}, which no checkpoint of tst-titan has, and reading it could run code of whoever wrote "
         "it; delete the checkpoint (and done.json, if its segment's folder has one) and train the segment again"
     )
+
+
+def check_shapes(
+    found: dict[str, torch.Size | None], wanted: dict[str, torch.Size], checkpoint: Path
+) -> None:
+    """Whether a checkpoint holds this model's parameters, each in its shape."""
+    missing = [name for name in wanted if name not in found]
+    other = [
+        f"{name} is {_sizes(found[name])} there, {list(shape)} here"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if missing:
+        other.append(f"{len(missing)} parameters are not there, {missing[0]} for one")
+    if other:
+        raise UserError(
+            f"{checkpoint}: a checkpoint of another model: {'; '.join(other[:3])}"
+            + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
+        )
+
+
+def _sizes(size: torch.Size | None) -> list[int] | str:
+    return "no tensor" if size is None else list(size)

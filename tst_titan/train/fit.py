@@ -49,8 +49,7 @@ def hardware_for(segment: Segment, section: Mapping[str, Any], gpu_memory_gib: f
 
 def embedded_bag_size(segment: Segment) -> int:
     """Tokens that the segment's last stage embeds at a position."""
-    stage = segment.stage
-    return stage.bag_size if stage.name == "superposition" and stage.superpose != "output" else 1
+    return segment.stage.data_tokens_per_position
 
 
 def check_bags(segment: Segment, hardware: Hardware) -> None:

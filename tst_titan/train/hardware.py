@@ -18,8 +18,7 @@ class Hardware:
     A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and
     always at the end and when the job is told to stop; the last two are kept. `async_checkpoints` copies the state into host
     memory and writes it while training goes on. A job of Slurm stops by itself `stop_seconds` before its time limit (0: as long
-    as it takes, `tst_titan.train.time_bounds`). `emulate_float8` computes
-    float8 layers on a device that has no float8, slowly, for tests.
+    as it takes, `tst_titan.train.time_bounds`).
     """
 
     nodes: int = 1
@@ -40,7 +39,6 @@ class Hardware:
     async_checkpoints: bool = False
     stop_seconds: float = 0.0
     deterministic: bool = True
-    emulate_float8: bool = False
     tensorboard: bool = False
     wandb: bool = False
 

@@ -26,7 +26,6 @@ _NO_LAYOUTS_BUSINESS = {
     "checkpoint_minutes",
     "async_checkpoints",
     "stop_seconds",
-    "emulate_float8",
     "tensorboard",
     "wandb",
 }

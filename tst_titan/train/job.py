@@ -1,5 +1,6 @@
 """One training job as a file: what the launcher hands to the workers (`job.json`)."""
 
+import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tst_titan.train.hardware import Hardware
 
 # Exit status of a job that was told to stop, saved, and should be run again (BSD's EX_TEMPFAIL).
 EXIT_CONTINUE = 75
+# What tells a job to stop: the launcher passes them on to the ranks, which save first. Ranks start with these ignored:
+# one that comes before a rank can save is left to the next one.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @dataclass(frozen=True, kw_only=True)

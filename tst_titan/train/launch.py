@@ -10,6 +10,7 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
+from tst_titan.cluster import own_job
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.cluster.lock import FolderLock, HeldByJob, segment_lock
 from tst_titan.data.manifest import verify_corpus
@@ -20,7 +21,7 @@ from tst_titan.meeting import private_meeting
 from tst_titan.metrics_rows import last_training_rows, read_rows
 from tst_titan.processes import held_port
 from tst_titan.results import CorpusFiles, checkpoint_name, checkpoint_steps
-from tst_titan.train import node, slurm
+from tst_titan.train import node
 from tst_titan.train.attempts import (
     STANDSTILL,
     Attempt,
@@ -34,6 +35,7 @@ from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
 from tst_titan.train.record import sealed
 from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
+from tst_titan.units import duration
 
 PROGRESS_SECONDS = 10.0
 # Corpora up to this size are read and checked whole before each segment (about a second); larger ones are opened, which
@@ -61,7 +63,7 @@ def run_segment(job: Job) -> int:
         _run_again(job, after=held.job)
         return EXIT_CONTINUE
     # With the lock given back: the next start may come at once, on another node.
-    if status == EXIT_CONTINUE and slurm.launches():
+    if status == EXIT_CONTINUE and own_job.launches():
         _run_again(job)
     return status
 
@@ -69,7 +71,7 @@ def run_segment(job: Job) -> int:
 def _run_again(job: Job, *, after: str | None = None) -> None:
     """Put this job of Slurm back into the queue. That Slurm does not is no failure of the segment's: its state is saved."""
     try:
-        slurm.run_again(after=after)
+        own_job.run_again(after=after)
     except UserError as error:
         print(
             f"{job.segment.id}: could not be put back into Slurm's queue; start it again to go on: {error}",
@@ -82,8 +84,8 @@ def _attempt(job: Job, lock: FolderLock) -> int:
         stale.unlink(missing_ok=True)
     for stale in (job.files.nodes, job.files.failures):
         shutil.rmtree(stale, ignore_errors=True)
-    if slurm.launches():
-        slurm.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
+    if own_job.launches():
+        own_job.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
     with _gpus(job) as held:
         job = replace(job, gpus=held.gpus)
         write_job(job)
@@ -117,17 +119,17 @@ def _attempt(job: Job, lock: FolderLock) -> int:
 def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
     """The GPUs of this machine that the job may use: what Slurm gave it, or what it holds."""
     return (
-        nullcontext(HeldGpus(promised_gpus())) if slurm.launches() else gpus_for_job(job.hardware.processes)
+        nullcontext(HeldGpus(promised_gpus())) if own_job.launches() else gpus_for_job(job.hardware.processes)
     )
 
 
 def _not_its_fault(job: Job, failure: Failure | None) -> str:
     """Why processes ended without an outcome, where that is no fault of the job's; else ""."""
-    if slurm.launches() and not (failure and failure.known):
+    if own_job.launches() and not (failure and failure.known):
         try:
-            if slurm.own_state() != "RUNNING":
+            if own_job.own_state() != "RUNNING":
                 return "ended by Slurm"
-        except slurm.NoAnswer as error:
+        except own_job.NoAnswer as error:
             return str(error)
         lost = node.silent_nodes(job)
         if lost:
@@ -143,7 +145,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; train "
             f"{job.segment.parent} first (if its folder has a done.json, delete that)"
         )
-    recipe, stage = job.segment.recipe, job.segment.stage
+    recipe = job.segment.recipe
     job.hardware.local_batch_size(recipe.sequences_per_step)
     verify_corpus(job.corpus_dir, largest=VERIFY_TOKENS)
     stream = TokenStream(
@@ -157,15 +159,14 @@ def _check_inputs(job: Job) -> None:
             f"{job.corpus_dir}: token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
             f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer"
         )
-    window = recipe.seq_len * stage.data_tokens_per_position + stage.bag_size
-    for warning in stream.check_enough(job.segment.data_tokens, window):
+    for warning in stream.check_enough(job.segment.data_tokens, job.segment.window_length):
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
 
 def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
     """Run the training processes on every node to their end; a stop signal to this process reaches them all."""
     progress = Progress(job)
-    clock = StopClock(job, slurm.seconds_left() if slurm.launches() else math.inf)
+    clock = StopClock(job, own_job.seconds_left() if own_job.launches() else math.inf)
     if warning := clock.warning():
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)
 
@@ -174,16 +175,16 @@ def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
         progress.show()
         return clock.is_due()
 
-    if job.hardware.nodes > 1 and not slurm.launches():
+    if job.hardware.nodes > 1 and not own_job.launches():
         raise UserError(
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
     with open_own(job.files.log, "a") as log, ExitStack() as meeting:
         running: node.Running
-        if slurm.launches():
+        if own_job.launches():
             several = job.hardware.nodes > 1
-            master = f"{slurm.address_in_job()}:{meeting.enter_context(held_port())}" if several else None
+            master = f"{own_job.address_in_job()}:{meeting.enter_context(held_port())}" if several else None
             running = node.start_step(job, environment, master=master, output=log.fileno(), pass_fds=locks)
         else:
             file = meeting.enter_context(private_meeting())
@@ -213,7 +214,7 @@ class Progress:
         left = max(0.0, (segment.end_step - row["step"]) * row["step_time_s"])
         print(
             f"{segment.id}: step {row['step']}/{segment.end_step}  loss {row['loss']:.3f}  "
-            f"{row['tokens_per_s']:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left",
+            f"{row['tokens_per_s']:,.0f} tokens/s  {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )

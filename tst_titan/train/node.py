@@ -24,20 +24,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tst_titan.cluster import jobs
+from tst_titan.cluster import own_job, slurm
 from tst_titan.files import write_json
 from tst_titan.meeting import private_meeting
 from tst_titan.private import cache_folder, processor_kind
 from tst_titan.processes import FAREWELL_SECONDS, Process, ending_with_parent, kill, start_ranks
-from tst_titan.train import slurm
 from tst_titan.train.failures import first_failure, has_failure, record_failure
-from tst_titan.train.job import EXIT_CONTINUE, Job, read_job
+from tst_titan.train.job import EXIT_CONTINUE, STOP_SIGNALS, Job, read_job
 
 # glibc returns each freed buffer of some megabytes to the system and faults it in anew every step. Kept, a CPU
 # superposition step of the quickstart's model costs 1.04 instead of 1.21 recovery steps (benchmarks/cpu_overhead.py).
 MALLOC_KEEPS_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
-# Ranks start with these ignored: one that comes before a rank can save is left to the next one.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # What a node's task takes as: end your ranks now. srun passes it on.
 END_SIGNAL = signal.SIGUSR2
 WORKER = "tst_titan.train.titan.worker"
@@ -65,7 +62,7 @@ def environment(job: Job) -> dict[str, str]:
         MALLOC_KEEPS_BUFFERS
         | compiled
         | {"TORCHINDUCTOR_COMPILE_THREADS": threads}
-        | jobs.environment()
+        | slurm.environment()
         | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     )
 
@@ -185,7 +182,7 @@ def start_step(
     """
     hardware = job.hardware
     command = [
-        *slurm.srun(hardware.nodes, hardware.processes * hardware.threads),
+        *own_job.srun(hardware.nodes, hardware.processes * hardware.threads),
         sys.executable,
         "-m",
         "tst_titan.train.node",

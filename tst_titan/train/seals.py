@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tst_titan.bounds import read_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, digest_json, read_json, write_json
 from tst_titan.results import INDEX, segment_of_checkpoint
@@ -225,7 +226,7 @@ def _states(seals: Seals) -> dict[str, list[int]]:
 def _verified(seals: Seals) -> dict[str, list[int]] | None:
     """The states of the files when these seals were last compared with them."""
     try:
-        value = json.loads((seals.checkpoint / VERIFIED).read_text(encoding="utf-8"))
+        value = json.loads(read_file(seals.checkpoint / VERIFIED))
     except (OSError, ValueError):
         return None
     known = isinstance(value, dict) and value.get("seals") == seals.digest

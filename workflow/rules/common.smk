@@ -1,10 +1,17 @@
 # What all rules share: the plans of all studies, and words of the commands. tst_titan/workflow.py says what each is.
 
+from tst_titan.cluster.snakemake_internals import (
+    configuration_sources,
+    executor_settings,
+    granted_cores,
+    jobs_to_run,
+    runs_on_slurm,
+)
 from tst_titan.published import published_files
 from tst_titan.workflow import PUBLISHED, read_workflow
 
 # Each source of settings by itself, to say where a mistake stands: `config` is what Snakemake has made of all.
-TITAN = read_workflow(SITE_FILE, workflow.config_settings.configfiles, workflow.config_settings.config)
+TITAN = read_workflow(SITE_FILE, *configuration_sources(workflow))
 STUDIES, RESULTS, LOGS = TITAN.studies, TITAN.results, TITAN.logs
 # Every value goes into a command quoted ({NAME:q}), but this, which is words of a command already.
 TST_TITAN = TITAN.command
@@ -32,7 +39,7 @@ wildcard_constraints:
 
 onstart:
     TITAN.check_jobs(
-        list(workflow.dag.needrun_jobs()),
-        workflow.executor_plugin.name,
-        workflow.executor_settings,
+        jobs_to_run(workflow),
+        slurm=runs_on_slurm(workflow),
+        executor_settings=executor_settings(workflow),
     )

@@ -2,8 +2,8 @@
 # (its tokenizer made), tokenized by many jobs, each a share of its files, and put together by one.
 
 CORPUS = RESULTS.corpus("{corpus}")
-# At most. `workflow.cores` itself is an error where jobs go to a cluster.
-TOKENIZING_THREADS = TITAN.tokenizing_threads(workflow.resource_settings.cores)
+# At most.
+TOKENIZING_THREADS = TITAN.tokenizing_threads(granted_cores(workflow))
 
 
 rule corpus_listing:

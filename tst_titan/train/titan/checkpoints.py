@@ -17,7 +17,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torchtitan.components.checkpoint import AsyncMode, CheckpointManager
 from torchtitan.components.checkpointer.base import DATALOADER, MODEL, OPTIMIZER, TRAIN_STATE
 from torchtitan.tools.logging import logger
 from torchtitan.tools.utils import GarbageCollection
@@ -27,6 +26,7 @@ from tst_titan.results import checkpoint_index, checkpoint_steps, step_folder, s
 from tst_titan.train.checkpoint_reader import (
     CUT_SHORT,
     check_checkpoint,
+    check_shapes,
     files_of,
     first_failure,
     load_into,
@@ -35,11 +35,12 @@ from tst_titan.train.checkpoint_reader import (
 from tst_titan.train.checkpoint_writer import SealingWriter
 from tst_titan.train.measured import record_save
 from tst_titan.train.seals import Sharing, file_size, read_seals, unsealed
-from tst_titan.train.titan.models import reinitialize_embeddings
+from tst_titan.train.titan.initial import reinitialize_embeddings
 from tst_titan.train.titan.plain_weights import PlainWeights
+from tst_titan.train.titan.upstream import AsyncMode, CheckpointHooks
 
 
-class SegmentCheckpoints(CheckpointManager):
+class SegmentCheckpoints(CheckpointHooks):
     """When a segment's checkpoints are loaded, saved and deleted; what is loaded and saved is checked.
 
     Saves are due by steps (`interval`), when the trainer says (`save_now`) and at the segment's end. All go one way: the
@@ -48,7 +49,7 @@ class SegmentCheckpoints(CheckpointManager):
     """
 
     @dataclass(kw_only=True, slots=True)
-    class Config(CheckpointManager.Config):
+    class Config(CheckpointHooks.Config):
         segment: str = ""
         """The segment's id, which its checkpoints are sealed with."""
         parent: str | None = None
@@ -68,14 +69,14 @@ class SegmentCheckpoints(CheckpointManager):
         self._due_step = -1
         self._own_step = -1
 
-    def _load(self, step: int = -1) -> bool:
+    def load_state(self, step: int) -> bool:
         self._own_step = self._agree_on_own_step()
         resumes = self._own_step != -1
-        source = self._create_checkpoint_id(self._own_step) if resumes else self.initial_load_path
+        source = self.checkpoint_folder(self._own_step) if resumes else self.initial_load_path
         if source:
             self._check_seals(Path(source), resumes)
             self._check_shapes(Path(source))
-        loaded = super()._load(step)
+        loaded = super().load_state(step)
         state = self.states[TRAIN_STATE]
         if loaded and not resumes:
             found = (state.step, self.states[DATALOADER].data_tokens)
@@ -91,12 +92,12 @@ class SegmentCheckpoints(CheckpointManager):
         return loaded
 
     def load(self, step: int = -1) -> bool:
-        """Load what `_load` does; a file that is cut short or gone is one `UserError`, on every rank."""
+        """Load what `load_state` does; a file that is cut short or gone is one `UserError`, on every rank."""
         try:
             return bool(super().load(step))
         except CUT_SHORT as error:
             own = self._own_step != -1
-            source = Path(self._create_checkpoint_id(self._own_step) if own else self.initial_load_path or "")
+            source = self.checkpoint_folder(self._own_step) if own else Path(self.initial_load_path or "")
             segment = source.parent.parent
             raise UserError(
                 f"{source}: damaged: a file of this checkpoint is cut short or gone ({error!r}); bring it back, or delete the "
@@ -115,13 +116,13 @@ class SegmentCheckpoints(CheckpointManager):
             for name in discard_broken(folder):
                 logger.warning(f"{folder / name}: not a whole checkpoint; discarded")
             step = max(checkpoint_steps(folder), default=-1)
-            self._purge_stale_checkpoints()
+            self.delete_old()
             self._wait_for_deletion()
         agreed = torch.tensor(step, device=self._device())
         dist.broadcast(agreed, src=0)
         return int(agreed)
 
-    def _find_load_step(self, folder: str = "") -> int:
+    def step_to_load(self) -> int:
         return self._own_step
 
     def dcp_load(
@@ -195,15 +196,15 @@ class SegmentCheckpoints(CheckpointManager):
         self._due_step = step
         self.save(step)
 
-    def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
-        return super()._should_save(curr_step, last_step) or curr_step == self._due_step
+    def is_due(self, step: int, last_step: bool) -> bool:
+        return super().is_due(step, last_step) or step == self._due_step
 
-    def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if not self._should_save(curr_step, last_step):
+    def save_state(self, step: int, last_step: bool) -> bool:
+        if not self.is_due(step, last_step):
             return False
-        another = curr_step != self.last_saved_step
+        another = step != self.last_saved_step
         if another:
-            self._save_another(curr_step)
+            self._save_another(step)
         if last_step:
             self.finish_saving()
         return another
@@ -218,7 +219,7 @@ class SegmentCheckpoints(CheckpointManager):
         begin = time.monotonic()
         try:
             # The last checkpoint of a segment is like any other: torchtitan would write it without optimizer, or purge nothing.
-            super()._save(step, last_step=False)
+            super().save_state(step, last_step=False)
         except CheckpointException as error:
             raise first_failure(error) from error
         if self.save_future is None:
@@ -240,9 +241,9 @@ class SegmentCheckpoints(CheckpointManager):
             self.maybe_wait_for_saving()
         except CheckpointException as error:
             raise first_failure(error) from error
-        self._purge_stale_checkpoints()
+        self.delete_old()
 
-    def _purge_stale_checkpoints(self) -> None:
+    def delete_old(self) -> None:
         """Start to delete all but the last `keep_latest_k` checkpoints; what is being written yet does not count."""
         if dist.get_rank() != 0 or self.save_future is not None:
             return
@@ -256,9 +257,9 @@ class SegmentCheckpoints(CheckpointManager):
             self._deleted.result()
             self._deleted = None
 
-    def _close(self) -> None:
+    def end(self) -> None:
         self._deletion.shutdown(wait=True)
-        super()._close()
+        super().end()
 
     def _device(self) -> torch.device:
         return next(self.states[MODEL].model[0].parameters()).device
@@ -274,29 +275,6 @@ class SegmentCheckpoints(CheckpointManager):
             finite = finite.to(self._device())
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         return bool(finite)
-
-
-def check_shapes(
-    found: dict[str, torch.Size | None], wanted: dict[str, torch.Size], checkpoint: Path
-) -> None:
-    """Whether a checkpoint holds this model's parameters, each in its shape."""
-    missing = [name for name in wanted if name not in found]
-    other = [
-        f"{name} is {_sizes(found[name])} there, {list(shape)} here"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    if missing:
-        other.append(f"{len(missing)} parameters are not there, {missing[0]} for one")
-    if other:
-        raise UserError(
-            f"{checkpoint}: a checkpoint of another model: {'; '.join(other[:3])}"
-            + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
-        )
-
-
-def _sizes(size: torch.Size | None) -> list[int] | str:
-    return "no tensor" if size is None else list(size)
 
 
 def whole_checkpoint(folder: Path) -> bool:

@@ -37,15 +37,12 @@ def check_device(hardware: Hardware, precision: str, attention: str, *, experts:
             raise UserError(
                 "precision: float8 needs torchao, which is not installed: pip install 'tst-titan[float8]'"
             )
-        if hardware.emulate_float8:
-            if hardware.compile:
-                raise UserError("hardware: emulate_float8 works without compile only; use compile: false")
-        elif not has_float8():
+        if not has_float8():
             raise UserError(
                 f"precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), not "
                 f"{_device_name()}; use precision: bfloat16"
             )
-        elif experts and not has_float8_experts():
+        if experts and not has_float8_experts():
             raise UserError(
                 "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of compute capability "
                 f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: bfloat16"

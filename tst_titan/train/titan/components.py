@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.config import CompileConfig
 from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
@@ -27,9 +26,11 @@ from tst_titan.superposition import (
     bag_embedding,
     multi_hot_cross_entropy,
     superpose_window,
+    tokens_per_position,
     window_length,
 )
 from tst_titan.train.titan.copies import CopiesAhead
+from tst_titan.train.titan.upstream import BaseDataLoader, compile_loss
 
 
 class BagEmbedding(Embedding):
@@ -65,7 +66,7 @@ class MultiHotCrossEntropyLoss(BaseLoss):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         bag_weighting: str = "uniform"
-        """How the targets of a bag are weighted; see `tst_titan.superposition.bag_weights`."""
+        """How the targets of a bag are weighted; see `tst_titan.superposition.weights`."""
 
         global_vocab_size: int | None = None
         """Full vocabulary size, needed where the logits are split over tensor-parallel ranks."""
@@ -74,7 +75,7 @@ class MultiHotCrossEntropyLoss(BaseLoss):
         self.bag_weighting = config.bag_weighting
         self.global_vocab_size = config.global_vocab_size
         self.fn = self._loss
-        self._maybe_compile(compile_config)
+        compile_loss(self, compile_config)
 
     def _loss(self, pred: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         group = None
@@ -144,8 +145,9 @@ class BagDataLoader(BaseDataLoader):
             block_tokens=config.block_tokens,
         )
         self.window_length = window_length(seq_len, config.bag_size, config.superpose)
-        inputs_per_position = config.bag_size if config.superpose != "output" else 1
-        self.tokens_per_step = config.sequences_per_step * seq_len * inputs_per_position
+        self.tokens_per_step = (
+            config.sequences_per_step * seq_len * tokens_per_position(config.bag_size, config.superpose)
+        )
         self.data_tokens = 0
         self.microbatch = 0
         self.copies = None if config.device == "cpu" else CopiesAhead(utils.get_local_device())

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tst_titan.train.titan.torch_private import PLAIN_RESULTS
+
 
 class CopiesAhead:
     """Starts copies to `device`, an accelerator of this process; any thread may ask."""
@@ -36,7 +38,7 @@ class OnItsWay(torch.Tensor):
 
     ahead: tuple[CopiesAhead, torch.Tensor, Any]
     # Whatever is computed from it is a plain tensor.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = PLAIN_RESULTS  # type: ignore[assignment]
 
     def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         copies, copy, arrived = self.ahead

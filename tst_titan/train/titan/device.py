@@ -8,7 +8,6 @@ module first.
 import os
 import platform
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed
 from torchtitan.tools import utils
+
+from tst_titan.train.titan.torch_private import set_group_timeout
 
 DEVICE_TYPE: str = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
 
@@ -75,17 +76,10 @@ _CPU_MODULE = SimpleNamespace(
 )
 
 
-def _set_timeout(timeout: timedelta, group: Any = None) -> None:
-    """torch.distributed.set_timeout for torch 2.13, whose private twin it is."""
-    from torch.distributed import distributed_c10d
-
-    distributed_c10d._set_pg_timeout(timeout, group)
-
-
 if DEVICE_TYPE == "cpu":
     utils.device_type = "cpu"
     utils.device_module = _CPU_MODULE  # type: ignore[assignment]
     utils.get_local_device = lambda: torch.device("cpu")
 
 if not hasattr(torch.distributed, "set_timeout"):
-    torch.distributed.set_timeout = _set_timeout  # type: ignore[attr-defined]
+    torch.distributed.set_timeout = set_group_timeout  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from tst_titan.metrics_rows import read_rows
 from tst_titan.results import METRICS
 from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
+from tst_titan.train.titan.upstream import loggers_of
 
 
 class SegmentMetrics(MetricsProcessor):
@@ -55,7 +56,7 @@ class SegmentMetrics(MetricsProcessor):
     @staticmethod
     def _check_wandb(loggers: LoggerContainer) -> None:
         # torchtitan logs the failure and trains on without it.
-        if not any(isinstance(logger, WandBLogger) for logger in loggers._loggers):
+        if not any(isinstance(logger, WandBLogger) for logger in loggers_of(loggers)):
             raise UserError(
                 "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install wandb; "
                 "then log in with `wandb login`, or set WANDB_MODE=offline and sync later"

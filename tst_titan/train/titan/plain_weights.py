@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torchtitan.components.checkpointer.base import ModelWrapper
+
+from tst_titan.train.titan.torch_private import shard_of
+from tst_titan.train.titan.upstream import CheckpointWeights
 
 
-class PlainWeights(ModelWrapper):
+class PlainWeights(CheckpointWeights):
     """torchtitan's view of a model for checkpoints, with plain tensors for float8 experts.
 
     torchao wraps their weights into a tensor without storage, which torchtitan compares by storage and DCP writes from
@@ -17,14 +19,14 @@ class PlainWeights(ModelWrapper):
     for memory of their own.
     """
 
-    def _get_state_dict(self) -> dict[str, Any]:
-        return {name: plain(value) for name, value in super()._get_state_dict().items()}
+    def tensors(self) -> dict[str, Any]:
+        return {name: plain(value) for name, value in super().tensors().items()}
 
 
 def plain(value: Any) -> Any:
     """`value` in the same memory, as a plain tensor or a DTensor of one."""
     if isinstance(value, DTensor):
-        shard = value._local_tensor
+        shard = shard_of(value)
         local = plain(shard)
         if value.storage_offset():
             # The same memory as a storage of its own, which begins where the view does.

@@ -13,7 +13,8 @@ from typing import Any
 import tst_titan
 from tst_titan import __version__
 from tst_titan.data.content import content
-from tst_titan.files import digest_file, read_json
+from tst_titan.data.manifest import read_manifest
+from tst_titan.files import digest_file
 from tst_titan.results import CorpusFiles
 from tst_titan.train.job import Job
 from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
@@ -25,7 +26,7 @@ CHECKOUT = Path(tst_titan.__file__).parent.parent
 
 def provenance(job: Job) -> dict[str, Any]:
     """Commit and dirty flag of the code, package versions, host, device, what the corpus holds."""
-    manifest = read_json(CorpusFiles(job.corpus_dir).manifest)
+    manifest = read_manifest(CorpusFiles(job.corpus_dir).manifest)
     return {
         "segment": job.segment.id,
         "studies": job.studies,

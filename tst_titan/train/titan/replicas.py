@@ -9,6 +9,8 @@ from itertools import cycle
 from torch.distributed.fsdp import FSDPModule
 from torchtitan.models.common.decoder import Decoder
 
+from tst_titan.train.titan.torch_private import fsdp_group
+
 
 class ReplicaSums:
     """Call `next_micro_batch` before each forward; the last of every `micro_batches` all-reduces all gradients.
@@ -20,8 +22,8 @@ class ReplicaSums:
     def __init__(self, model: Decoder, micro_batches: int, *, head_apart: bool):
         modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         head = model.lm_head
-        apart = head._get_fsdp_state() if head_apart and isinstance(head, FSDPModule) else None
-        self.groups = [module for module in modules if module._get_fsdp_state() is not apart]
+        apart = fsdp_group(head) if head_apart and isinstance(head, FSDPModule) else None
+        self.groups = [module for module in modules if fsdp_group(module) is not apart]
         self.is_last = cycle(number + 1 == micro_batches for number in range(micro_batches))
 
     def next_micro_batch(self) -> None:

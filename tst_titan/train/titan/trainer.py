@@ -17,12 +17,10 @@ from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
+from tst_titan.train.job import STOP_SIGNALS
 from tst_titan.train.titan.agreement import Agreement, Decision
 from tst_titan.train.titan.replicas import ReplicaSums
-
-# What torchtitan's trainer says in a RuntimeError when the loss of a step is infinite or no number.
-LOSS_NOT_FINITE = "Loss is not finite"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from tst_titan.train.titan.upstream import LOSS_NOT_FINITE
 
 
 class SegmentTrainer(Trainer):

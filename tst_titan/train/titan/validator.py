@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.validate import Validator
 
 from tst_titan.data.manifest import open_corpus
 from tst_titan.data.validation import validation_windows
 from tst_titan.train.titan.components import positions_of
+from tst_titan.train.titan.upstream import BaseDataLoader
 
 
 class HeldOutDataLoader(BaseDataLoader):

@@ -22,13 +22,13 @@ from tst_titan.files import write_json
 from tst_titan.meeting import met_ranks
 from tst_titan.metrics_rows import read_rows
 from tst_titan.train.failures import record_failure
-from tst_titan.train.job import Job, read_job
+from tst_titan.train.job import STOP_SIGNALS, Job, read_job
 from tst_titan.train.time_bounds import END_SECONDS
 from tst_titan.train.titan.checkpoints import latest_whole_step
 from tst_titan.train.titan.checks import check_job
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.provenance import provenance
-from tst_titan.train.titan.trainer import STOP_SIGNALS, SegmentTrainer
+from tst_titan.train.titan.trainer import SegmentTrainer
 
 
 def train_segment(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What training asks of Slurm: where it runs, one task a node, the state of its job, and to be run again.
+"""What a training job asks of Slurm about itself: where it runs, one task a node, its state, and to be run again.
 
 Everything here is Slurm's own commands. Nothing is asked unless the profile says that jobs are Slurm's:
 `TST_TITAN_LAUNCHER=srun` in the job's environment (slurm/config.yaml).
@@ -12,8 +12,9 @@ import socket
 import sys
 import time
 
-from tst_titan.cluster.jobs import job_id, node_name, run
-from tst_titan.cluster.slurm import parse_duration
+from tst_titan.cluster.jobs import job_id, node_name
+from tst_titan.cluster.notation import parse_duration
+from tst_titan.cluster.slurm import run
 from tst_titan.errors import UserError
 
 # A controller that restarts, or is changed for its backup, is away for minutes: no reason to lose a job that trains.
