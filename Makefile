@@ -23,7 +23,7 @@ help:
 	@echo "make test         install with the test extra, run the test suite"
 	@echo "make long         the tests that take minutes to hours"
 	@echo "make resolve      do the constraints resolve from the package registry alone? Every Python and platform; installs nothing of them"
-	@echo "make lint types   ruff and mypy"
+	@echo "make lint types   ruff, snakefmt and mypy"
 	@echo "make clean        delete what studies built (results/, logs/, studies/NAME/) and nothing else; says it first, asks nothing"
 	@echo "make clean-all    also delete $(VENV)"
 
@@ -42,6 +42,7 @@ resolve: $(VENV)/resolver/bin/uv
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy

@@ -3,15 +3,12 @@
 #   snakemake --profile local studies/quickstart          builds tables, plots and the report of one study
 #   snakemake --profile slurm studies/scaling -n          shows the jobs that are missing, runs nothing
 #
-# A definition is `studies/NAME.yaml`; the target `studies/NAME` is a folder with its results. This file loads and
-# plans every definition; each stage has its own file of rules; the work itself is in the package `tst_titan`.
-
-import sys
+# A definition is `studies/NAME.yaml`; the target `studies/NAME` is a folder with its results. Each stage has its own file of rules;
+# tst_titan/workflow.py loads and plans every definition and says what a rule needs; the work itself is in the package `tst_titan`.
 
 from snakemake.utils import min_version
 
-from tst_titan.configuration import site_file
-from tst_titan.errors import UserError
+from tst_titan.workflow import site_file_of_user
 
 min_version("9.20")
 
@@ -20,10 +17,7 @@ configfile: "workflow/config.yaml"
 
 
 # A site's own file, tracked by nobody, over what the workflow comes with.
-try:
-    SITE_FILE = site_file()
-except UserError as error:
-    sys.exit(f"error: {error}")
+SITE_FILE = site_file_of_user()
 if SITE_FILE:
 
     configfile: SITE_FILE

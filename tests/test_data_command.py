@@ -62,7 +62,7 @@ def test_bench_measures_and_compares_with_what_training_consumed(corpus, tmp_pat
     run("bench", corpus, *options)
     assert "M tokens/s" in capsys.readouterr().out
     (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "data_tokens_per_s": 10.0}\n{"step": 1, "validation_loss": 3.0}\n'
+        '{"step": 1, "loss": 3.0, "data_tokens_per_s": 10.0}\n{"step": 1, "validation_loss": 3.0}\n'
     )
     run("bench", corpus, *options, "--segment", tmp_path)
     assert "consumed 10 data tokens/s" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.plan import load_plan
 from tst_titan.plan.settings import CorpusSettings, SourceSettings, segment_from_dict, segment_to_dict
+from tst_titan.results import Results
 from tst_titan.seal import with_seal
 
 STUDY = """\
@@ -70,7 +71,7 @@ def test_a_build_tokenizes_what_is_needed_in_the_ratio_of_the_files_and_the_work
     assert f"read in the shares a {shares[0]:.2%}, b {shares[1]:.2%}" in capsys.readouterr().out
     assert not any(source["complete"] for source in manifest["sources"])
     # As the Snakefile asks; before the files are listed their sum is about what it will be.
-    weights = recorded_weights(plan.corpora, results / "data")
+    weights = recorded_weights(plan.corpora, Results(results))
     assert weights == {identity: shares}
     (needed,) = tokens_needed([plan], weights).values()
     assert needed["a"] > 2 * needed["b"]

@@ -20,9 +20,10 @@ from ranks import errors, train_on_ranks
 from torch.distributed.checkpoint import FileSystemWriter
 from training import assert_same_state, chain, constant, make_job, recipe, rows, saved_state, train_here
 
+from tst_titan.results import checkpoint_steps
 from tst_titan.train.job import Job, write_job
 from tst_titan.train.titan import worker
-from tst_titan.train.titan.checkpoints import SegmentCheckpoints, checkpoint_steps, whole_checkpoint
+from tst_titan.train.titan.checkpoints import SegmentCheckpoints, whole_checkpoint
 from tst_titan.train.titan.config import trainer_config
 from tst_titan.train.titan.trainer import SegmentTrainer
 

@@ -19,10 +19,7 @@ from tst_titan.configuration import (
     sources_of,
 )
 from tst_titan.errors import UserError
-
-# Folders of the workflow's making, and what it puts into them.
-RESULTS_PARTS = ("data", "segments", "evaluations", "exports")
-LOGS_PARTS = ("evaluations", "exports", "slurm")
+from tst_titan.results import Logs, Results
 
 
 @dataclass(frozen=True)
@@ -63,16 +60,16 @@ def find_built(configuration: Configuration) -> Clean:
     left: list[str] = []
     standard = Configuration()
     folders = {
-        configuration.results: RESULTS_PARTS,
+        configuration.results: Results(configuration.results).parts,
         # Of a time before the site file named another.
-        standard.results: RESULTS_PARTS,
-        Path("logs"): LOGS_PARTS,
+        standard.results: Results(standard.results).parts,
+        Logs().root: Logs().parts,
     }
     for folder, parts in folders.items():
         if why := _not_ours(folder):
             left.append(why)
             continue
-        found = [folder / part for part in parts if (folder / part).is_dir()]
+        found = [part for part in parts if part.is_dir()]
         left += [f"{path}: is a symbolic link" for path in found if path.is_symlink()]
         made += [path for path in found if not path.is_symlink()]
         empty.append(folder)

@@ -6,6 +6,7 @@ from typing import Any
 from tst_titan.collect.notices import Notice, listed
 from tst_titan.collect.segments import SegmentRecord
 from tst_titan.data.content import agree, changes
+from tst_titan.results import SegmentFiles
 
 
 def corpus_changes(
@@ -26,11 +27,11 @@ def corpus_changes(
             other = first.setdefault(corpus, record)
             if not agree(other.provenance["corpus"], before):
                 text = f"{record.segment.id} was trained on another corpus than {other.segment.id}: their losses do not compare; train one of them again"
-                notices.append(Notice("damaged", str(record.folder / "provenance.json"), text))
+                notices.append(Notice("damaged", str(SegmentFiles(record.folder).provenance), text))
             changed = changes(before, corpora[corpus]) if corpus in corpora else []
         except (KeyError, TypeError, AttributeError) as error:
             text = f"not a record of a corpus as documented ({error!r})"
-            notices.append(Notice("damaged", str(record.folder / "provenance.json"), text))
+            notices.append(Notice("damaged", str(SegmentFiles(record.folder).provenance), text))
             continue
         if changed:
             differing.setdefault((corpus, "; ".join(changed)), []).append(record.segment.id)

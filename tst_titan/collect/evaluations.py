@@ -7,16 +7,17 @@ from typing import Any
 
 from tst_titan.collect.notices import Notice, damage, listed
 from tst_titan.errors import UserError
+from tst_titan.results import EvaluationFiles
 from tst_titan.seal import read_sealed
 
 
 def read_evaluations(
-    folder: Path, segment: str, checkpoint: str | None, checkpoint_digest: str | None = None
+    files: EvaluationFiles, segment: str, checkpoint: str | None, checkpoint_digest: str | None = None
 ) -> tuple[list[dict[str, Any]], list[Notice]]:
     """The scores of one segment's end state.
 
     Args:
-        folder: the segment's folder below `results/evaluations`.
+        files: where the segment's lie.
         segment: the segment's id; a file about another one is named and left out.
         checkpoint: the checkpoint that `done.json` names (None: not finished), likewise.
         checkpoint_digest: the digest that it has of it (None: one of an earlier version), likewise.
@@ -27,9 +28,9 @@ def read_evaluations(
     """
     rows: list[dict[str, Any]] = []
     notices = []
-    finished, problems = _finished_tasks(folder / "tasks")
+    finished, problems = _finished_tasks(files.tasks)
     notices += problems
-    for path in sorted(folder.glob("*.json")):
+    for path in files.groups:
         try:
             content = read_sealed(path, mend="left out; delete it and evaluate again")
             if content["segment"] != segment:

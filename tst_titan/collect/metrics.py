@@ -1,38 +1,13 @@
-"""Read one segment's `metrics.jsonl` into columns.
+"""One segment's `metrics.jsonl` as a table wants it: one row a step, what is wrong with the file as notices."""
 
-Arrow's JSON reader takes whole files (about 200 MB/s); only a file that it refuses is read line by line, so that
-the damaged lines can be named and the others kept.
-"""
-
-import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.json
 
-from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.collect.notices import Notice, listed
 from tst_titan.errors import UserError
-
-# The numbers of a row that tables and curves use; `phase` and `bag_size` follow from the plan.
-TRAINING = (
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "equivalent_tokens",
-    "data_tokens",
-    "flops",
-    "step_time_s",
-    "tokens_per_s",
-    "data_tokens_per_s",
-)
-VALIDATION = ("validation_loss", "validation_tokens")
-SCHEMA = pa.schema([("step", pa.int64())] + [(name, pa.float64()) for name in TRAINING + VALIDATION])
-
-Columns = dict[str, np.ndarray]
+from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns, read_columns
 
 
 @dataclass(frozen=True)
@@ -61,29 +36,21 @@ def read_metrics(path: Path, *, first_step: int, last_step: int, finished: bool)
     step are dropped, and named; a loss that is no finite number stays in the column as NaN or infinity, and is named.
     """
     try:
-        content = read_file(path, METRICS_BYTES)
+        found = read_columns(path)
     except FileNotFoundError:
         if finished:
             return no_metrics(Notice("damaged", str(path), "missing although the segment is finished"))
         return no_metrics()
     except UserError as error:
         return no_metrics(Notice("damaged", str(path), str(error).removeprefix(f"{path}: ")))
-    notices = []
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content) and finished:
+    notices, columns = [], found.columns
+    if found.cut and finished:
         notices.append(Notice("damaged", str(path), "the last line is cut short; it was left out"))
-    if not whole or whole.isspace():
-        if finished:
-            notices.append(Notice("damaged", str(path), "empty although the segment is finished"))
-        return no_metrics(*notices)
-    try:
-        table = _read_fast(whole)
-    except pa.ArrowInvalid:
-        table, bad_lines = _read_slowly(whole)
-        if bad_lines:
-            text = f"line {listed(bad_lines)} cannot be read; left out"
-            notices.append(Notice("damaged", str(path), text))
-    columns = {name: table[name].to_numpy() for name in SCHEMA.names}
+    if found.bad_lines:
+        text = f"line {listed(list(found.bad_lines))} cannot be read; left out"
+        notices.append(Notice("damaged", str(path), text))
+    elif not len(columns["step"]) and finished:
+        notices.append(Notice("damaged", str(path), "empty although the segment is finished"))
     steps = columns["step"]
     inside = (steps >= first_step) & (steps <= last_step)
     if not inside.all():
@@ -98,30 +65,6 @@ def read_metrics(path: Path, *, first_step: int, last_step: int, finished: bool)
             text = f"{name} is not a finite number at step {listed(bad_steps)}"
             notices.append(Notice("damaged", str(path), text))
     return Metrics(training, validation, tuple(notices))
-
-
-def _read_fast(content: bytes) -> pa.Table:
-    options = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    # Files are read beside each other (`runs`), so that threads for the blocks of one would only wait for each other.
-    blocks = pyarrow.json.ReadOptions(use_threads=False, block_size=1 << 22)
-    table = pyarrow.json.read_json(io.BytesIO(content), read_options=blocks, parse_options=options)
-    if table["step"].null_count:
-        raise pa.ArrowInvalid("a row without a step")
-    return table
-
-
-def _read_slowly(content: bytes) -> tuple[pa.Table, list[int]]:
-    rows, bad_lines = [], []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            numbers = {name: float(row[name]) for name in SCHEMA.names[1:] if row.get(name) is not None}
-            rows.append({"step": int(row["step"]), **numbers})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            bad_lines.append(number)
-    return pa.Table.from_pylist(rows, schema=SCHEMA), bad_lines
 
 
 def _one_a_step(columns: Columns, mask: np.ndarray, names: tuple[str, ...]) -> Columns:

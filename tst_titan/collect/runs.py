@@ -16,11 +16,12 @@ import numpy as np
 
 from tst_titan.collect.average import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
-from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice
-from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, segment_folder, segment_state
+from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, segment_state
+from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns
 from tst_titan.plan import Plan, Run
 from tst_titan.plan.settings import Segment, Stage
+from tst_titan.results import Results, SegmentFiles
 
 # A final training loss is a mean over the rows of the run's last 5% of steps, and over at least this many rows.
 FINAL_SHARE = 0.05
@@ -102,23 +103,23 @@ def _read_run(
         if segment_id in known:
             done = known[segment_id]
         else:
-            done, problems = read_done(segment, segment_folder(results, segment_id))
+            done, problems = read_done(segment, Results(results).segment(segment_id).folder)
             notices += problems
         if done is None:  # what its checkpoint scores is no result of this study
             continue
-        folder = results / "evaluations" / segment_id
+        scores = Results(results).evaluations(segment_id)
         if segment_id in run.evaluations:
             notices += [
                 Notice(
                     "unfinished",
-                    str(folder / f"{group}.json"),
+                    str(scores.group(group)),
                     f"missing: {segment_id} is not evaluated on {group}; run: tst-titan evaluate {segment_id} --tasks {group}",
                 )
                 for group in groups
-                if not (folder / f"{group}.json").exists()
+                if not scores.group(group).exists()
             ]
         rows, problems = read_evaluations(
-            folder, segment_id, done.get("checkpoint"), done.get("checkpoint_digest")
+            scores, segment_id, done.get("checkpoint"), done.get("checkpoint_digest")
         )
         evaluations += [
             {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
@@ -223,7 +224,7 @@ def _count_notices(run: Run, last: SegmentRecord) -> list[Notice]:
         planned, counted = getattr(run, name), done.get(name)
         if counted is not None and counted != planned:
             text = f"counts {counted} {name.replace('_', ' ')}, the plan says {planned}"
-            notices.append(Notice("damaged", str(last.folder / "done.json"), text))
+            notices.append(Notice("damaged", str(SegmentFiles(last.folder).done), text))
     return notices
 
 

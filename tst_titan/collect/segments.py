@@ -17,6 +17,7 @@ from tst_titan.collect.notices import Notice, damage
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment
+from tst_titan.results import Results, SegmentFiles, checkpoint_name
 from tst_titan.train.record import SEALED_FILES, changed_files
 
 # waiting: its parent is not finished; queued: it could start; stopped: interrupted, a next call goes on.
@@ -42,17 +43,13 @@ class SegmentRecord:
     notices: tuple[Notice, ...]
 
 
-def segment_folder(results: Path, segment_id: str) -> Path:
-    """`results/segments/SEGMENT_ID`."""
-    return results / "segments" / segment_id
-
-
 def read_segment(segment: Segment, results: Path) -> SegmentRecord:
     """Read a segment's folder, whatever state it is in; what is wrong with it becomes notices.
 
     Of one whose `done.json`, or what that seals, cannot be believed, nothing else is read either.
     """
-    folder = segment_folder(results, segment.id)
+    files = Results(results).segment(segment.id)
+    folder = files.folder
     done, notices = read_done(segment, folder)
     if done is not None and (changed := _changed(done, folder, SEALED_FILES)):
         done, notices = None, changed
@@ -63,15 +60,15 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
     metrics = no_metrics()
     if believed:
         metrics = read_metrics(
-            folder / "metrics.jsonl",
+            files.metrics,
             first_step=first_step,
             last_step=segment.end_step,
             finished=done is not None,
         )
     provenance: dict[str, Any] = {}
-    if believed and (folder / "provenance.json").exists():
+    if believed and files.provenance.exists():
         try:
-            provenance = read_json(folder / "provenance.json")
+            provenance = read_json(files.provenance)
         except UserError as error:
             notices.append(damage(error))
     return SegmentRecord(segment, folder, done, metrics, provenance, (*notices, *metrics.notices))
@@ -79,7 +76,7 @@ def read_segment(segment: Segment, results: Path) -> SegmentRecord:
 
 def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, list[Notice]]:
     """`done.json` of a finished segment; None, with notices where there is one that cannot be believed by itself."""
-    path = folder / "done.json"
+    path = SegmentFiles(folder).done
     if not path.exists():
         return None, []
     try:
@@ -93,7 +90,7 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
     ):
         text = f"belongs to another segment than {segment.id}; taken as not finished; {_MEND}"
         return None, [Notice("damaged", str(path), text)]
-    if done.get("checkpoint") != f"checkpoint/step-{segment.end_step}":
+    if done.get("checkpoint") != checkpoint_name(segment.end_step):
         text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished; {_MEND}"
         return None, [Notice("damaged", str(path), text)]
     changed = _changed(done, folder, ())
@@ -106,7 +103,7 @@ def _changed(done: dict[str, Any], folder: Path, names: Collection[str]) -> list
 
 
 def _settings_notices(segment: Segment, folder: Path) -> list[Notice]:
-    path = folder / "settings.json"
+    path = SegmentFiles(folder).settings
     if not path.exists():
         return []
     try:
@@ -130,12 +127,12 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
     """
     if finished:
         return "finished"
-    written = [folder / name for name in ("attempts.json", "train.log", "metrics.jsonl")]
-    times = [path.stat().st_mtime for path in written if path.exists()]
+    files = SegmentFiles(folder)
+    times = [path.stat().st_mtime for path in (files.attempts, files.log, files.metrics) if path.exists()]
     if not times:
         return "queued" if parent_finished else "waiting"
     attempt = _last_attempt(folder)
-    if (folder / "failure.json").exists():
+    if files.failure.exists():
         return "failed"
     if attempt.get("end") is not None:
         # Attempts of earlier versions name no outcome; those that failed have no step.
@@ -149,7 +146,7 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
 
 def _last_attempt(folder: Path) -> dict[str, Any]:
     try:
-        attempts = read_json(folder / "attempts.json")
+        attempts = read_json(SegmentFiles(folder).attempts)
     except UserError:
         return {}
     return attempts[-1] if isinstance(attempts, list) and attempts else {}
@@ -157,10 +154,11 @@ def _last_attempt(folder: Path) -> dict[str, Any]:
 
 def failure(folder: Path) -> str:
     """Why a segment failed: the launcher's record of it, else the last error line of its log."""
+    files = SegmentFiles(folder)
     try:
-        return str(read_json(folder / "failure.json")["message"])
+        return str(read_json(files.failure)["message"])
     except (UserError, KeyError, TypeError):
-        return last_error(folder / "train.log") or f"ended without a word; see {folder / 'train.log'}"
+        return last_error(files.log) or f"ended without a word; see {files.log}"
 
 
 def last_error(log: Path) -> str | None:
@@ -168,13 +166,13 @@ def last_error(log: Path) -> str | None:
 
     Only the last 20 lines count: an error that training survived or was restarted after is further up.
     """
-    for line in reversed(tail_lines(log)[-20:]):
+    for line in reversed(_tail_lines(log)[-20:]):
         if _ERROR.search(line):
             return line.strip()
     return None
 
 
-def tail_lines(path: Path) -> list[str]:
+def _tail_lines(path: Path) -> list[str]:
     """The whole lines in a file's last 64 KiB; empty where there is no file."""
     try:
         with path.open("rb") as file:

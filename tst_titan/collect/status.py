@@ -3,7 +3,6 @@
 Only the ends of files are read, so that thousands of segments take seconds.
 """
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tst_titan.collect.segments import State, failure, read_done, segment_folder, segment_state, tail_lines
+from tst_titan.collect.segments import State, failure, read_done, segment_state
 from tst_titan.collect.usage import Usage, study_usage, total
 from tst_titan.formats import duration, scientific, short
+from tst_titan.metrics_rows import last_training_rows
 from tst_titan.plan import Accelerator, Plan, load_plan
+from tst_titan.results import Results
 from tst_titan.shown import printable
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "stopped": "yellow"}
@@ -51,14 +52,15 @@ def segment_statuses(
     finished: set[str] = set()
     statuses = []
     for segment in plan.segments.values():
-        folder = segment_folder(results, segment.id)
+        files = Results(results).segment(segment.id)
+        folder = files.folder
         done, notices = read_done(segment, folder)
         if done is not None:
             finished.add(segment.id)
         parent_finished = segment.parent is None or segment.parent in finished
         state = segment_state(folder, finished=done is not None, parent_finished=parent_finished, now=now)
         # What a finished segment ended with its sealed record says.
-        row = {} if done or state in ("waiting", "queued") else _last_row(folder / "metrics.jsonl")
+        row = {} if done or state in ("waiting", "queued") else _last_row(files.metrics)
         step = segment.end_step if done else int(row.get("step", segment.start_step))
         message = failure(folder) if state == "failed" else "; ".join(str(notice) for notice in notices)
         statuses.append(
@@ -79,14 +81,7 @@ def segment_statuses(
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    for line in reversed(tail_lines(path)):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "loss" in row:
-            return row
-    return {}
+    return next(iter(last_training_rows(path, 1)), {})
 
 
 def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
-from tst_titan.collect.metrics import Columns, no_metrics
+from tst_titan.collect.metrics import no_metrics
 from tst_titan.collect.notices import Notice, damage
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
@@ -19,7 +19,9 @@ from tst_titan.collect.tables import runs_table
 from tst_titan.collect.usage import Usage, run_columns, study_usage
 from tst_titan.data.manifest import read_manifest
 from tst_titan.errors import UserError
+from tst_titan.metrics_rows import Columns
 from tst_titan.plan import Plan
+from tst_titan.results import Results, SegmentFiles
 
 # Points of all training curves together that the report may hold, and of one curve.
 ALL_POINTS, CURVE_POINTS = 60_000, 400
@@ -111,7 +113,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
 def _unknown_hours(record: RunRecord, usages: Mapping[str, Usage]) -> dict[str, None]:
     """No hours for a run with a segment that was trained and left no record of them: the others' alone would be too few."""
     lost = any(
-        segment.segment.id not in usages and (segment.folder / "metrics.jsonl").exists()
+        segment.segment.id not in usages and SegmentFiles(segment.folder).metrics.exists()
         for segment in record.segments
     )
     return dict.fromkeys(("device_hours", "device_hours_share"), None) if lost else {}
@@ -194,7 +196,7 @@ def _read_corpora(plan: Plan, results: Path) -> tuple[dict[str, dict[str, Any]],
     corpora, notices = {}, []
     ids = {plan.segments[run.segments[-1]].recipe.corpus.id for run in plan.runs}
     for corpus_id in sorted(ids):
-        path = results / "data" / corpus_id / "corpus.json"
+        path = Results(results).corpus(corpus_id).manifest
         if not path.exists():
             notices.append(
                 Notice(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.cluster.accounting import JobUsage, job_usage
-from tst_titan.collect.segments import read_done, segment_folder
+from tst_titan.collect.segments import read_done
 from tst_titan.errors import UserError
 from tst_titan.plan import Plan
+from tst_titan.results import Results
 from tst_titan.train.attempts import Attempt, device_hours, last_sign_of_life, num_devices, read_attempts
 
 SLURM, LAUNCHER = "sacct", "launcher"
@@ -59,7 +60,7 @@ def study_usage(plan: Plan, results: Path, *, ask_slurm: bool = True) -> dict[st
     """The usage of every segment of a plan that was ever attempted, by id; Slurm is asked once for all of them."""
     attempts = {}
     for id, segment in plan.segments.items():
-        folder = segment_folder(results, id)
+        folder = Results(results).segment(id).folder
         # A record that cannot be believed tells no hours either.
         done, _ = read_done(segment, folder)
         if found := segment_attempts(folder, done):

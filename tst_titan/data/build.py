@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.cluster.lock import FolderLock
-from tst_titan.data.building import corpus_lock, running_share, wait_for_shares, work_folder
+from tst_titan.data.building import corpus_lock, running_share, wait_for_shares
 from tst_titan.data.documents import Input, document_hash
 from tst_titan.data.finish import finish
 from tst_titan.data.held_out import HeldOutRule, groups_that_keep_text, held_out_rule, wanted_bytes
@@ -33,6 +33,7 @@ from tst_titan.data.tokenizers import check_vocabulary, copy_tokenizer, load_tok
 from tst_titan.errors import UserError
 from tst_titan.files import digest_json, read_json, write_json
 from tst_titan.plan.settings import CorpusSettings, SourceSettings
+from tst_titan.results import CorpusFiles
 
 # Text that a BPE is trained on, shared evenly by the sources.
 _BPE_CHARACTERS = 128 * 2**20
@@ -50,7 +51,7 @@ def build_corpus(
     """
     out_dir = Path(out_dir)
     manifest = _enough(settings, out_dir, needed)
-    if manifest is None or (holds(manifest, None) and work_folder(out_dir).exists()):
+    if manifest is None or (holds(manifest, None) and CorpusFiles(out_dir).work.exists()):
         with corpus_lock(out_dir) as lock:
             wait_for_shares(out_dir)
             # Another may have finished it meanwhile.
@@ -58,7 +59,7 @@ def build_corpus(
                 settings, out_dir, num_workers, needed, lock
             )
             if holds(manifest, None):
-                shutil.rmtree(work_folder(out_dir), ignore_errors=True)
+                shutil.rmtree(CorpusFiles(out_dir).work, ignore_errors=True)
     return manifest
 
 
@@ -132,7 +133,7 @@ def tokenize_share(
 
 
 def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
-    path = out_dir / "corpus.json"
+    path = CorpusFiles(out_dir).manifest
     if not path.is_file():
         return None
     manifest = read_manifest(path)
@@ -158,12 +159,12 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
     for listing in listings:
         for note in listing.notes:
             say(note)
-    tokenizer_folder = Path(out_dir) / "tokenizer"
+    tokenizer_folder = CorpusFiles(out_dir).tokenizer
     manifest = _whole(settings, Path(out_dir))
     shares = _recorded_shares(manifest) if manifest else shares_of(settings.sources, listings)
     rule = held_out_rule(settings, listings)
     if manifest is None:
-        _make_tokenizer(settings, listings, rule, tokenizer_folder, work_folder(out_dir), num_workers)
+        _make_tokenizer(settings, listings, rule, tokenizer_folder, CorpusFiles(out_dir).work, num_workers)
     else:
         # A corpus that grows keeps its tokenizer, and nothing of it changes before the larger one is whole.
         check_inputs(settings, Path(out_dir))
@@ -181,7 +182,7 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
                     source=source,
                     number=number,
                     inputs=inputs,
-                    folder=work_folder(out_dir),
+                    folder=CorpusFiles(out_dir).work,
                     tokenizer_folder=tokenizer_folder,
                     tokenizer_digest=tokenizer.digest,
                     held_out=rule,
@@ -214,7 +215,7 @@ def _listed(source: SourceSettings, out_dir: Path) -> Listing:
     """The source's listing. A hub dataset is listed once, so that all jobs read the same commit."""
     if source.kind != "hub":
         return list_source(source)
-    record = work_folder(out_dir) / f"listing-{source.name}.json"
+    record = CorpusFiles(out_dir).work / f"listing-{source.name}.json"
     if record.is_file():
         stored = read_json(record)
         if stored["source"] == asdict(source):
@@ -222,7 +223,7 @@ def _listed(source: SourceSettings, out_dir: Path) -> Listing:
                 tuple(Input(**entry) for entry in group) for group in stored["listing"].pop("groups")
             )
             return Listing(groups=groups, notes=tuple(stored["listing"].pop("notes")), **stored["listing"])
-    manifest = out_dir / "corpus.json"
+    manifest = CorpusFiles(out_dir).manifest
     revision = source.revision
     if manifest.is_file():
         # A corpus that grows goes on with the commit that it began with.

@@ -11,11 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tst_titan.cluster.lock import FolderLock, beating, folder_lock
-
-
-def work_folder(out_dir: Path) -> Path:
-    """Where a build keeps what is not yet part of the corpus, and what one that may grow needs for it."""
-    return Path(out_dir) / ".work"
+from tst_titan.results import CorpusFiles
 
 
 @contextmanager
@@ -42,4 +38,4 @@ def wait_for_shares(out_dir: Path) -> None:
 
 
 def _shares(out_dir: Path) -> Path:
-    return work_folder(out_dir) / "shares"
+    return CorpusFiles(out_dir).work / "shares"

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tst_titan.results import Results
 from tst_titan.study.find import add_study, find_study
 
 
@@ -91,11 +92,12 @@ def _build(args: argparse.Namespace) -> None:
         raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
     wanted = [args.corpus] if args.corpus else list(corpora)
     shares = {
-        identity: source_shares(corpora[identity], args.results / "data" / identity) for identity in wanted
+        identity: source_shares(corpora[identity], Results(args.results).corpus(identity).folder)
+        for identity in wanted
     }
     needed = tokens_needed(plans, shares)
     for identity in wanted:
-        folder = args.results / "data" / identity
+        folder = Results(args.results).corpus(identity).folder
         options: dict[str, Any] = {"num_workers": args.workers, "needed": needed[identity]}
         if args.list:
             with corpus_lock(folder):

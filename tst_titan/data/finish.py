@@ -39,6 +39,7 @@ from tst_titan.data.tokenizers import CorpusTokenizer, load_tokenizer, use_threa
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, whole_file, write_json
 from tst_titan.plan.settings import CorpusSettings
+from tst_titan.results import CorpusFiles
 from tst_titan.seal import with_seal
 
 # The columns of shards.parquet, one row a shard.
@@ -141,10 +142,11 @@ def finish(
         "notes": [*notes, rule],
     }
     manifest["digest"] = _corpus_digest(manifest)
-    with whole_file(out_dir / "shards.parquet") as partial:
+    files = CorpusFiles(out_dir)
+    with whole_file(files.shard_index) as partial:
         pq.write_table(_index_table(index), partial)
-    write_json(out_dir / "corpus.json", with_seal(manifest))
-    return read_manifest(out_dir / "corpus.json")
+    write_json(files.manifest, with_seal(manifest))
+    return read_manifest(files.manifest)
 
 
 def _opened(job: GroupJob, result: GroupResult) -> _Group:
@@ -330,7 +332,7 @@ def _validation_split(
         if header.checksum != earlier["shards"][0]["checksum"]:
             raise UserError(f"{out_dir / name}: {_CHANGED}")
         return earlier
-    text_file = out_dir / "validation.jsonl"
+    text_file = CorpusFiles(out_dir).held_out_text
     with whole_file(text_file) as partial, partial.open("w", encoding="utf-8") as file:
         for document in chosen:
             file.write(

@@ -19,6 +19,7 @@ from tst_titan.data.tokenizers import given_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, write_json
 from tst_titan.plan.settings import CorpusSettings, SourceSettings
+from tst_titan.results import CorpusFiles, Results
 
 VERIFIED = "verified.json"
 # Sources of at most so many bytes are compared by content (a second a gigabyte), larger ones by names and sizes.
@@ -59,7 +60,7 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
     the hub have a commit and are not asked for. Where no file moved since the last comparison, none is opened.
     """
     manifest = read_json(
-        out_dir / "corpus.json",
+        CorpusFiles(out_dir).manifest,
         mend="delete the corpus folder and build it again with `tst-titan data build`",
     )
     noted, seen, changed = _noted(out_dir, manifest), {}, []
@@ -84,7 +85,7 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
     if given and given.is_file() and digest_file(given) != manifest["tokenizer"]["digest"]:
         changed.append(
             f"{out_dir}: {given} is another tokenizer than the one that made this corpus: bring that back (the corpus has a "
-            f"copy, {out_dir / 'tokenizer'}), or give the new one another path in the study"
+            f"copy, {CorpusFiles(out_dir).tokenizer}), or give the new one another path in the study"
         )
     if seen.items() - noted.items():
         # In a folder that is another user's it is compared each time.
@@ -94,13 +95,14 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
         raise UserError("\n".join(changed))
 
 
-def changed_inputs(corpora: Iterable[CorpusSettings], data: Path) -> list[str]:
-    """What `check_inputs` finds wrong in those of `corpora` that are there already, below the folder `data`."""
+def changed_inputs(corpora: Iterable[CorpusSettings], results: Results) -> list[str]:
+    """What `check_inputs` finds wrong in those of `corpora` that are there already."""
     wrong = []
     for corpus in corpora:
-        if (data / corpus.id / "corpus.json").is_file():
+        files = results.corpus(corpus.id)
+        if files.manifest.is_file():
             try:
-                check_inputs(corpus, data / corpus.id)
+                check_inputs(corpus, files.folder)
             except UserError as error:
                 wrong.append(str(error))
     return wrong

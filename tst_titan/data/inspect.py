@@ -1,18 +1,18 @@
 """What a shard or a corpus holds, in words, and how fast it is read."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.data.manifest import Corpus, open_corpus
 from tst_titan.data.shards import Shard, open_shard
 from tst_titan.data.stream import TokenStream
 from tst_titan.data.tokenizers import load_tokenizer
 from tst_titan.errors import UserError
+from tst_titan.metrics_rows import last_training_rows
+from tst_titan.results import CorpusFiles, SegmentFiles
 
 _SAMPLE_TOKENS = 64
 
@@ -28,7 +28,7 @@ def describe_shard(path: Path, *, num_samples: int) -> str:
         lines.append(f"  tokens a document (minimum, quartiles, maximum): {quartiles}")
         lines.append(f"  bytes a token: {shard.header.num_bytes / shard.header.num_tokens:.3f}")
     folder = next(
-        (parent / "tokenizer" for parent in path.resolve().parents if (parent / "tokenizer").is_dir()), None
+        (each for parent in path.resolve().parents if (each := CorpusFiles(parent).tokenizer).is_dir()), None
     )
     return "\n".join([*lines, *_samples(shard, folder, num_samples)])
 
@@ -81,14 +81,13 @@ def measure_reading(
 
 def consumed_rate(segment: Path) -> float:
     """Data tokens a second of a segment's last logged training step."""
-    path = segment / "metrics.jsonl"
+    path = SegmentFiles(segment).metrics
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the folder of a segment that has been trained")
-    rows = [json.loads(line) for line in read_file(path, METRICS_BYTES).splitlines()]
-    rates = [row["data_tokens_per_s"] for row in rows if "data_tokens_per_s" in row]
-    if not rates:
+    rows = last_training_rows(path, 1)
+    if not rows:
         raise UserError(f"{path}: no logged training step yet")
-    return rates[-1]
+    return rows[0]["data_tokens_per_s"]
 
 
 def _validation_samples(corpus: Corpus, num_samples: int) -> list[str]:

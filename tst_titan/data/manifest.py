@@ -16,6 +16,7 @@ import numpy as np
 from tst_titan.data.shards import Shard, open_shard, verify_shard
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
+from tst_titan.results import CorpusFiles
 from tst_titan.seal import read_sealed
 
 _OPEN_SHARDS = 4096
@@ -52,7 +53,7 @@ class Corpus:
 
     @property
     def tokenizer_folder(self) -> Path:
-        return self.folder / "tokenizer"
+        return CorpusFiles(self.folder).tokenizer
 
     @cached_property
     def training_runs(self) -> list["TokenRun"]:
@@ -78,13 +79,13 @@ def open_corpus(folder: Path) -> Corpus:
     Raises `UserError` where the corpus is missing, not whole, or its tokenizer is another than its shards'.
     """
     folder = Path(folder)
-    path = folder / "corpus.json"
+    path = CorpusFiles(folder).manifest
     if not path.is_file():
         raise UserError(
             f"{folder}: no whole corpus there (corpus.json is missing); build it with `tst-titan data build`"
         )
     manifest = read_manifest(path)
-    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    tokenizer = CorpusFiles(folder).tokenizer / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(
             f"{tokenizer}: missing; delete the corpus folder and build it again with `tst-titan data build`"
@@ -138,7 +139,7 @@ class TokenRun:
         # A list: one bisection of it takes a tenth of numpy's time, and short rows are read one by one.
         self._ends = list(accumulate(shard["num_tokens"] for shard in shards))
         if not self._ends:
-            raise UserError(f"{corpus.folder / 'corpus.json'}: {name} has no shards; {MEND}")
+            raise UserError(f"{CorpusFiles(corpus.folder).manifest}: {name} has no shards; {MEND}")
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._most_open = _allow_open_files(min(len(self._files), _OPEN_SHARDS))
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tst_titan.data.order import quotas, stretch_ends
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
+from tst_titan.results import Results
 
 if TYPE_CHECKING:  # building a corpus needs no planner
     from tst_titan.plan import Plan, Segment
@@ -40,13 +40,13 @@ def tokens_needed(
     return needed
 
 
-def recorded_weights(corpora: Iterable[str], data: Path) -> dict[str, list[float]]:
-    """The weights of the sources of those of `corpora` (ids) that are there, below the folder `data`."""
+def recorded_weights(corpora: Iterable[str], results: Results) -> dict[str, list[float]]:
+    """The weights of the sources of those of `corpora` (ids) that are there."""
     found = {}
     for identity in corpora:
         # Who opens a damaged one says so.
         with suppress(UserError, KeyError, TypeError):
-            manifest = read_json(data / identity / "corpus.json")
+            manifest = read_json(results.corpus(identity).manifest)
             found[identity] = [source["weight"] for source in manifest["sources"]]
     return found
 

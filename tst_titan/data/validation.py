@@ -10,6 +10,7 @@ from tst_titan.data.documents import document_hash
 from tst_titan.data.manifest import open_corpus
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file
+from tst_titan.results import CorpusFiles
 
 
 def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> np.ndarray:
@@ -40,7 +41,7 @@ def check_held_out_text(corpus_dir: Path) -> None:
 
     Corpora of earlier versions have no digest of it; the shards have the hash of every document.
     """
-    corpus, file = open_corpus(corpus_dir), corpus_dir / "validation.jsonl"
+    corpus, file = open_corpus(corpus_dir), CorpusFiles(corpus_dir).held_out_text
     mend = f"{file}: not the held-out text that this corpus was made with; bring it back, or delete the corpus folder and build it again"
     try:
         if (recorded := corpus.manifest["validation"].get("text_digest")) is not None:

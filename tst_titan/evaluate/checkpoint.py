@@ -15,6 +15,16 @@ from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.results import (
+    PROVENANCE,
+    SETTINGS,
+    CorpusFiles,
+    Results,
+    SegmentFiles,
+    checkpoint_index,
+    checkpoint_name,
+    segment_of_checkpoint,
+)
 from tst_titan.train.record import changed_files
 from tst_titan.train.seals import Sharing, unsealed
 
@@ -46,7 +56,7 @@ class Checkpoint:
 
     @property
     def tokenizer_dir(self) -> Path:
-        return self.corpus_dir / "tokenizer"
+        return CorpusFiles(self.corpus_dir).tokenizer
 
 
 def find_checkpoint(
@@ -59,12 +69,14 @@ def find_checkpoint(
     Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
     checkpoint or corpus is missing, the checkpoint is damaged or another segment's, or the corpus another one than it read.
     """
-    folder = results / "segments" / segment_id
+    places = Results(results)
+    files = places.segment(segment_id)
+    folder = files.folder
     if not is_segment_id(segment_id):
         raise UserError(
-            f"segment {segment_id!r}: no id of a segment, FAMILY/SEGMENT as below {results / 'segments'}"
+            f"segment {segment_id!r}: no id of a segment, FAMILY/SEGMENT as below {places.segments}"
         )
-    settings_file = folder / "settings.json"
+    settings_file = files.settings
     if not settings_file.is_file():
         raise UserError(f"{folder}: no such segment{_nearest(results, segment_id)}")
     try:
@@ -77,49 +89,47 @@ def find_checkpoint(
         raise UserError(
             f"{settings_file}: holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}"
         )
-    if not (folder / "done.json").is_file():
+    if not files.done.is_file():
         raise UserError(
             f"{folder}: not finished (no done.json); train it first: tst-titan train {segment_id}"
         )
-    done = read_json(folder / "done.json", mend=f"delete it and run again: tst-titan train {segment_id}")
+    done = read_json(files.done, mend=f"delete it and run again: tst-titan train {segment_id}")
     done = done if isinstance(done, dict) else {}
-    name, owner = f"checkpoint/step-{segment.end_step}", done.get("segment", segment_id)
+    name, owner = checkpoint_name(segment.end_step), done.get("segment", segment_id)
     if (done.get("checkpoint"), owner) != (name, segment_id):
         raise UserError(
-            f"{folder / 'done.json'}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
+            f"{files.done}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
             f"file and run again: tst-titan train {segment_id}"
         )
     # The rows of metrics.jsonl say nothing of the weights, and no export has them.
-    if changed := changed_files(done, folder, ("settings.json", "provenance.json")):
+    if changed := changed_files(done, folder, (SETTINGS, PROVENANCE)):
         raise UserError(
-            f"{folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {folder / 'done.json'} and "
+            f"{folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {files.done} and "
             f"run again: tst-titan train {segment_id}"
         )
-    path, corpus_dir = folder / name, results / "data" / segment.recipe.corpus.id
-    if not (path / ".metadata").is_file():
+    path, corpus = folder / name, places.corpus(segment.recipe.corpus.id)
+    if not checkpoint_index(path).is_file():
+        raise UserError(f"{path}: the checkpoint is missing; delete {files.done} and train the segment again")
+    if not corpus.manifest.is_file():
         raise UserError(
-            f"{path}: the checkpoint is missing; delete {folder / 'done.json'} and train the segment again"
-        )
-    if not (corpus_dir / "corpus.json").is_file():
-        raise UserError(
-            f"{corpus_dir}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
+            f"{corpus.folder}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
             "build it: tst-titan data build STUDY"
         )
-    _check_corpus(folder, corpus_dir)
+    _check_corpus(files, corpus)
     digest = once(lambda: _checked(path, segment))
-    return Checkpoint(segment, folder, name, done, corpus_dir, digest)
+    return Checkpoint(segment, folder, name, done, corpus.folder, digest)
 
 
-def _check_corpus(folder: Path, corpus_dir: Path) -> None:
+def _check_corpus(segment: SegmentFiles, corpus: CorpusFiles) -> None:
     """Raise `UserError` where the corpus no longer holds what the segment read of it, or has another tokenizer."""
-    manifest = open_corpus(corpus_dir).manifest
-    eos_id = load_tokenizer(corpus_dir / "tokenizer").eos_id
+    manifest = open_corpus(corpus.folder).manifest
+    eos_id = load_tokenizer(corpus.tokenizer).eos_id
     if eos_id != manifest["tokenizer"]["eos_id"]:
         raise UserError(
-            f"{corpus_dir / 'tokenizer' / 'tokenizer_config.json'}: its end of text is token {eos_id}, that of the corpus "
+            f"{corpus.tokenizer / 'tokenizer_config.json'}: its end of text is token {eos_id}, that of the corpus "
             f"{manifest['tokenizer']['eos_id']}; bring the file back, or delete the corpus folder and build it again"
         )
-    file = folder / "provenance.json"
+    file = segment.provenance
     provenance = read_json(file, mend="bring it back, or delete it") if file.is_file() else {}
     before = provenance.get("tokenizer_digest")
     changed = changes(provenance["corpus"], manifest) if "corpus" in provenance else []
@@ -127,7 +137,7 @@ def _check_corpus(folder: Path, corpus_dir: Path) -> None:
         changed = ["another tokenizer"]
     if changed:
         raise UserError(
-            f"{corpus_dir}: another corpus than the one that {folder} was trained on ({'; '.join(changed)}); restore it, or delete "
+            f"{corpus.folder}: another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or delete "
             "that folder and train the segment again"
         )
 
@@ -167,8 +177,8 @@ def _sampled_digest(checkpoint: Path) -> str:
 def _nearest(results: Path, segment_id: str) -> str:
     import difflib
 
-    root = results / "segments"
-    known = [str(path.parent.relative_to(root)) for path in root.glob("*/*/settings.json")]
+    root = Results(results).segments
+    known = [str(path.parent.relative_to(root)) for path in root.glob(f"*/*/{SETTINGS}")]
     near = difflib.get_close_matches(segment_id, known, n=1, cutoff=0.5)
     return f"; the nearest there is {near[0]}" if near else f"; {root} holds {len(known)} segments"
 
@@ -261,5 +271,5 @@ def damaged(checkpoint: Checkpoint, reason: str) -> UserError:
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path}: damaged, or not of this segment ({reason[:300]}); delete "
-        f"{path.parent.parent / 'done.json'} and that checkpoint, and train the segment again"
+        f"{segment_of_checkpoint(path).done} and that checkpoint, and train the segment again"
     )

@@ -33,6 +33,7 @@ from tst_titan.evaluate.export_seal import CARD, RECORD, changed_files, file_dig
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, whole_file, write_json, write_text
 from tst_titan.plan.settings import Recipe, segment_to_dict
+from tst_titan.results import CorpusFiles, Results, SegmentFiles
 from tst_titan.seal import read_sealed, with_seal
 from tst_titan.shown import publishable
 from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
@@ -64,7 +65,7 @@ def export(
     has no place for.
     """
     checkpoint = find_checkpoint(results, segment_id)
-    folder = out or results / "exports" / segment_id
+    folder = out or Results(results).export(segment_id)
     digest = checkpoint.digest
     if folder.exists() and any(folder.iterdir()):
         there = read_export(folder)
@@ -195,18 +196,18 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
 
 
 def _card(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
-    corpus = read_manifest(checkpoint.corpus_dir / "corpus.json")
+    corpus = read_manifest(CorpusFiles(checkpoint.corpus_dir).manifest)
     try:
         return model_card(record, corpus)
     except (KeyError, TypeError, ValueError) as error:  # a file that was edited, or of another version
         raise UserError(
-            f"{checkpoint.folder / 'done.json'}: not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
+            f"{SegmentFiles(checkpoint.folder).done}: not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
             f"back, or delete done.json and run again: tst-titan train {checkpoint.segment.id}"
         ) from error
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    path = checkpoint.folder / "provenance.json"
+    path = SegmentFiles(checkpoint.folder).provenance
     return read_json(path, mend="delete it") if path.is_file() else {}
 
 

@@ -18,6 +18,7 @@ from datasets import Dataset
 from tst_titan.bounds import RECORD_BYTES, bounded_lines
 from tst_titan.errors import UserError
 from tst_titan.files import write_text
+from tst_titan.results import CorpusFiles
 
 # Raised whenever the construction below changes: scores of different versions are not compared.
 VERSION = 1.0
@@ -50,10 +51,11 @@ def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
     Files that are there with the same content are left alone. Raises `UserError` where the held-out text does not
     suffice.
     """
-    folder = corpus_dir / "tasks"
-    documents = list(_documents(corpus_dir / "validation.jsonl"))
+    corpus = CorpusFiles(corpus_dir)
+    folder = corpus.tasks
+    documents = list(_documents(corpus.held_out_text))
     if not documents:
-        raise UserError(f"{corpus_dir / 'validation.jsonl'}: holds no text; build the corpus again")
+        raise UserError(f"{corpus.held_out_text}: holds no text; build the corpus again")
     bits_per_byte = {
         **_shared("heldout_bits_per_byte"),
         "output_type": "loglikelihood_rolling",

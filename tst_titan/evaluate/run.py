@@ -33,6 +33,7 @@ from tst_titan.evaluate.ranks import Ranks, join_ranks, shard_model
 from tst_titan.evaluate.scores import scores_of
 from tst_titan.evaluate.suites import Tasks, num_fewshot, tasks_of
 from tst_titan.files import read_json, write_json
+from tst_titan.results import EvaluationFiles, Results
 from tst_titan.seal import read_sealed, with_seal
 from tst_titan.study.catalogue import OFFLINE_TASKS
 
@@ -66,10 +67,10 @@ class Evaluation:
         return self.limit is not None or self.dtype != "auto" or self.backend != "checkpoint"
 
     @property
-    def folder(self) -> Path:
+    def files(self) -> EvaluationFiles:
         """Where its scores go: those of a trial beside a study's, never in their place."""
-        folder = self.results / "evaluations" / self.segment
-        return folder / "trials" if self.is_trial else folder
+        files = Results(self.results).evaluations(self.segment)
+        return files.trials if self.is_trial else files
 
 
 def evaluate(evaluation: Evaluation) -> list[Path]:
@@ -83,9 +84,9 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
     if ranks.size > 1 and evaluation.backend == "export":
         raise UserError("an export is evaluated by one process: leave --processes or --through-export away")
     checkpoint = find_checkpoint(results, segment_id, once=ranks.from_first)
-    folder = evaluation.folder
+    files = evaluation.files
     for group in evaluation.groups:
-        _check_file(folder / f"{group}.json", segment_id)
+        _check_file(files.group(group), segment_id)
     names = list(dict.fromkeys(task for group in evaluation.groups for task in tasks_of(group)))
     if set(names) & set(OFFLINE_TASKS):
         ranks.from_first(lambda: check_held_out_text(checkpoint.corpus_dir))
@@ -99,8 +100,8 @@ def evaluate(evaluation: Evaluation) -> list[Path]:
         user_tasks=evaluation.user_tasks,
         trusted=evaluation.trust_tasks,
     )
-    runner = _Runner(evaluation, checkpoint, tasks, folder, ranks)
-    return [_write_group(runner, group, folder / f"{group}.json") for group in evaluation.groups]
+    runner = _Runner(evaluation, checkpoint, tasks, ranks)
+    return [_write_group(runner, group, files.group(group)) for group in evaluation.groups]
 
 
 def _check_file(path: Path, segment_id: str) -> None:
@@ -114,10 +115,8 @@ def _check_file(path: Path, segment_id: str) -> None:
 class _Runner:
     """Evaluates one task at a time, with the model loaded at the first one that is not finished."""
 
-    def __init__(
-        self, evaluation: Evaluation, checkpoint: Checkpoint, tasks: Tasks, folder: Path, ranks: Ranks
-    ):
-        self.evaluation, self.checkpoint, self.tasks, self.folder = evaluation, checkpoint, tasks, folder
+    def __init__(self, evaluation: Evaluation, checkpoint: Checkpoint, tasks: Tasks, ranks: Ranks):
+        self.evaluation, self.checkpoint, self.tasks = evaluation, checkpoint, tasks
         self.ranks = ranks
         self.device = _device(evaluation.device)
         trained_in_float32 = checkpoint.segment.recipe.precision == "float32"
@@ -143,7 +142,7 @@ class _Runner:
 
     def finished(self, task: str) -> dict[str, Any]:
         """The record of a task: the one that is there, or a new one."""
-        path = self.folder / "tasks" / f"{task}.json"
+        path = self.evaluation.files.task(task)
         key = self.key(task)
         # All ranks must take the same way: the first one looks.
         record = self.ranks.from_first(lambda: self._kept(path, key))
@@ -234,7 +233,7 @@ class _Runner:
             raise UserError(
                 f"--through-export: needs the package {error.name}; run: pip install 'lm-eval[hf]'"
             ) from error
-        folder = self.evaluation.results / "exports" / self.evaluation.segment
+        folder = Results(self.evaluation.results).export(self.evaluation.segment)
         return load_export(folder, self.checkpoint, device=self.device, dtype=self.dtype)
 
     def _device_name(self) -> str:

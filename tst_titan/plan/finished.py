@@ -8,6 +8,7 @@ from typing import Any
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.results import DONE, Results, SegmentFiles
 
 MEND = "restore it, or delete its folder to train the segment again"
 # More differing settings than this, and the cached segment is another experiment.
@@ -39,10 +40,10 @@ def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Fin
     """
     found, damaged = {}, {}
     for family in families:
-        for done in sorted((results / "segments" / family).glob("*/done.json")):
+        for done in sorted((Results(results).segments / family).glob(f"*/{DONE}")):
             identity = f"{family}/{done.parent.name}"
             try:
-                found[identity] = _read_finished(done.with_name("settings.json"), identity)
+                found[identity] = _read_finished(SegmentFiles(done.parent).settings, identity)
             except UserError as error:
                 damaged[identity] = error
     return found, damaged
@@ -72,7 +73,7 @@ def _read_finished(file: Path, identity: str) -> Finished:
 def _was_edited(file: Path) -> bool:
     """Whether settings that do not make their segment's id were edited; else another version of the tool wrote them."""
     try:
-        recorded = read_json(file.with_name("done.json"))["files"][file.name]
+        recorded = read_json(SegmentFiles(file.parent).done)["files"][file.name]
     except (UserError, KeyError, TypeError):
         return False
     return bool(digest_file(file) != recorded)

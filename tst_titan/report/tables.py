@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.runs import RunRecord
 from tst_titan.collect.tables import task_names
 from tst_titan.files import whole_file, write_text
 from tst_titan.formats import duration, number, scientific, short, whole, with_error
+from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns
 from tst_titan.shown import csv_text, markdown_text
 
 _CURVE_SCHEMA = pa.schema(

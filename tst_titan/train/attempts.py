@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tst_titan.cluster import own_job
 from tst_titan.files import read_json, write_json
+from tst_titan.results import SegmentFiles, checkpoint_index, checkpoint_steps
 from tst_titan.train.job import Job
 
 # Attempts in a row that end at one step before it is no use to try again.
@@ -41,32 +42,33 @@ def start_attempt(job: Job, gpus_per_node: int) -> None:
         "slurm_job_id": os.environ["SLURM_JOB_ID"] if in_slurm else None,
         "slurm_restart": own_job.restarts() if in_slurm else None,
     }  # fmt: skip
-    write_json(job.folder / "attempts.json", [*attempts, attempt])
+    write_json(job.files.attempts, [*attempts, attempt])
 
 
 def end_attempt(job: Job, outcome: Literal["finished", "stopped", "failed", "killed"]) -> list[Attempt]:
     """Note the end of the last attempt and the step from which the next would go on; returns all attempts."""
     *before, last = read_attempts(job.folder)
     attempts = [*before, last | {"end": time.time(), "outcome": outcome, "step": _saved_step(job)}]
-    write_json(job.folder / "attempts.json", attempts)
+    write_json(job.files.attempts, attempts)
     return attempts
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
     """All attempts at a segment that is not finished, the running one last; [] before the first."""
-    path = folder / "attempts.json"
+    path = SegmentFiles(folder).attempts
     return read_json(path) if path.exists() else []
 
 
 def last_sign_of_life(attempt: Attempt, folder: Path) -> float:
     """When the attempt that runs, or was killed, last wrote (seconds since 1970)."""
-    written = [folder / name for name in ("metrics.jsonl", "train.log")]
+    written = SegmentFiles(folder).metrics, SegmentFiles(folder).log
     return max([attempt["start"], *(path.stat().st_mtime for path in written if path.exists())])
 
 
 def _saved_step(job: Job) -> int:
-    numbers = [path.parent.name.removeprefix("step-") for path in job.checkpoints.glob("step-*/.metadata")]
-    return max((int(number) for number in numbers if number.isdigit()), default=job.segment.start_step)
+    steps = checkpoint_steps(job.checkpoints)
+    saved = [step for step in steps if checkpoint_index(job.files.checkpoint(step)).exists()]
+    return max(saved, default=job.segment.start_step)
 
 
 def stands_still(attempts: list[Attempt]) -> bool:

@@ -23,7 +23,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.serialization import _get_layout
 
 from tst_titan.errors import UserError
-from tst_titan.train.seals import INDEX, Seals, Sharing, check_files, check_recorded, not_covered, read_seals
+from tst_titan.results import INDEX, checkpoint_index
+from tst_titan.train.seals import Seals, Sharing, check_files, check_recorded, not_covered, read_seals
 
 # What reading meets where a file of a checkpoint is cut short or gone.
 CUT_SHORT = (EOFError, pickle.UnpicklingError, FileNotFoundError)
@@ -112,7 +113,7 @@ class CheckpointReader(FileSystemReader):
     """torch's reader of a checkpoint folder, with an index that can name the classes of an index alone."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / ".metadata"
+        path = checkpoint_index(Path(self.path))
         with path.open("rb") as file:
             index = _IndexUnpickler(file, path).load()
         if not isinstance(index, Metadata):

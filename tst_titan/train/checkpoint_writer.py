@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
-from tst_titan.train.seals import INDEX, FileSeal, write_seal
+from tst_titan.results import INDEX
+from tst_titan.train.seals import FileSeal, write_seal
 
 # Pieces from this size on are digested beside their writing.
 _BESIDE = 1 << 16

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.cluster.gpu_memory import gpu_memory_gib
     from tst_titan.plan import find_segment, load_plans
     from tst_titan.plan.costs import Accelerator
+    from tst_titan.results import Results
     from tst_titan.train.fit import fit_note, hardware_for
     from tst_titan.train.hardware_section import read_section
     from tst_titan.train.job import Job
@@ -48,11 +49,9 @@ def run(args: argparse.Namespace) -> int:
     plans, errors = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment, errors)
     wanting = [plan for plan in plans.values() if segment.id in plan.segments]
-    parent_checkpoint = None
+    results, parent_checkpoint = Results(args.results), None
     if segment.parent:
-        parent_checkpoint = (
-            args.results / "segments" / segment.parent / "checkpoint" / f"step-{segment.start_step}"
-        )
+        parent_checkpoint = results.segment(segment.parent).checkpoint(segment.start_step)
     memory = args.gpu_memory_gib or gpu_memory_gib()
     hardware = hardware_for(segment, read_section(args.hardware), memory)
     if memory:
@@ -61,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         Job(
             segment=segment,
             hardware=hardware,
-            folder=args.results / "segments" / segment.id,
-            corpus_dir=args.results / "data" / segment.recipe.corpus.id,
+            folder=results.segment(segment.id).folder,
+            corpus_dir=results.corpus(segment.recipe.corpus.id).folder,
             parent_checkpoint=parent_checkpoint,
             # As finely as any study that shares the segment wants to see it.
             log_every=min(plan.log_every for plan in wanting),

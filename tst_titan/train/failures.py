@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tst_titan.files import read_json, write_json
+from tst_titan.results import SegmentFiles
 
 # What ranks say, through gloo, NCCL and the store, of another rank that has ended or stands still.
 _OF_ANOTHER_RANK = re.compile(
@@ -36,18 +37,14 @@ class Failure:
 
 def record_failure(folder: Path, rank: int, message: str, *, known: bool) -> None:
     """Write a rank's failure, whole, in the segment's `folder`."""
-    write_json(_file(folder, rank), asdict(Failure(rank, time.time(), message, known)))
+    write_json(SegmentFiles(folder).failure_of(rank), asdict(Failure(rank, time.time(), message, known)))
 
 
 def has_failure(folder: Path, rank: int) -> bool:
-    return _file(folder, rank).exists()
+    return SegmentFiles(folder).failure_of(rank).exists()
 
 
 def first_failure(folder: Path) -> Failure | None:
     """The true reason as far as ranks told it: a known one before others, what only tells of another rank last; then the earliest."""
-    failures = [Failure(**read_json(path)) for path in (folder / "failures").glob("*.json")]
+    failures = [Failure(**read_json(path)) for path in SegmentFiles(folder).failures.glob("*.json")]
     return min(failures, key=lambda each: (not each.known, each.consequence, each.time), default=None)
-
-
-def _file(folder: Path, rank: int) -> Path:
-    return folder / "failures" / f"{rank}.json"

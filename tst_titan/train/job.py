@@ -8,6 +8,7 @@ from typing import Any
 from tst_titan.files import read_json, write_json
 from tst_titan.plan.costs import Accelerator
 from tst_titan.plan.settings import Segment, segment_from_dict, segment_to_dict
+from tst_titan.results import SegmentFiles
 from tst_titan.train.hardware import Hardware
 
 # Exit status of a job that was told to stop, saved, and should be run again (BSD's EX_TEMPFAIL).
@@ -39,16 +40,21 @@ class Job:
     gpus: tuple[str, ...] = ()
 
     @property
+    def files(self) -> SegmentFiles:
+        """Where the segment's files lie in `folder`."""
+        return SegmentFiles(self.folder)
+
+    @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoint"
+        return self.files.checkpoints
 
 
 def write_job(job: Job) -> Path:
     """Write `job.json` and `settings.json` (the science alone) into the segment's folder."""
     paths = {name: str(getattr(job, name).absolute()) for name in ("folder", "corpus_dir")}
-    write_json(job.folder / "settings.json", segment_to_dict(job.segment))
+    write_json(job.files.settings, segment_to_dict(job.segment))
     write_json(
-        job.folder / "job.json",
+        job.files.job,
         {
             "segment": segment_to_dict(job.segment),
             "hardware": asdict(job.hardware),
@@ -62,7 +68,7 @@ def write_job(job: Job) -> Path:
             "gpus": job.gpus,
         },
     )
-    return job.folder / "job.json"
+    return job.files.job
 
 
 def read_job(path: Path) -> Job:

@@ -3,7 +3,6 @@
 This process imports no torch. The workers' output goes to `train.log`; numbers come from `metrics.jsonl`.
 """
 
-import json
 import math
 import shutil
 import sys
@@ -11,7 +10,6 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
-from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.cluster import own_job
 from tst_titan.cluster.devices import HeldGpus, gpus_for_job, promised_gpus
 from tst_titan.cluster.lock import FolderLock, HeldByJob, segment_lock
@@ -20,7 +18,9 @@ from tst_titan.data.stream import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, read_json, write_json
 from tst_titan.meeting import private_meeting
+from tst_titan.metrics_rows import last_training_rows, read_rows
 from tst_titan.processes import held_port
+from tst_titan.results import CorpusFiles, checkpoint_name, checkpoint_steps
 from tst_titan.train import node
 from tst_titan.train.attempts import (
     STANDSTILL,
@@ -32,7 +32,6 @@ from tst_titan.train.attempts import (
 )
 from tst_titan.train.failures import Failure, first_failure, has_failure
 from tst_titan.train.job import EXIT_CONTINUE, Job, write_job
-from tst_titan.train.measured import LAST_SAVE, last_training_rows
 from tst_titan.train.record import sealed
 from tst_titan.train.seals import read_seals
 from tst_titan.train.stop_clock import StopClock
@@ -51,12 +50,12 @@ def run_segment(job: Job) -> int:
     met another job at work on the segment; a job of Slurm is then back in Slurm's queue. Raises `UserError` with one
     message for failures that are the user's to mend.
     """
-    if (job.folder / "done.json").exists():
+    if job.files.done.exists():
         return 0
     _check_inputs(job)
     try:
         with segment_lock(job.folder) as lock:
-            if (job.folder / "done.json").exists():
+            if job.files.done.exists():
                 return 0
             status = _attempt(job, lock)
     except HeldByJob as held:
@@ -81,10 +80,10 @@ def _run_again(job: Job, *, after: str | None = None) -> None:
 
 
 def _attempt(job: Job, lock: FolderLock) -> int:
-    for stale in ("outcome.json", "failure.json"):
-        (job.folder / stale).unlink(missing_ok=True)
-    for stale in ("nodes", "failures"):
-        shutil.rmtree(job.folder / stale, ignore_errors=True)
+    for stale in (job.files.outcome, job.files.failure):
+        stale.unlink(missing_ok=True)
+    for stale in (job.files.nodes, job.files.failures):
+        shutil.rmtree(stale, ignore_errors=True)
     if own_job.launches():
         own_job.describe(f"{'+'.join(job.studies)} {job.segment.id}".strip())
     with _gpus(job) as held:
@@ -94,8 +93,7 @@ def _attempt(job: Job, lock: FolderLock) -> int:
         returncode = _train(job, lock, held)
     # After a node hung, others' files may lie here by now.
     lock.check()
-    outcome_file = job.folder / "outcome.json"
-    outcome = read_json(outcome_file) if outcome_file.exists() else None
+    outcome = read_json(job.files.outcome) if job.files.outcome.exists() else None
     if outcome is not None and not outcome["stopped"]:
         _finish(job, end_attempt(job, "finished"))
         return 0
@@ -107,12 +105,12 @@ def _attempt(job: Job, lock: FolderLock) -> int:
         attempts = end_attempt(job, "killed" if why else "failed")
         if not why:
             message = _failure(job, failure, returncode)
-            write_json(job.folder / "failure.json", {"message": message})
+            write_json(job.files.failure, {"message": message})
             raise UserError(message)
     if stands_still(attempts):
         raise UserError(
             f"{job.segment.id}: {why}, and so it went {STANDSTILL} times without getting any further; give jobs more time "
-            f"between start and stop (runtime, time limit of the partition) or look at {job.folder / 'train.log'}"
+            f"between start and stop (runtime, time limit of the partition) or look at {job.files.log}"
         )
     print(f"{job.segment.id}: {why}; run again to go on", file=sys.stderr)
     return EXIT_CONTINUE
@@ -140,7 +138,7 @@ def _not_its_fault(job: Job, failure: Failure | None) -> str:
 
 
 def _check_inputs(job: Job) -> None:
-    if not (job.corpus_dir / "corpus.json").exists():
+    if not CorpusFiles(job.corpus_dir).manifest.exists():
         raise UserError(f"{job.corpus_dir}: no such corpus; build it first: tst-titan data build STUDY")
     if job.parent_checkpoint and not job.parent_checkpoint.is_dir():
         raise UserError(
@@ -182,7 +180,7 @@ def _train(job: Job, lock: FolderLock, held: HeldGpus) -> int:
             f"hardware: nodes {job.hardware.nodes} needs jobs that Slurm starts (--profile slurm); use nodes: 1"
         )
     environment, locks = node.environment(job) | held.environment, [lock.fileno(), *held.locks]
-    with open_own(job.folder / "train.log", "a") as log, ExitStack() as meeting:
+    with open_own(job.files.log, "a") as log, ExitStack() as meeting:
         running: node.Running
         if own_job.launches():
             several = job.hardware.nodes > 1
@@ -207,7 +205,7 @@ class Progress:
         if time.monotonic() < self.next_time:
             return
         self.next_time = time.monotonic() + PROGRESS_SECONDS
-        rows = last_training_rows(self.job.folder / "metrics.jsonl", 1)
+        rows = last_training_rows(self.job.files.metrics, 1)
         if not rows or rows[0]["step"] <= self.shown_step:
             return
         row = rows[0]
@@ -223,7 +221,7 @@ class Progress:
 
 
 def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
-    log = job.folder / "train.log"
+    log = job.files.log
     if failure is None:
         return (
             f"{job.segment.id}: the training processes ended with status {returncode} without a word; see {log}; run again to "
@@ -239,21 +237,20 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
 def _finish(job: Job, attempts: list[Attempt]) -> None:
     """Write what it used into `provenance.json`, then `done.json`, sealed; drop the checkpoints before the last."""
     segment = job.segment
-    rows = [json.loads(line) for line in read_file(job.folder / "metrics.jsonl", METRICS_BYTES).splitlines()]
+    rows = list(read_rows(job.files.metrics))
     training = [row for row in rows if "loss" in row]
     validation = [row for row in rows if "validation_loss" in row]
-    checkpoint = f"checkpoint/step-{segment.end_step}"
-    seals = read_seals(job.folder / checkpoint)
-    provenance = read_json(job.folder / "provenance.json")
-    write_json(job.folder / "provenance.json", provenance | usage_record(attempts))
+    seals = read_seals(job.files.checkpoint(segment.end_step))
+    provenance = read_json(job.files.provenance)
+    write_json(job.files.provenance, provenance | usage_record(attempts))
     write_json(
-        job.folder / "done.json",
+        job.files.done,
         sealed(
             {
                 "segment": segment.id,
                 "start_step": segment.start_step,
                 "end_step": segment.end_step,
-                "checkpoint": checkpoint,
+                "checkpoint": checkpoint_name(segment.end_step),
                 "checkpoint_digest": seals.digest if seals else None,
                 "equivalent_tokens": segment.equivalent_tokens,
                 "data_tokens": segment.data_tokens,
@@ -267,10 +264,10 @@ def _finish(job: Job, attempts: list[Attempt]) -> None:
             job.folder,
         ),
     )
-    for path in job.checkpoints.glob("step-*"):
-        if path.name != f"step-{segment.end_step}":
-            shutil.rmtree(path)
-    for name in ("outcome.json", "attempts.json", LAST_SAVE):
-        (job.folder / name).unlink(missing_ok=True)
-    for name in ("nodes", "failures"):
-        shutil.rmtree(job.folder / name, ignore_errors=True)
+    for step in checkpoint_steps(job.checkpoints):
+        if step != segment.end_step:
+            shutil.rmtree(job.files.checkpoint(step))
+    for path in (job.files.outcome, job.files.attempts, job.files.last_save):
+        path.unlink(missing_ok=True)
+    for path in (job.files.nodes, job.files.failures):
+        shutil.rmtree(path, ignore_errors=True)

@@ -158,7 +158,7 @@ def start_here(
     """Start the ranks of one node, the `node`-th of the job; they meet at `meeting` (`start_ranks`)."""
     hardware = job.hardware
     first = node * hardware.processes
-    command = [sys.executable, "-m", WORKER, str((job.folder / "job.json").absolute())]
+    command = [sys.executable, "-m", WORKER, str(job.files.job.absolute())]
     processes = start_ranks(
         command,
         hardware.processes,
@@ -186,7 +186,7 @@ def start_step(
         sys.executable,
         "-m",
         "tst_titan.train.node",
-        str((job.folder / "job.json").absolute()),
+        str(job.files.job.absolute()),
         *(["--master", master] if master else []),
     ]
     # When this process is killed, srun lives to tell the tasks.
@@ -240,9 +240,7 @@ def supervise(running: Running, each_round: Callable[[], bool] = lambda: False, 
 
 def silent_nodes(job: Job) -> list[int]:
     """Ranks of the nodes whose processes did not live to tell their end."""
-    return [
-        rank for rank in range(job.hardware.nodes) if not (job.folder / "nodes" / f"{rank}.json").exists()
-    ]
+    return [rank for rank in range(job.hardware.nodes) if not job.files.node(rank).exists()]
 
 
 def _end_of_rank(rank: int, status: int) -> str:
@@ -282,7 +280,7 @@ def main() -> int:
             status = supervise(start_here(job, os.environ, meeting=meeting, node=node), each_round)
     except EndedFromAbove:
         status = 1
-    write_json(job.folder / "nodes" / f"{node}.json", {"host": socket.gethostname(), "status": status})
+    write_json(job.files.node(node), {"host": socket.gethostname(), "status": status})
     # Slurm shows a task's status to whoever looks at the step; ours is read from the files.
     return status if status in (0, EXIT_CONTINUE) else 1
 

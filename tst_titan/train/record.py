@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.files import digest_file
+from tst_titan.results import DONE, METRICS, PROVENANCE, SETTINGS
 from tst_titan.seal import was_edited, with_seal
 
-SEALED_FILES = ("settings.json", "metrics.jsonl", "provenance.json")
+SEALED_FILES = (SETTINGS, METRICS, PROVENANCE)
 _KEY = "digest"
 
 
@@ -25,7 +26,7 @@ def changed_files(done: dict[str, Any], folder: Path, names: Collection[str] = S
     """Which of `done.json` and the small files `names` are not as they were when the segment was finished; [] where all are."""
     # One with digests of files, and none of itself, has lost it.
     lost = "files" in done and _KEY not in done
-    changed = ["done.json"] if lost or was_edited(done, _KEY) else []
+    changed = [DONE] if lost or was_edited(done, _KEY) else []
     recorded = done.get("files")
     files: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
     for name in names:

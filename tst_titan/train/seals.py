@@ -17,8 +17,8 @@ from typing import Any
 from tst_titan.bounds import read_file
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, digest_json, read_json, write_json
+from tst_titan.results import INDEX, segment_of_checkpoint
 
-INDEX = ".metadata"
 VERIFIED = "verified.json"
 _FORMAT = 1
 
@@ -138,7 +138,7 @@ def unsealed(checkpoint: Path) -> str:
 
 def check_recorded(checkpoint: Path, seals: Seals | None) -> None:
     """Raise `UserError` where the segment's `done.json` says that it ended with another checkpoint, or with a sealed one."""
-    done_file = checkpoint.parent.parent / "done.json"
+    done_file = segment_of_checkpoint(checkpoint).done
     done = read_json(done_file) if done_file.is_file() else {}
     recorded = done.get("checkpoint_digest") if isinstance(done, dict) else None
     if not recorded or Path(str(done.get("checkpoint"))).name != checkpoint.name:
@@ -164,7 +164,7 @@ def not_covered(seals: Seals, names: set[str]) -> UserError:
 
 def _train_again(checkpoint: Path) -> str:
     return (
-        f"delete {checkpoint} (and {checkpoint.parent.parent / 'done.json'}, if it is there) and train that segment again, which "
+        f"delete {checkpoint} (and {segment_of_checkpoint(checkpoint).done}, if it is there) and train that segment again, which "
         "goes on from the checkpoint before, if there is one"
     )
 

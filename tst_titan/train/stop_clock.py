@@ -7,8 +7,9 @@ and is computed anew as steps and saves are measured. The launcher holds this cl
 import math
 import time
 
+from tst_titan.metrics_rows import last_training_rows
 from tst_titan.train.job import Job
-from tst_titan.train.measured import ROWS, last_training_rows, measured
+from tst_titan.train.measured import ROWS, measured
 
 LOOK_SECONDS = 5.0
 
@@ -43,7 +44,7 @@ class StopClock:
         if self._job.hardware.stop_seconds:
             return self._job.hardware.stop_seconds
         needed = measured(self._job).stop_seconds
-        rows = last_training_rows(self._job.folder / "metrics.jsonl", ROWS)
+        rows = last_training_rows(self._job.files.metrics, ROWS)
         seen = bool(rows) and rows[-1]["time"] >= self._began
         return needed if seen else min(needed, self._seconds_left / 2)
 

@@ -22,6 +22,7 @@ from torchtitan.tools.logging import logger
 from torchtitan.tools.utils import GarbageCollection
 
 from tst_titan.errors import UserError
+from tst_titan.results import checkpoint_index, checkpoint_steps, step_folder, step_of
 from tst_titan.train.checkpoint_reader import (
     CUT_SHORT,
     check_checkpoint,
@@ -139,7 +140,9 @@ class SegmentCheckpoints(CheckpointHooks):
         to_hf: bool = False,
     ) -> Future[Any] | None:
         folder = Path(checkpoint_id)
-        writer = SealingWriter(folder, segment=self.config.segment, step=checkpoint_step(folder))
+        step = step_of(folder)
+        assert step is not None, f"{folder}: torchtitan names checkpoints otherwise"
+        writer = SealingWriter(folder, segment=self.config.segment, step=step)
         if async_mode == AsyncMode.ASYNC:
             # torch's own choice for a writer that stages nothing itself.
             stager = DefaultStager(StagingOptions(False, False, False, False))
@@ -245,9 +248,9 @@ class SegmentCheckpoints(CheckpointHooks):
         if dist.get_rank() != 0 or self.save_future is not None:
             return
         folder = Path(self.folder)
-        stale = sorted(checkpoint_steps(folder))[: -self.keep_latest_k]
+        stale = checkpoint_steps(folder)[: -self.keep_latest_k]
         self._wait_for_deletion()
-        self._deleted = self._deletion.submit(_delete, [folder / f"step-{step}" for step in stale])
+        self._deleted = self._deletion.submit(_delete, [step_folder(folder, step) for step in stale])
 
     def _wait_for_deletion(self) -> None:
         if self._deleted is not None:
@@ -276,7 +279,7 @@ class SegmentCheckpoints(CheckpointHooks):
 
 def whole_checkpoint(folder: Path) -> bool:
     """Whether every file that a DCP checkpoint's index names is there in full, and sealed, where it has seals."""
-    if not (folder / ".metadata").is_file():
+    if not checkpoint_index(folder).is_file():
         return False
     try:
         needed = files_of(read_index(folder))
@@ -296,22 +299,17 @@ def whole_checkpoint(folder: Path) -> bool:
 
 def latest_whole_step(folder: Path) -> int | None:
     """The last step of the whole checkpoints `step-N` in `folder`, or None."""
-    steps = sorted(checkpoint_steps(folder), reverse=True)
-    return next((step for step in steps if whole_checkpoint(folder / f"step-{step}")), None)
+    steps = reversed(checkpoint_steps(folder))
+    return next((step for step in steps if whole_checkpoint(step_folder(folder, step))), None)
 
 
 def discard_broken(folder: Path) -> list[str]:
     """Remove the `step-N` folders that a killed save or a damaged disk left incomplete; returns their names."""
-    broken = [f"step-{step}" for step in checkpoint_steps(folder)]
-    broken = [name for name in broken if not whole_checkpoint(folder / name)]
-    for name in broken:
-        shutil.rmtree(folder / name)
-    return broken
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """N of every folder `step-N` in `folder`, whole or not, in no order."""
-    return [step for step in map(checkpoint_step, folder.glob("step-*")) if step >= 0]
+    found = [step_folder(folder, step) for step in checkpoint_steps(folder)]
+    broken = [path for path in found if not whole_checkpoint(path)]
+    for path in broken:
+        shutil.rmtree(path)
+    return [path.name for path in broken]
 
 
 def _delete(folders: list[Path]) -> None:
@@ -321,9 +319,3 @@ def _delete(folders: list[Path]) -> None:
             logger.info(f"{folder}: deleted, newer checkpoints are there")
         except OSError as error:  # the next checkpoint's deletion tries again
             logger.warning(f"{folder}: an old checkpoint that cannot be deleted ({error})")
-
-
-def checkpoint_step(path: Path) -> int:
-    """N of a folder `step-N`; -1 for any other name."""
-    number = path.name.removeprefix("step-")
-    return int(number) if number.isdigit() else -1

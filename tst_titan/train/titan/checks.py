@@ -12,6 +12,7 @@ from tst_titan.data.content import changes
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.plan.settings import Segment, segment_to_dict
+from tst_titan.results import CorpusFiles, SegmentFiles, segment_of_checkpoint
 from tst_titan.train.fit import check_bags, embedded_bag_size
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
@@ -117,11 +118,11 @@ def check_continues(job: Job) -> None:
     if latest_whole_step(job.checkpoints) is not None:
         folder = job.folder
     elif job.parent_checkpoint is not None:
-        folder = job.parent_checkpoint.parent.parent
+        folder = segment_of_checkpoint(job.parent_checkpoint).folder
         _check_settings(job.segment, folder)
     else:
         return
-    provenance, manifest = _read(folder / "provenance.json"), _read(job.corpus_dir / "corpus.json")
+    provenance, manifest = _read(SegmentFiles(folder).provenance), _read(CorpusFiles(job.corpus_dir).manifest)
     before, now = provenance.get("tokenizer_digest"), manifest.get("tokenizer", {}).get("digest")
     if before and now and before != now:
         raise UserError(
@@ -136,7 +137,7 @@ def check_continues(job: Job) -> None:
 
 
 def _check_settings(segment: Segment, parent: Path) -> None:
-    found = _read(parent / "settings.json")
+    found = _read(SegmentFiles(parent).settings)
     if not found:
         return
     wanted = segment_to_dict(segment)

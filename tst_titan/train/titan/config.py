@@ -10,6 +10,7 @@ from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing
 
 from tst_titan.plan.costs import flops_per_position
 from tst_titan.plan.settings import Recipe, Segment
+from tst_titan.results import CorpusFiles
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.job import Job
 from tst_titan.train.measured import measured
@@ -41,7 +42,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             float8=_float8(recipe, hardware),
         ),
         dump_folder=str(job.folder),
-        hf_assets_path=str(job.corpus_dir / "tokenizer"),
+        hf_assets_path=str(CorpusFiles(job.corpus_dir).tokenizer),
         loss=loss_config(segment, hardware),
         optimizer=_optimizer(recipe),
         lr_scheduler=lr_scheduler(segment),
@@ -137,7 +138,7 @@ def _checkpoints(job: Job) -> SegmentCheckpoints.Config:
     segment, recipe, stage, hardware = job.segment, job.segment.recipe, job.segment.stage, job.hardware
     return SegmentCheckpoints.Config(
         enable=True,
-        folder="checkpoint",
+        folder=job.checkpoints.name,
         interval=hardware.checkpoint_steps or segment.end_step + 1,
         keep_latest_k=2,
         async_mode="async" if hardware.async_checkpoints else "disabled",
@@ -161,7 +162,7 @@ def _metrics(job: Job) -> SegmentMetrics.Config:
         disable_color_printing=True,
         enable_tensorboard=hardware.tensorboard,
         enable_wandb=hardware.wandb,
-        file=str(job.folder / "metrics.jsonl"),
+        file=str(job.files.metrics),
         phase=stage.name,
         bag_size=_bag_size(segment),
         start_step=segment.start_step,

@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, WandBLogger
 from torchtitan.tools.logging import logger
 
-from tst_titan.bounds import METRICS_BYTES, read_file
 from tst_titan.errors import UserError
 from tst_titan.files import open_own, whole_file
+from tst_titan.metrics_rows import read_rows
+from tst_titan.results import METRICS
 from tst_titan.train.peaks import peak_flops
 from tst_titan.train.titan.routing import routing_statistics
 from tst_titan.train.titan.upstream import loggers_of
@@ -28,7 +29,7 @@ class SegmentMetrics(MetricsProcessor):
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
-        file: str = "metrics.jsonl"
+        file: str = METRICS
         phase: str = "constant"
         bag_size: int = 1
         start_step: int = 0
@@ -173,11 +174,3 @@ def _scalars(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _PHASES = ("superposition", "recovery", "constant", "decay")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a `metrics.jsonl`; a last line that a killed job left unfinished is dropped."""
-    if not path.exists():
-        return []
-    lines = read_file(path, METRICS_BYTES).splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]

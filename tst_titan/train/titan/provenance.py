@@ -15,6 +15,7 @@ from tst_titan import __version__
 from tst_titan.data.content import content
 from tst_titan.data.manifest import read_manifest
 from tst_titan.files import digest_file
+from tst_titan.results import CorpusFiles
 from tst_titan.train.job import Job
 from tst_titan.train.titan.device import DEVICE_TYPE, cpu_name
 
@@ -25,7 +26,7 @@ CHECKOUT = Path(tst_titan.__file__).parent.parent
 
 def provenance(job: Job) -> dict[str, Any]:
     """Commit and dirty flag of the code, package versions, host, device, what the corpus holds."""
-    manifest = read_manifest(job.corpus_dir / "corpus.json")
+    manifest = read_manifest(CorpusFiles(job.corpus_dir).manifest)
     return {
         "segment": job.segment.id,
         "studies": job.studies,
@@ -39,7 +40,7 @@ def provenance(job: Job) -> dict[str, Any]:
         "world_size": job.hardware.world_size,
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "tokenizer_digest": manifest["tokenizer"]["digest"],
-        "corpus_digest": digest_file(job.corpus_dir / "corpus.json"),
+        "corpus_digest": digest_file(CorpusFiles(job.corpus_dir).manifest),
         "corpus": content(manifest),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -20,13 +20,13 @@ from tst_titan.cluster.driver import check_torch_sees
 from tst_titan.errors import UserError
 from tst_titan.files import write_json
 from tst_titan.meeting import met_ranks
+from tst_titan.metrics_rows import read_rows
 from tst_titan.train.failures import record_failure
 from tst_titan.train.job import STOP_SIGNALS, Job, read_job
 from tst_titan.train.time_bounds import END_SECONDS
 from tst_titan.train.titan.checkpoints import latest_whole_step
 from tst_titan.train.titan.checks import check_job
 from tst_titan.train.titan.config import trainer_config
-from tst_titan.train.titan.metrics import read_rows
 from tst_titan.train.titan.provenance import provenance
 from tst_titan.train.titan.trainer import SegmentTrainer
 
@@ -37,14 +37,14 @@ def train_segment(job: Job) -> None:
         check_torch_sees(job.hardware.processes, job.gpus, job.segment.id)
     check_job(job)
     if int(os.environ["RANK"]) == 0:
-        write_json(job.folder / "provenance.json", provenance(job))
+        write_json(job.files.provenance, provenance(job))
     with met_ranks():
         trainer = trainer_config(job).build()
     trainer.train()
     if not trainer.stopped:
         _validate_the_end(trainer, job)
     if dist.get_rank() == 0:
-        write_json(job.folder / "outcome.json", {"step": trainer.step, "stopped": trainer.stopped})
+        write_json(job.files.outcome, {"step": trainer.step, "stopped": trainer.stopped})
     # Only here: after a failure these would wait for ranks that wait for this one. All is on the disk by now, so a rank that hangs
     # in its end is left (with status 1 and its traceback in the log), and the outcome holds.
     faulthandler.dump_traceback_later(END_SECONDS, exit=True)
@@ -56,11 +56,7 @@ def train_segment(job: Job) -> None:
 def _validate_the_end(trainer: SegmentTrainer, job: Job) -> None:
     """A job killed between its last checkpoint and its last validation owes the validation."""
     end = job.segment.end_step
-    wrote = [
-        row
-        for row in read_rows(job.folder / "metrics.jsonl")
-        if row["step"] == end and "validation_loss" in row
-    ]
+    wrote = [row for row in read_rows(job.files.metrics) if row["step"] == end and "validation_loss" in row]
     owes = torch.tensor(not wrote, dtype=torch.int32, device=trainer.device)
     if dist.get_world_size() > 1:
         dist.all_reduce(owes, op=dist.ReduceOp.MAX)
@@ -75,7 +71,7 @@ def failure_message(error: Exception, job: Job) -> str | None:
         return str(error)
     last = latest_whole_step(job.checkpoints)
     good = (
-        f"the last good checkpoint is {job.checkpoints / f'step-{last}'}"
+        f"the last good checkpoint is {job.files.checkpoint(last)}"
         if last
         else "no checkpoint was saved before"
     )

@@ -1,0 +1,399 @@
+"""What the Snakefile asks: the plans, and the inputs, resources and commands' words of every rule. It knows no Snakemake.
+
+The rules are Snakemake's: it calls the methods of `Workflow` with a job's wildcards. What is wrong for a user's sake ends the run
+with one message, wherever it is found: as the Snakefile is read, as the jobs are looked for, or before the first one starts.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
+from tst_titan.cluster.site import Site, gpu_memory_gib, job_prologue
+from tst_titan.configuration import Configuration, check_models, read_configuration, site_file, sources_of
+from tst_titan.data.needed import holds, recorded_weights, tokens_needed
+from tst_titan.errors import UserError
+from tst_titan.evaluate.task_files import definitions_state
+from tst_titan.files import read_json
+from tst_titan.plan import Plan, Segment, load_plans
+from tst_titan.published import STUDY_NAME as PUBLISHED
+from tst_titan.results import CorpusFiles, Logs, Results
+from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
+from tst_titan.train.hardware import Hardware
+from tst_titan.train.hardware_section import hardware_of
+from tst_titan.train.resources import (
+    check_training,
+    training_memory_mb,
+    training_minutes,
+    training_resources,
+)
+
+# Minutes of jobs whose time no plan knows.
+EVALUATION_MINUTES, EXPORT_MINUTES = 240, 60
+# Where neither --cores nor the machine says how many threads tokenize a corpus.
+MOST_THREADS = 16
+
+# An attribute for each wildcard of the rule.
+Wildcards = Any
+# Snakemake's: `rule.name`, `wildcards`, `resources`, `threads`, `is_local`.
+Job = Any
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def one_message(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, with a `UserError` as the run's end: SystemExit passes through Snakemake as it is, errors get a traceback."""
+
+    @wraps(function)
+    def ending(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    return ending
+
+
+@one_message
+def site_file_of_user() -> Path | None:
+    """The site's own file, over what the workflow comes with; None where there is none."""
+    return site_file()
+
+
+@one_message
+def read_workflow(
+    site: Path | None, more_files: Iterable[Path] = (), command_line: Mapping[str, Any] | None = None
+) -> "Workflow":
+    """The workflow of a configuration: site file, `--configfile`, `--config`, each by itself to say where a mistake stands.
+
+    Raises `UserError` for a wrong configuration. A study that cannot be planned is no error before it is asked for.
+    """
+    sources = sources_of(site, more_files, command_line)
+    configuration = read_configuration(sources)
+    plans, broken = load_plans(
+        configuration.studies, configuration.results, max_segment_steps=configuration.max_segment_steps
+    )
+    workflow = Workflow(configuration, plans, broken)
+    if not broken:  # a study that cannot be read may have a model of that name
+        known = (segment.recipe.model.name for segment in workflow.segments.values())
+        check_models(sources, [*MODELS, *known])
+    if PUBLISHED in {*plans, *broken}:
+        folder = configuration.studies / PUBLISHED
+        raise UserError(f"{folder}.yaml: the target {folder} is the paper's own numbers; rename the file")
+    return workflow
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """All studies of a checkout: `plans` by name, and what is wrong with the `broken` ones."""
+
+    configuration: Configuration
+    plans: Mapping[str, Plan]
+    broken: Mapping[str, UserError]
+    _compared: set[str] = field(default_factory=set)
+    """Corpora whose sources were compared with what they were made of, in this run."""
+
+    @property
+    def studies(self) -> Path:
+        return self.configuration.studies
+
+    @property
+    def site(self) -> Site:
+        return self.configuration.site
+
+    @property
+    def results(self) -> Results:
+        return Results(self.configuration.results)
+
+    @property
+    def logs(self) -> Logs:
+        return Logs()
+
+    @cached_property
+    def segments(self) -> dict[str, Segment]:
+        return {name: segment for plan in self.plans.values() for name, segment in plan.segments.items()}
+
+    def segment(self, wildcards: Wildcards) -> Segment:
+        """The segment of a job; `UserError` where no study has one of that name."""
+        if wildcards.segment not in self.segments:
+            raise UserError(
+                f"{wildcards.segment}: no study in {self.studies} has this segment; `tst-titan plan STUDY` lists them"
+            )
+        return self.segments[wildcards.segment]
+
+    # Words of commands. What is no text of the user's is a list, so that what is not given leaves nothing behind.
+
+    @property
+    def command(self) -> str:
+        """The package's command, its words quoted."""
+        return f"{shlex.quote(sys.executable)} -m tst_titan.cli"
+
+    @property
+    def prologue(self) -> str:
+        """Shell lines before each job's command, wherever it runs, as Snakemake formats them."""
+        return job_prologue(self.site).replace("{", "{{").replace("}", "}}")
+
+    @property
+    def user_tasks(self) -> Path:
+        """Task definitions of the user's own, in lm-eval's format."""
+        return self.studies / "tasks"
+
+    @property
+    def hardware(self) -> str:
+        """The section `hardware`. In a command and never in `params`: another machine is no reason to train again."""
+        return json.dumps(self.configuration.hardware)
+
+    @property
+    def split(self) -> list[str]:
+        steps = self.configuration.max_segment_steps
+        return ["--max-segment-steps", str(steps)] if steps else []
+
+    @property
+    def gpu_memory(self) -> list[str]:
+        """What a GPU holds, where the site says; else each job asks the machine that it came to."""
+        memory = gpu_memory_gib(self.site)
+        return ["--gpu-memory-gib", f"{memory:g}"] if memory else []
+
+    @property
+    def trust(self) -> list[str]:
+        return ["--trust-tasks"] if self.configuration.evaluation.trust_tasks else []
+
+    # Corpora.
+
+    @property
+    def corpora_are_local(self) -> bool:
+        """Corpora are made where the network is: by the machine that runs Snakemake, unless the site gives them jobs."""
+        return not self.site.corpus_minutes
+
+    def tokenizing_threads(self, cores: int | None) -> int:
+        """At most: `cores` that are allowed, or the machine has."""
+        return cores or min(MOST_THREADS, (os.cpu_count() or 1) if self.corpora_are_local else MOST_THREADS)
+
+    @property
+    def corpus_resources(self) -> dict[str, Any]:
+        return {"tmpdir": self.downloads, **corpus_resources(self.site)}
+
+    @cached_property
+    def _tokens_needed(self) -> dict[str, dict[str, int]]:
+        corpora = {identity for plan in self.plans.values() for identity in plan.corpora}
+        return tokens_needed(self.plans.values(), recorded_weights(corpora, self.results))
+
+    def downloads(self, wildcards: Wildcards) -> str:
+        """Where a job's downloads lie until they are read: beside the corpus, as 16 files of 2 GB fill a node's /tmp."""
+        return str(self.results.corpus(wildcards.corpus).downloads.absolute())
+
+    def corpus_parts(self, wildcards: Wildcards) -> list[Path]:
+        """The shares of a corpus's files that are jobs of their own; none where one job does it all or did it."""
+        identity, files = wildcards.corpus, self.results.corpus(wildcards.corpus)
+        if files.manifest.exists():
+            return []
+        settings = next(plan.corpora[identity] for plan in self.plans.values() if identity in plan.corpora)
+        if all(source.kind == "python-stdlib" for source in settings.sources):
+            return []
+        needed = sum(
+            min(tokens, settings.max_tokens or tokens) for tokens in self._tokens_needed[identity].values()
+        )
+        data = self.configuration.data
+        count = min(data.most_jobs, -(-needed // data.tokens_per_job))
+        return [files.part(number, count) for number in range(count)] if count > 1 else []
+
+    def _corpus_of(self, segment: Segment) -> Path:
+        """What a segment's data come from: the manifest, or the mark that it has grown where it holds too little."""
+        files = self._corpus_files(segment)
+        needed = self._tokens_needed[segment.recipe.corpus.id]
+        if files.manifest.exists() and not holds(read_json(files.manifest), needed):
+            return files.grown(sum(needed.values()))
+        return files.manifest
+
+    def _corpus_files(self, segment: Segment) -> CorpusFiles:
+        return self.results.corpus(segment.recipe.corpus.id)
+
+    # Segments.
+
+    @one_message
+    def training_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        """The corpus and the parent. A finished segment needs neither: nothing that is made later retrains it."""
+        if self.results.segment(wildcards.segment).done.exists():
+            return {}
+        segment = self.segment(wildcards)
+        inputs = {"corpus": self._corpus_of(segment)}
+        if segment.parent:
+            inputs["parent"] = self.results.segment(segment.parent).done
+        return inputs
+
+    def _training_job(self, value: Callable[[Segment, Hardware], Any]) -> Callable[[Wildcards], Any]:
+        """What a training job asks for: `value` of its segment and the hardware of the segment's model."""
+
+        @one_message
+        def asked(wildcards: Wildcards) -> Any:
+            segment = self.segment(wildcards)
+            return value(segment, hardware_of(self.configuration.hardware, segment.recipe.model.name))
+
+        return asked
+
+    @property
+    def training_threads(self) -> Callable[[Wildcards], int]:
+        return self._training_job(lambda segment, hardware: hardware.processes * hardware.threads)
+
+    @property
+    def training_resources(self) -> dict[str, Callable[[Wildcards], Any]]:
+        """By resource, what a job asks for; which resources there are depends on the site alone."""
+        site = self.site
+
+        def named(name: str) -> Callable[[Wildcards], Any]:
+            return self._training_job(lambda segment, hardware: training_resources(hardware, site)[name])
+
+        return {
+            "mem_mb": self._training_job(
+                lambda segment, hardware: training_memory_mb(segment, hardware, site)
+            ),
+            "runtime": self._training_job(
+                lambda segment, hardware: training_minutes(segment, hardware, site)
+            ),
+            **{name: named(name) for name in training_resources(Hardware(), site)},
+        }
+
+    # What reads a whole checkpoint.
+
+    def _checkpoint_resources(self, *, gpus: int, minutes: int) -> dict[str, Any]:
+        @one_message
+        def memory(wildcards: Wildcards) -> int:
+            return checkpoint_memory_mb(self.segment(wildcards), self.site, gpus=gpus)
+
+        resources = checkpoint_resources(self.site, gpus=gpus, minutes=minutes)
+        return {"mem_mb": memory, "in_turn": 1, **resources}
+
+    @property
+    def export_resources(self) -> dict[str, Any]:
+        return self._checkpoint_resources(gpus=0, minutes=EXPORT_MINUTES)
+
+    @property
+    def evaluation_resources(self) -> dict[str, Any]:
+        return self._checkpoint_resources(gpus=self.evaluation_processes, minutes=EVALUATION_MINUTES)
+
+    @property
+    def evaluation_processes(self) -> int:
+        """Of one evaluation."""
+        return self.configuration.evaluation.processes
+
+    @one_message
+    def evaluation_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        """The finished segment, and the corpus, whose tokenizer and held-out text are needed."""
+        return {
+            "done": self.results.segment(wildcards.segment).done,
+            "corpus": self._corpus_files(self.segment(wildcards)).manifest,
+        }
+
+    @one_message
+    def own_definitions(self, wildcards: Wildcards) -> Any:
+        """What changes with the user's definitions and data that a group is made of. Where there are none it is nothing that
+        Snakemake records or compares (of no type that it knows): the suites' evaluations depend on their checkpoint alone."""
+        return definitions_state(wildcards.group, self.user_tasks) or ...
+
+    @property
+    def task_groups(self) -> list[str]:
+        """Those that the studies name, whose data are fetched."""
+        return sorted({group for plan in self.plans.values() for group in plan.task_groups}) or ["offline"]
+
+    # Studies.
+
+    @one_message
+    def study_inputs(self, wildcards: Wildcards) -> dict[str, list[Path]]:
+        """Finished segments and evaluations of a study. One that cannot be planned or trained here ends the run before any job."""
+        plan = self._plan(wildcards.study)
+        missing = [segment for name, segment in plan.segments.items() if name not in plan.finished]
+        for note in check_training(missing, self.configuration.hardware, self.site):
+            print(f"hardware: {note}", file=sys.stderr)
+        self._refuse_changed_inputs(missing)
+        return {
+            "segments": [self.results.segment(name).done for name in plan.segments],
+            "evaluations": [
+                self.results.evaluation(segment, group)
+                for segment in plan.evaluations
+                for group in plan.task_groups
+            ],
+        }
+
+    def definition(self, wildcards: Wildcards) -> str:
+        """Another definition gives another report; comments in it do not."""
+        return self.plans[wildcards.study].definition.model_dump_json()
+
+    def _plan(self, name: str) -> Plan:
+        """The plan of a study that a target names; `UserError` with its own mistake, or that there is none of that name."""
+        if name in self.plans:
+            return self.plans[name]
+        if name in self.broken:
+            raise self.broken[name]
+        studies, file = self.studies, self.studies / name
+        if file.suffix in (".yaml", ".yml") and file.stem in {*self.plans, *self.broken}:
+            raise UserError(f"{file}: is the definition; the target that builds it is {studies / file.stem}")
+        near = get_close_matches(name, [PUBLISHED, *self.plans, *self.broken], n=1)
+        hint = f" Did you mean {studies / near[0]}?" if near else ""
+        known = ", ".join(sorted([PUBLISHED, *self.plans]))
+        raise UserError(f"{file}.yaml: no such study.{hint} There are: {known}")
+
+    def _refuse_changed_inputs(self, segments: Iterable[Segment]) -> None:
+        """`UserError` where the text or tokenizer of a corpus that is there has changed before these segments are trained on it."""
+        corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
+        new = [corpus for identity, corpus in corpora.items() if identity not in self._compared]
+        if not new:
+            return
+        # What reads corpora takes a while to import: not in every job's Snakemake.
+        from tst_titan.data.inputs import changed_inputs
+
+        self._compared.update(corpora)
+        if wrong := changed_inputs(new, self.results):
+            raise UserError("\nerror: ".join(wrong))
+
+    # Before the first job.
+
+    @one_message
+    def check_jobs(self, jobs: Sequence[Job], *, slurm: bool, executor_settings: Any) -> None:
+        """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
+        evaluations would not find when all training is done."""
+        # Of targets that are no study, too.
+        self._refuse_changed_inputs(self.segment(job.wildcards) for job in jobs if job.rule.name == "train")
+        if slurm:
+            self._check_slurm([job for job in jobs if not job.is_local], executor_settings)
+        if not any(job.rule.name == "fetch_eval_data" for job in jobs):
+            self._check_evaluation_data([job for job in jobs if job.rule.name == "evaluate"])
+
+    def _check_slurm(self, jobs: Sequence[Job], executor_settings: Any) -> None:
+        # The executor's plugin is imported only where it runs.
+        from tst_titan.cluster.executor import check_resources, mend_executor
+        from tst_titan.cluster.preflight import check_cluster, request_of
+
+        for job in jobs:
+            check_resources(job.rule.name, job.resources)
+        requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
+        for warning in check_cluster(requests, [Path.cwd(), self.results.root]):
+            print(f"warning: {warning}", file=sys.stderr)
+        mend_executor(executor_settings)
+
+    def _check_evaluation_data(self, jobs: Iterable[Job]) -> None:
+        groups: dict[int, set[str]] = {}
+        for job in jobs:
+            if job.wildcards.group not in {"offline", *OFFLINE_TASKS}:
+                seq_len = self.segment(job.wildcards).recipe.seq_len
+                groups.setdefault(seq_len, set()).add(job.wildcards.group)
+        for seq_len, names in groups.items():
+            # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
+            words = [
+                "--check",
+                "--tasks",
+                *sorted(names),
+                "--task-definitions",
+                str(self.user_tasks),
+                *self.trust,
+            ]
+            check = f"{self.command} fetch-eval-data {shlex.join([*words, '--seq-len', str(seq_len)])}"
+            if subprocess.run(["bash", "-c", job_prologue(self.site) + check]).returncode:
+                sys.exit(1)
