@@ -11,7 +11,7 @@ from tst_titan.compare.findings import Findings
 from tst_titan.compare.intervals import Interval
 from tst_titan.compare.paired import Difference
 from tst_titan.formats import short
-from tst_titan.report.row_charts import Row, RowChart, first_rows
+from tst_titan.report.charts import Row, RowChart, first_rows
 from tst_titan.report.words import column_name, value_words
 
 RINGS = " Rings: the published values of the same."
@@ -59,9 +59,9 @@ def _row(kind: str, item: Difference | ReadOff, findings: Findings, colors: Mapp
     bound = item.bound if isinstance(item, ReadOff) else ""
     interval: Interval = item.interval
     return Row(
-        name=f"{item.label}, {item.model}, {item.steps / 1000:.3g}k",
+        name=(item.label, f"{item.model}, {item.steps / 1000:.3g}k"),
         series=item.label,
-        color=colors.get(item.label, 1),
+        slot=colors.get(item.label, 1),
         value=value,
         text=value_words(value, bound, speedup),
         low=interval.low,
@@ -91,7 +91,7 @@ def hours_chart(
     on = ", ".join(sorted(device for device in devices if device)) or "device not recorded"
     rows = tuple(
         Row(
-            arm,
+            (arm,),
             arm,
             colors.get(arm, 0 if arm == "baseline" else 1),
             value,
@@ -112,8 +112,10 @@ def hours_chart(
     ]
 
 
-def hours_rows(hours: Sequence[tuple[str, str, float]], colors: Mapping[str, int]) -> list[RowChart]:
-    """Printed B200-hours, a bar a run: (name, arm, hours)."""
+def hours_rows(
+    hours: Sequence[tuple[tuple[str, ...], str, float]], colors: Mapping[str, int]
+) -> list[RowChart]:
+    """Printed B200-hours, a bar a run: (name in lines, arm, hours)."""
     rows = tuple(Row(name, arm, colors.get(arm, 1), value, hours_words(value)) for name, arm, value in hours)
     return [RowChart("B200-hours by run", "B200-hours", rows, bars=True, caption="As printed in Table 1.")]
 

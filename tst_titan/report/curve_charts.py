@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 
 from tst_titan.collect.study import RunCurve
-from tst_titan.report.charts import NUM_COLORS, Line, LineStyle, Panel
+from tst_titan.report.charts import Line, LineStyle, Panel
 
 LOSS = "loss (nats a token)"
 MOST_VARIANTS = 6
@@ -32,13 +32,13 @@ def colors_of(curves: Iterable[LabelledCurve]) -> dict[str, int]:
     for curve in curves:
         labels.setdefault(curve.label, curve.baseline)
     colors: dict[str, int] = {}
-    next_color = 1
+    next_slot = 1
     for label, baseline in labels.items():
         if baseline and 0 not in colors.values():
             colors[label] = 0
         else:
-            colors[label] = 1 + (next_color - 1) % (NUM_COLORS - 1)
-            next_color += 1
+            colors[label] = next_slot
+            next_slot += 1
     return colors
 
 

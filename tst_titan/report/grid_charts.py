@@ -9,7 +9,7 @@ import pandas as pd
 from tst_titan.compare.equal_loss import fitted_losses
 from tst_titan.compare.grids import Grid
 from tst_titan.compare.variants import is_baseline, variants
-from tst_titan.report.charts import NUM_COLORS, Chart, HeatMap, Line, Panel
+from tst_titan.report.charts import Chart, HeatMap, Line, Panel
 from tst_titan.report.words import column_name
 
 FLAT = 0.002
@@ -60,7 +60,7 @@ def bag_size_curves(grid: Grid, published: Grid | None = None) -> Panel:
         rings = tuple(
             Line(
                 f"r = {value:g}",
-                1 + grid.step_ratios.index(value) % (NUM_COLORS - 1),
+                1 + grid.step_ratios.index(value),
                 np.array(published.bag_sizes),
                 published.means[row],
                 "rings",
@@ -76,7 +76,7 @@ def bag_size_curves(grid: Grid, published: Grid | None = None) -> Panel:
         lines=tuple(
             Line(
                 f"r = {value:g}",
-                1 + row % (NUM_COLORS - 1),
+                1 + row,
                 np.array(grid.bag_sizes),
                 grid.means[row],
                 "points+line",

@@ -23,8 +23,10 @@ from tst_titan.compare.downstream import downstream_table
 from tst_titan.compare.findings import Findings
 from tst_titan.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.plan import Accelerator
-from tst_titan.report.charts import CHART_STYLE, NUM_COLORS, STYLE, Chart, chart_svg, legend
+from tst_titan.report.charts import HeatMap, legend, only_fitted
+from tst_titan.report.figures import FigureSection, script_bundle, script_hash, script_json
 from tst_titan.report.tables import readable
+from tst_titan.report.theme import DASHES, FIT_DASH, color_index, config, dark_figures, dash_index, variables
 from tst_titan.report.words import (
     COMPARISON_HEADER,
     column_name,
@@ -50,18 +52,6 @@ class Card:
     note: str
     tone: str
     source: str
-
-
-@dataclass(frozen=True)
-class FigureSection:
-    """Charts under one heading, sentences above them, and where their numbers come from; `folded` is shown on request."""
-
-    id: str
-    title: str
-    charts: Sequence[Chart]
-    source: str
-    notes: Sequence[str] = ()
-    folded: Sequence[Chart] = ()
 
 
 def study_report(
@@ -197,33 +187,55 @@ def _render(folders: Mapping[str, str], /, **context: Any) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=shown,
     )
-    swatches = "".join(f".b{slot} {{ background: var(--c{slot}); }}\n" for slot in range(NUM_COLORS))
-    # Ours, not a user's: the only text that is not escaped, besides the charts (which escape what they draw).
-    style = markupsafe.Markup(STYLE + CHART_STYLE + swatches + _template("report.css"))
-    script = markupsafe.Markup(_template("report.js"))
-    page = environment.get_template("report.html")
-    return page.render(style=style, script=script, version=__version__, **context) + "\n"
+    # Ours, not a user's: the only text that is not escaped, besides the figures (`script_json` makes them inert).
+    style = variables() + dark_figures() + _template("report.css")
+    scripts = [script_bundle(), _template("report.js")]
+    return (
+        environment.get_template("report.html").render(
+            style=markupsafe.Markup(style),
+            scripts=[markupsafe.Markup(script) for script in scripts],
+            script_hashes=" ".join(script_hash(script) for script in scripts),
+            figure_config=markupsafe.Markup(script_json(config() | {"legend": {"disable": True}})),
+            version=__version__,
+            **context,
+        )
+        + "\n"
+    )
 
 
 def _template(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _drawn(charts: Sequence[Chart]) -> list[tuple[markupsafe.Markup, str]]:
-    return [(markupsafe.Markup(chart_svg(chart)), chart.caption) for chart in charts]
-
-
 def _figure_context(section: FigureSection) -> dict[str, Any]:
-    names = legend([*section.charts, *section.folded])
+    names = legend(section.all_charts)
+    fits = only_fitted(section.all_charts)
+    figures = [
+        {
+            "title": chart.title,
+            "caption": chart.caption,
+            "spec": markupsafe.Markup(script_json(spec)),
+            "x_label": chart.x_label,
+            # With room for title and axis: what follows stays in its place when it is drawn.
+            "height": spec["height"] + 80,
+            "columns": len(chart.columns) if isinstance(chart, HeatMap) else 0,
+        }
+        for chart, spec in zip(section.all_charts, section.specs, strict=True)
+    ]
     return {
         "id": section.id,
         "title": section.title,
-        "legend": list(names.items()) if len(names) > 1 else [],
-        "charts": _drawn(section.charts),
-        "folded": _drawn(section.folded),
+        "legend": [_swatch(name, slot, fits) for name, slot in names.items()] if len(names) > 1 else [],
+        "figures": figures[: len(section.charts)],
+        "folded": figures[len(section.charts) :],
         "source": section.source,
         "notes": section.notes,
     }
+
+
+def _swatch(name: str, slot: int, fits: set[str]) -> dict[str, Any]:
+    dash = FIT_DASH if name in fits else DASHES[dash_index(slot)]
+    return {"name": name, "color": color_index(slot), "dash": " ".join(map(str, dash))}
 
 
 def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:
@@ -293,8 +305,6 @@ def _corpus_context(found: StudyResults, corpus_id: str) -> dict[str, Any]:
         "file": manifest["file"],
         "facts": facts,
         "notes": [notes] if isinstance(notes, str) else [str(note) for note in notes],
-        "chart": None,
-        "caption": "",
     }
 
 

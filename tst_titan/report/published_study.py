@@ -15,10 +15,10 @@ from tst_titan.compare.grids import Grid, find_grids
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.files import write_text
 from tst_titan.published import SOURCE, published_grids, published_table1
-from tst_titan.report.charts import figure_svg
 from tst_titan.report.comparison_charts import hours_rows, three_way_charts
+from tst_titan.report.figures import FigureSection, write_figure
 from tst_titan.report.grid_charts import budget_panels, grid_charts
-from tst_titan.report.page import FigureSection, plain_report
+from tst_titan.report.page import plain_report
 from tst_titan.report.recommended import known_sizes, recommendation_section
 from tst_titan.report.tables import write_csv, write_runs
 from tst_titan.study.catalogue import PAPER_TASKS
@@ -115,7 +115,7 @@ def collect_published(out: Path) -> PublishedResults:
     trends, sentences = recommendation_section(uniform, LOSS, known_sizes())
     hours = hours_rows(
         [
-            (f"{row['arm']}, {row['model']}, {row['steps'] / 1000:.3g}k", row["arm"], row["device_hours"])
+            ((row["arm"], f"{row['model']}, {row['steps'] / 1000:.3g}k"), row["arm"], row["device_hours"])
             for row in found.table.to_dict("records")
         ],
         colors,
@@ -135,8 +135,7 @@ def collect_published(out: Path) -> PublishedResults:
         FigureSection("hours", "B200-hours", hours, f"From Table 1 of {SOURCE}; table.csv."),
     ]
     for section in sections:
-        if section.charts:
-            write_text(out / f"{section.id}.svg", figure_svg(section.charts))
+        write_figure(section, out)
     write_csv(findings.table(), out / "comparisons.csv")
     write_csv(downstream_table(found.table, task_names(found.table)), out / "downstream.csv")
     write_text(out / "report.html", plain_report("published", SOURCE, found.table, findings, sections))

@@ -12,7 +12,7 @@ from tst_titan.compare.variants import is_baseline
 from tst_titan.formats import short
 from tst_titan.plan import Plan
 from tst_titan.plan.costs import count_parameters
-from tst_titan.report.charts import NUM_COLORS, Chart, Line, Panel
+from tst_titan.report.charts import Chart, Line, Panel
 
 
 def model_sizes(plan: Plan) -> dict[str, float]:
@@ -77,7 +77,7 @@ def _law_panels(
 ) -> list[Chart]:
     law, residuals = [], []
     for slot, model in enumerate(dict.fromkeys(models)):
-        color = 1 + slot % (NUM_COLORS - 1)
+        color = 1 + slot
         rows = models == model
         x = np.geomspace(tokens.min(), tokens.max(), 40)
         law.append(Line(str(model), color, tokens[rows], losses[rows], "points"))
@@ -117,9 +117,7 @@ def _trend_panel(
     low, high = np.where(bars, low, y), np.where(bars, high, y)
     printed = [findings.published_of("equal loss", item)[0] for item in items]
     published = np.array([np.nan if value is None else value for value in printed])
-    line = Line(
-        label, 1 + slot % (NUM_COLORS - 1), x[order], y[order], "points+line", low[order], high[order]
-    )
+    line = Line(label, 1 + slot, x[order], y[order], "points+line", low[order], high[order])
     return Panel(
         title=f"Equal-loss speedup by size: {label}",
         x_label="parameters without embeddings",

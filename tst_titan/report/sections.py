@@ -13,8 +13,8 @@ from tst_titan.compare.grids import Grid, find_grids
 from tst_titan.compare.variants import run_labels
 from tst_titan.report.comparison_charts import hours_chart, published_hours, three_way_charts
 from tst_titan.report.curve_charts import LabelledCurve, colors_of, curve_panels, labelled, largest_budgets
+from tst_titan.report.figures import FigureSection
 from tst_titan.report.grid_charts import budget_panels, grid_charts, learning_rate_panels
-from tst_titan.report.page import FigureSection
 from tst_titan.report.recommended import recommendation_section
 from tst_titan.report.scaling import model_sizes, scaling_charts
 

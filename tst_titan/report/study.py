@@ -14,7 +14,7 @@ from tst_titan.compare.findings import Findings, compare
 from tst_titan.compare.variants import single_seeds
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
-from tst_titan.report.charts import figure_svg
+from tst_titan.report.figures import write_figure
 from tst_titan.report.page import study_report
 from tst_titan.report.sections import figure_sections
 from tst_titan.report.tables import curves_writer, write_csv, write_evaluations, write_runs
@@ -41,8 +41,7 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
     write_csv(findings.table(), out / "comparisons.csv")
     sections = figure_sections(found, findings)
     for section in sections:
-        if section.charts or section.folded:
-            write_text(out / f"{section.id}.svg", figure_svg([*section.charts, *section.folded]))
+        write_figure(section, out)
     write_text(out / "report.html", study_report(found, findings, sections, study_file))
     return found, findings
 

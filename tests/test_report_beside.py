@@ -1,10 +1,9 @@
 """Published values stand beside a study's own where the paper trained the same thing, and nowhere else."""
 
-import xml.etree.ElementTree as ElementTree
-
 import pandas as pd
 import pytest
 from collect_support import fill_results, make_plan, write_evaluation
+from report_studies import drawn_marks
 
 from tst_titan.collect.average import AVERAGED, average_score
 from tst_titan.collect.published import published_of
@@ -74,14 +73,16 @@ def test_comparisons_have_their_published_counterpart_by_the_same_estimator(coll
 def test_figures_show_them_as_rings(collected):
     out = collected[-1]
     for name in ("curves", "grids", "budgets", "comparisons", "hours"):
-        text = (out / f"{name}.svg").read_text()
-        ElementTree.fromstring(text)
-        assert 'class="ring' in text, name
+        assert drawn_marks(out / f"{name}.svg", "rings"), name
     grids = (out / "grids.svg").read_text()
     assert "Published: 270M, 20000 steps" in grids
     # Baseline, six cells of the 270M grid, two budgets and an arm of 3B: one ring at each curve's end.
-    rings = (out / "curves.svg").read_text().count('class="ring')
-    assert rings == 7 + 2 + 1
+    rings = drawn_marks(out / "curves.svg", "rings")
+    assert len(rings) == 7 + 2 + 1
+    # Hollow, in the colour of the arm's line.
+    assert {ring.get("fill") for ring in rings} == {"#ffffff"}
+    lines = {line.get("stroke") for line in drawn_marks(out / "curves.svg", "lines")}
+    assert {ring.get("stroke") for ring in rings} <= lines
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,8 @@ def test_a_study_that_asks_for_nothing_published_shows_nothing(tmp_path):
     fill_results(plan, tmp_path / "results", log_every=1000, validate_every=5000)
     found, _ = collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
     assert not any(name.startswith("published_") for name in found.table.columns)
-    assert 'class="ring' not in (tmp_path / "out" / "curves.svg").read_text()
+    assert drawn_marks(tmp_path / "out" / "curves.svg", "lines")
+    assert not drawn_marks(tmp_path / "out" / "curves.svg", "rings")
 
 
 def test_an_average_over_fewer_tasks_does_not_exist():
