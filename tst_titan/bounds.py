@@ -82,5 +82,6 @@ def bounded_lines(file: IO[bytes], path: Path, bound: Bound) -> Iterator[tuple[i
 def too_much(where: object, bound: Bound) -> UserError:
     """What is said of a thing that is larger than its bound."""
     return UserError(
-        f"{where}: more than {bound.most():,} bytes, the most that {bound.what}; make it smaller or leave it out, or, to read it, {bound.mend}"
+        f"more than {bound.most():,} bytes, the most that {bound.what}; make it smaller or leave it out, or, to read it, {bound.mend}",
+        where=where,
     )

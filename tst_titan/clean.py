@@ -43,7 +43,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_clean(args: argparse.Namespace) -> None:
     """List what a build made, then delete it."""
     if not (Path("Snakefile").is_file() and DEFAULTS_FILE.is_file()):
-        raise UserError(f"{Path.cwd()}: not a checkout of tst-titan: go to the folder of its Snakefile")
+        raise UserError("not a checkout of tst-titan: go to the folder of its Snakefile", where=Path.cwd())
     found = find_built(read_configuration(sources_of(site_file())))
     for line in found.left:
         print(f"left: {line}")
@@ -101,7 +101,7 @@ def delete(found: Clean) -> None:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be deleted: {error.strerror}") from error
+        raise UserError(f"cannot be deleted: {error.strerror}", where=error.filename) from error
 
 
 def _not_ours(folder: Path) -> str:

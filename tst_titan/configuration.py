@@ -76,7 +76,7 @@ def site_file(environment: Mapping[str, str] = os.environ) -> Path | None:
     path = SITE_FILE if named is None else Path(named)
     if not path.exists():
         if named is not None:
-            raise UserError(f"{named}: no such file (named by {SITE_VARIABLE})")
+            raise UserError(f"no such file (named by {SITE_VARIABLE})", where=named)
         return None
     file_source(path)
     return path
@@ -128,14 +128,14 @@ def _named(place: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{error}", where=place) from None
 
 
 def _parse(key: str, value: Any) -> Any:
     """One setting of the top level as `Configuration` has it."""
     names = [item.name for item in fields(Configuration)]
     if key not in names:
-        raise UserError(f"{key}: unknown key; {choices(key, names)}")
+        raise UserError(f"unknown key; {choices(key, names)}", where=key)
     if key in ("studies", "results"):
         return _path(key, value)
     if key == "max_segment_steps":
@@ -146,7 +146,7 @@ def _parse(key: str, value: Any) -> Any:
         check_section(section)
         return section
     if value is None:
-        raise UserError(f"{key}: is empty; write its settings below it, indented, or remove the line")
+        raise UserError("is empty; write its settings below it, indented, or remove the line", where=key)
     if key == "site":
         return parse_site(value)
     return _section(key, value, _SECTIONS[key])

@@ -45,9 +45,9 @@ def open_own(path: Path, mode: str) -> IO[str]:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(
-                f"{path}: is a symbolic link, and would have another file written to; remove it"
+                "is a symbolic link, and would have another file written to; remove it", where=path
             ) from error
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UserError(f"cannot be written: {error.strerror}", where=path) from error
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror} ({error.filename})") from error
+        raise UserError(f"cannot be written: {error.strerror} ({error.filename})", where=path) from error
     os.close(handle)
     part = Path(name)
     try:
@@ -74,7 +74,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.chmod(0o666 & ~umask)
         part.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"cannot be written: {error.strerror or error}", where=path) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -95,13 +95,13 @@ def read_json(path: Path, *, mend: str = "delete it and run again") -> Any:
     try:
         content = read_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError("no such file", where=path) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"cannot be read: {error.strerror}", where=path) from error
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting without end
-        raise UserError(f"{path}: not a whole JSON file ({error}); {mend}") from error
+        raise UserError(f"not a whole JSON file ({error}); {mend}", where=path) from error
 
 
 def digest_json(value: Any, length: int = 8) -> str:

@@ -52,7 +52,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         if line.endswith(b"\n") and line.strip():
             row = _row(line)
             if row is None:
-                raise UserError(f"{path}: line {number} is no row; delete that line, or bring the file back")
+                raise UserError(
+                    f"line {number} is no row; delete that line, or bring the file back", where=path
+                )
             yield row
 
 

@@ -19,11 +19,11 @@ def private_folder(folder: Path, mend: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}; {mend}") from error
+        raise UserError(f"cannot be made: {error.strerror}; {mend}", where=folder) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UserError(f"{folder}: is another user's, or no folder; {mend}")
+        raise UserError(f"is another user's, or no folder; {mend}", where=folder)
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"{folder}: others may write there; delete it, or {mend}")
+        raise UserError(f"others may write there; delete it, or {mend}", where=folder)
     return folder
 
 

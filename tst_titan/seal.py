@@ -28,9 +28,9 @@ def read_sealed(path: Path, *, mend: str) -> dict[str, Any]:
     """Read a JSON record; a missing, damaged or edited one is a `UserError` that names it and `mend`."""
     record = read_json(path, mend=mend)
     if not isinstance(record, dict):
-        raise UserError(f"{path}: holds no record; {mend}")
+        raise UserError(f"holds no record; {mend}", where=path)
     if was_edited(record):
-        raise UserError(f"{path}: not as it was written (its own digest differs); {mend}")
+        raise UserError(f"not as it was written (its own digest differs); {mend}", where=path)
     return record
 
 

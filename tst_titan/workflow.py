@@ -125,7 +125,8 @@ class Workflow:
         """The segment of a job; `UserError` where no study has one of that name."""
         if wildcards.segment not in self.segments:
             raise UserError(
-                f"{wildcards.segment}: no study in {self.studies} has this segment; `tst-titan plan STUDY` lists them"
+                f"no study in {self.studies} has this segment; `tst-titan plan STUDY` lists them",
+                where=wildcards.segment,
             )
         return self.segments[wildcards.segment]
 
@@ -334,7 +335,9 @@ class Workflow:
             raise self.broken[name]
         studies, file = self.studies, self.studies / name
         if file.suffix in (".yaml", ".yml") and file.stem in {*self.plans, *self.broken}:
-            raise UserError(f"{file}: is the definition; the target that builds it is {studies / file.stem}")
+            raise UserError(
+                f"is the definition; the target that builds it is {studies / file.stem}", where=file
+            )
         near = get_close_matches(name, [PUBLISHED, *self.plans, *self.broken], n=1)
         hint = f" Did you mean {studies / near[0]}?" if near else ""
         known = ", ".join(sorted([PUBLISHED, *self.plans]))

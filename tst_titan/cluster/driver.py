@@ -54,8 +54,9 @@ def check_torch_sees(count: int, held: tuple[str, ...], where: str) -> None:
     else:
         mend = "install a torch that is built for a CUDA which the driver runs, or a newer driver"
     raise UserError(
-        f"{where}: holds {len(held)} GPUs ({', '.join(held)}), torch sees {seen}: {describe_torch()}, {find_driver()}"
-        f"{_why_no_cuda()}; {mend} (docs/cluster.md, Driver and CUDA); an empty CUDA_VISIBLE_DEVICES trains on the CPU"
+        f"holds {len(held)} GPUs ({', '.join(held)}), torch sees {seen}: {describe_torch()}, {find_driver()}"
+        f"{_why_no_cuda()}; {mend} (docs/cluster.md, Driver and CUDA); an empty CUDA_VISIBLE_DEVICES trains on the CPU",
+        where=where,
     )
 
 
@@ -110,7 +111,7 @@ def main() -> int:
     try:
         check_torch_sees(len(held), held, "this node")
     except UserError as error:
-        print(str(error).removeprefix("this node: "))
+        print(error.what)
         return 1
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     devices = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "no GPU"

@@ -99,7 +99,7 @@ class FolderLock:
         """`LockLost` if the file names another holder."""
         found = read_holder(self.path)
         if found is not None and found.token != self.holder.token:
-            raise LockLost(f"{self.path}: taken over by {found}")
+            raise LockLost(f"taken over by {found}", where=self.path)
 
     def beat(self) -> None:
         """Raise the count if it is time; `LockLost` if the file names another holder."""
@@ -131,7 +131,7 @@ def folder_lock(
         folder.mkdir(parents=True, exist_ok=True)
         file = open_own(folder / name, "a+")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise UserError(f"cannot be written: {error.strerror}", where=folder) from error
     with file:
         lock = FolderLock(folder / name, file, myself(), doing)
         _acquire(lock, behind_jobs)

@@ -141,7 +141,7 @@ def check_commands() -> None:
         if lacking:
             version = ask([command, "--version"]).text.strip() or "this Slurm"
             raise UserError(
-                f"{version}: {command} has no {', '.join(lacking)}; Slurm {OLDEST} or later is needed"
+                f"{command} has no {', '.join(lacking)}; Slurm {OLDEST} or later is needed", where=version
             )
 
 

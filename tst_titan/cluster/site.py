@@ -50,7 +50,7 @@ class Site:
 def parse_site(settings: Any, *, source: str = "site") -> Site:
     """The section `site`, each key known and of its type."""
     if not isinstance(settings, dict):
-        raise UserError(f"{source}: {settings!r}: must be a mapping of settings, such as partition: gpu")
+        raise UserError(f"{settings!r}: must be a mapping of settings, such as partition: gpu", where=source)
     known = {item.name: type(getattr(Site(), item.name)) for item in fields(Site)}
     for key, value in settings.items():
         if key not in known:

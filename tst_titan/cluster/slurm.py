@@ -68,11 +68,11 @@ def run(*command: str) -> str:
     try:
         done = complete(command)
     except FileNotFoundError:
-        raise UserError(f"{command[0]}: not found; is Slurm on PATH on the compute nodes?") from None
+        raise UserError("not found; is Slurm on PATH on the compute nodes?", where=command[0]) from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command)}: no answer in {TIMEOUT_SECONDS:g} s") from None
+        raise UserError(f"no answer in {TIMEOUT_SECONDS:g} s", where=" ".join(command)) from None
     if done.returncode:
         if "Invalid job id" in done.stderr:
             return ""
-        raise UserError(f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}")
+        raise UserError(f"{done.stderr.strip() or f'status {done.returncode}'}", where=" ".join(command))
     return done.stdout

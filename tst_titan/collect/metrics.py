@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_titan.collect.notices import Notice, listed
+from tst_titan.collect.notices import Notice, damage, listed
 from tst_titan.errors import UserError
 from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns, read_columns
 
@@ -42,7 +42,7 @@ def read_metrics(path: Path, *, first_step: int, last_step: int, finished: bool)
             return no_metrics(Notice("damaged", str(path), "missing although the segment is finished"))
         return no_metrics()
     except UserError as error:
-        return no_metrics(Notice("damaged", str(path), str(error).removeprefix(f"{path}: ")))
+        return no_metrics(damage(error))
     notices, columns = [], found.columns
     if found.cut and finished:
         notices.append(Notice("damaged", str(path), "the last line is cut short; it was left out"))

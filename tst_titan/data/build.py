@@ -138,7 +138,9 @@ def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
         return None
     manifest = read_manifest(path)
     if manifest["corpus_id"] != settings.id:
-        raise UserError(f"{path}: is corpus {manifest['corpus_id']}, not {settings.id}; use another folder")
+        raise UserError(
+            f"is corpus {manifest['corpus_id']}, not {settings.id}; use another folder", where=path
+        )
     return manifest
 
 

@@ -89,7 +89,7 @@ def _build(args: argparse.Namespace) -> None:
         plans = [load_plan(find_study(args.study), args.results)]
     corpora = {name: corpus for plan in plans for name, corpus in plan.corpora.items()}
     if args.corpus and args.corpus not in corpora:
-        raise UserError(f"{args.study}: needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}")
+        raise UserError(f"needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}", where=args.study)
     wanted = [args.corpus] if args.corpus else list(corpora)
     shares = {
         identity: source_shares(corpora[identity], Results(args.results).corpus(identity).folder)

@@ -106,17 +106,20 @@ def check_beginning(path: Path, head: bytes) -> None:
     """Raise `UserError` where the first bytes of what should be text tell that it is something else."""
     if head.startswith(_POINTER) and b"\noid " in head:
         raise UserError(
-            f"{path}: is a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`"
+            "is a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`",
+            where=path,
         )
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
-            raise UserError(f"{path}: is {what}, not text; unpack or convert it, or leave it out of `path`")
+            raise UserError(
+                f"is {what}, not text; unpack or convert it, or leave it out of `path`", where=path
+            )
     if head[257:262] == b"ustar":
-        raise UserError(f"{path}: is a tar archive, not text; unpack it")
+        raise UserError("is a tar archive, not text; unpack it", where=path)
     encoding = _wide_encoding(head)
     if encoding:
         raise UserError(
-            f"{path}: is {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8 FILE > NEW)"
+            f"is {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8 FILE > NEW)", where=path
         )
 
 
@@ -173,6 +176,7 @@ class TextShare:
         ):
             if number >= _FEW_BAD and number > most * self.num_bytes:
                 raise UserError(
-                    f"{self.path}: is no UTF-8 text: {number / self.num_bytes:.0%} of its bytes {what} (another encoding, such as "
-                    "Windows-1251, Shift-JIS or UTF-16, or no text at all); convert it with iconv, or leave it out of `path`"
+                    f"is no UTF-8 text: {number / self.num_bytes:.0%} of its bytes {what} (another encoding, such as "
+                    "Windows-1251, Shift-JIS or UTF-16, or no text at all); convert it with iconv, or leave it out of `path`",
+                    where=self.path,
                 )

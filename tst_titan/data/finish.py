@@ -236,7 +236,7 @@ def _place(job: GroupJob, shard: Shard, keep: np.ndarray, path: Path) -> ShardHe
             with whole_file(path) as partial:
                 shutil.copyfile(shard.path, partial)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UserError(f"cannot be written: {error.strerror}", where=path) from error
     return shard.header
 
 

@@ -61,7 +61,10 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
         try:
             yield from local_files.read(source, replace(entry, path=str(path)), tally)
         except UserError as error:
-            raise UserError(str(error).replace(str(path), entry.path)) from error
+            own, remote = str(path), entry.path
+            raise UserError(
+                error.what.replace(own, remote), where=error.where.replace(own, remote)
+            ) from error
 
 
 def _commit(source: SourceSettings) -> str:
@@ -186,8 +189,9 @@ def _downloaded(source: SourceSettings, entry: Input, folder: Path) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
-                f"{folder.parent}: no space for the download of {entry.path} ({entry.size:,} bytes); "
-                "set TMPDIR to a larger folder"
+                f"no space for the download of {entry.path} ({entry.size:,} bytes); "
+                "set TMPDIR to a larger folder",
+                where=folder.parent,
             ) from error
         raise _refused(source, error, f"{name} cannot be downloaded (tried {_ATTEMPTS} times)") from error
 

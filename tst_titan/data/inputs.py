@@ -49,7 +49,7 @@ def recorded(kind: str, listing: Listing) -> dict[str, Any]:
                 "".join(digest_file(Path(path)) for *_, path in entries).encode()
             ).hexdigest()
         except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+            raise UserError(f"cannot be read: {error.strerror}", where=error.filename) from error
     return {**listing.origin, "names_and_sizes": names.hexdigest(), "content": content}
 
 
@@ -128,7 +128,7 @@ def _state(source: SourceSettings) -> str:
         try:
             stat = path.stat()
         except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            raise UserError(f"cannot be read: {error.strerror}", where=path) from error
         state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         digest.update(os.fsencode(path) + f"\0{state}\n".encode())
     return digest.hexdigest()

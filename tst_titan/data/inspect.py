@@ -83,10 +83,10 @@ def consumed_rate(segment: Path) -> float:
     """Data tokens a second of a segment's last logged training step."""
     path = SegmentFiles(segment).metrics
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the folder of a segment that has been trained")
+        raise UserError("no such file; name the folder of a segment that has been trained", where=path)
     rows = last_training_rows(path, 1)
     if not rows:
-        raise UserError(f"{path}: no logged training step yet")
+        raise UserError("no logged training step yet", where=path)
     return rows[0]["data_tokens_per_s"]
 
 
@@ -101,8 +101,9 @@ def _samples(shard: Shard, tokenizer_folder: Path | None, num_samples: int) -> l
     tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.digest != shard.header.tokenizer_digest:
         raise UserError(
-            f"{shard.path}: made with another tokenizer ({shard.header.tokenizer_digest[:16]}) than the one in "
-            f"{tokenizer_folder} ({tokenizer.digest[:16]}); give --samples 0 to see the header alone"
+            f"made with another tokenizer ({shard.header.tokenizer_digest[:16]}) than the one in "
+            f"{tokenizer_folder} ({tokenizer.digest[:16]}); give --samples 0 to see the header alone",
+            where=shard.path,
         )
     chosen = sorted({int(n) for n in np.linspace(0, shard.header.num_documents - 1, num_samples)})
     lines = []

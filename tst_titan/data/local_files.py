@@ -146,13 +146,13 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
     except (pa.ArrowException, OSError, *DAMAGE) as error:
         # Damaged pages and damaged bzip2 data are an OSError, too, one without a number of the system's.
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            raise UserError(f"cannot be read: {error.strerror}", where=path) from error
         if is_pointer(path):
             with path.open("rb") as file:
                 check_beginning(path, file.read(_HEAD))
         what = "Parquet" if kind == "parquet" else "compressed"
         raise UserError(
-            f"{path}: damaged {what} file ({_one_line(error)}); replace or remove it and run again"
+            f"damaged {what} file ({_one_line(error)}); replace or remove it and run again", where=path
         ) from error
 
 
@@ -190,10 +190,12 @@ def _read_jsonl(
             where = f"{path}, line {number}"
             row = _row(where, decoded(line, tally, share))
             if column not in row:
-                raise UserError(f"{where}: no column {column!r} (there: {', '.join(row)}); set `text_column`")
+                raise UserError(
+                    f"no column {column!r} (there: {', '.join(row)}); set `text_column`", where=where
+                )
             text = row[column]
             if not (text is None or isinstance(text, str)):
-                raise UserError(f"{where}: column {column!r} is {type(text).__name__}, not text")
+                raise UserError(f"column {column!r} is {type(text).__name__}, not text", where=where)
             yield f"{entry.name}:{number}", valid_text(text or "", tally)
 
 
@@ -205,21 +207,23 @@ def _row(where: str, line: str) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             if line.strip() in ("{", "[", "[{"):
                 raise UserError(
-                    f"{where}: JSON over several lines; write each document as an object on a line of its own "
-                    "(jq -c . FILE > NEW.jsonl, or for an array jq -c '.[]' FILE > NEW.jsonl)"
+                    "JSON over several lines; write each document as an object on a line of its own "
+                    "(jq -c . FILE > NEW.jsonl, or for an array jq -c '.[]' FILE > NEW.jsonl)",
+                    where=where,
                 ) from None
-            raise UserError(f"{where}: not JSON ({error.msg}); mend or remove the line") from error
+            raise UserError(f"not JSON ({error.msg}); mend or remove the line", where=where) from error
         except ValueError:
             # Python converts no integers of thousands of digits; no text is one.
             row = json.loads(line, parse_int=lambda _: 0)
     except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply; mend or remove the line") from None
+        raise UserError("JSON nested too deeply; mend or remove the line", where=where) from None
     if isinstance(row, list):
         raise UserError(
-            f"{where}: a JSON array; write each document as an object on a line of its own (jq -c '.[]' FILE > NEW.jsonl)"
+            "a JSON array; write each document as an object on a line of its own (jq -c '.[]' FILE > NEW.jsonl)",
+            where=where,
         )
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON {type(row).__name__}, not an object; mend or remove the line")
+        raise UserError(f"a JSON {type(row).__name__}, not an object; mend or remove the line", where=where)
     return row
 
 
@@ -228,21 +232,22 @@ def _read_parquet(
 ) -> Iterator[tuple[str, str]]:
     column = source.text_column
     if compression_of(path):
-        raise UserError(f"{path}: Parquet compresses by itself; unpack this file")
+        raise UserError("Parquet compresses by itself; unpack this file", where=path)
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
         if column not in schema.names:
             raise UserError(
-                f"{path}: no column {column!r} (there: {', '.join(schema.names)}); set `text_column`"
+                f"no column {column!r} (there: {', '.join(schema.names)}); set `text_column`", where=path
             )
         if schema.names.count(column) > 1:
             raise UserError(
-                f"{path}: {schema.names.count(column)} columns are named {column!r}; give each a name of its own"
+                f"{schema.names.count(column)} columns are named {column!r}; give each a name of its own",
+                where=path,
             )
         kind = schema.field(column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(is_kind(kind) for is_kind in _TEXT_COLUMNS):
-            raise UserError(f"{path}: column {column!r} is {kind}, not text; set `text_column`")
+            raise UserError(f"column {column!r} is {kind}, not text; set `text_column`", where=path)
         # A batch has at most as many bytes as one document may have, or one row.
         longest = max(1, largest_page(path, file.metadata, column))
         most = DOCUMENT_BYTES.most()

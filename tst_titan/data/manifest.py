@@ -82,17 +82,20 @@ def open_corpus(folder: Path) -> Corpus:
     path = CorpusFiles(folder).manifest
     if not path.is_file():
         raise UserError(
-            f"{folder}: no whole corpus there (corpus.json is missing); build it with `tst-titan data build`"
+            "no whole corpus there (corpus.json is missing); build it with `tst-titan data build`",
+            where=folder,
         )
     manifest = read_manifest(path)
     tokenizer = CorpusFiles(folder).tokenizer / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(
-            f"{tokenizer}: missing; delete the corpus folder and build it again with `tst-titan data build`"
+            "missing; delete the corpus folder and build it again with `tst-titan data build`",
+            where=tokenizer,
         )
     if digest_file(tokenizer) != manifest["tokenizer"]["digest"]:
         raise UserError(
-            f"{tokenizer}: another tokenizer than the one that made the shards; delete the corpus folder and build it again"
+            "another tokenizer than the one that made the shards; delete the corpus folder and build it again",
+            where=tokenizer,
         )
     # Corpora of earlier versions have no digest of it.
     config, recorded = (
@@ -100,7 +103,7 @@ def open_corpus(folder: Path) -> Corpus:
         manifest["tokenizer"].get("config_digest"),
     )
     if recorded and not (config.is_file() and digest_file(config) == recorded):
-        raise UserError(f"{config}: not as the corpus was made with; {MEND}")
+        raise UserError(f"not as the corpus was made with; {MEND}", where=config)
     return Corpus(folder, manifest)
 
 
@@ -139,7 +142,7 @@ class TokenRun:
         # A list: one bisection of it takes a tenth of numpy's time, and short rows are read one by one.
         self._ends = list(accumulate(shard["num_tokens"] for shard in shards))
         if not self._ends:
-            raise UserError(f"{CorpusFiles(corpus.folder).manifest}: {name} has no shards; {MEND}")
+            raise UserError(f"{name} has no shards; {MEND}", where=CorpusFiles(corpus.folder).manifest)
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._most_open = _allow_open_files(min(len(self._files), _OPEN_SHARDS))
 
@@ -197,8 +200,9 @@ class TokenRun:
         for key, value in expected.items():
             if getattr(header, key) != value:
                 raise UserError(
-                    f"{shard.path}: its {key} is {getattr(header, key)}, corpus.json says {value}; "
-                    "delete the corpus folder and build it again with `tst-titan data build`"
+                    f"its {key} is {getattr(header, key)}, corpus.json says {value}; "
+                    "delete the corpus folder and build it again with `tst-titan data build`",
+                    where=shard.path,
                 )
 
 

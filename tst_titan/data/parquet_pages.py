@@ -46,8 +46,9 @@ def largest_page(path: Path, metadata: pq.FileMetaData, column: str) -> int:
             raise too_much(f"{path}, column {column!r}", DOCUMENT_BYTES)
         if page.unpacked > _DOCUMENTS_A_PAGE * most:
             raise UserError(
-                f"{path}: column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} times the "
-                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, {DOCUMENT_BYTES.mend}"
+                f"column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} times the "
+                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, {DOCUMENT_BYTES.mend}",
+                where=path,
             )
         largest = max(largest, page.unpacked)
     return largest

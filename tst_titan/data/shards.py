@@ -132,18 +132,20 @@ def open_shard(path: Path, *, advice: int = mmap.MADV_NORMAL) -> Shard:
         batch = reader.get_batch(0)
         columns = [_in_place(batch.column(i).values) for i in range(batch.num_columns)]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such shard; {_MEND}") from None
+        raise UserError(f"no such shard; {_MEND}", where=path) from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = "no shard header" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a whole shard, cut short or damaged ({reason}); {_MEND}") from error
+        raise UserError(f"not a whole shard, cut short or damaged ({reason}); {_MEND}", where=path) from error
     if stored.pop("format") != _FORMAT:
-        raise UserError(f"{path}: a shard of another format than {_FORMAT}; {_MEND}")
+        raise UserError(f"a shard of another format than {_FORMAT}; {_MEND}", where=path)
     ids_start = columns[0].ctypes.data - whole.address
     shard = Shard(path, ShardHeader(**stored), mapped, ids_start, *columns)
     header, offsets = shard.header, shard.document_offsets
     lengths = (len(shard.ids), len(offsets) - 1, len(shard.document_hashes), len(shard.document_bytes))
     if lengths != (header.num_tokens, *[header.num_documents] * 3) or offsets[-1] != header.num_tokens:
-        raise UserError(f"{path}: its header says {header.num_tokens} tokens, its columns do not; {_MEND}")
+        raise UserError(
+            f"its header says {header.num_tokens} tokens, its columns do not; {_MEND}", where=path
+        )
     return shard
 
 
@@ -152,10 +154,11 @@ def verify_shard(path: Path) -> ShardHeader:
     shard = open_shard(path, advice=mmap.MADV_SEQUENTIAL)
     columns = Columns(shard.ids, shard.document_offsets, shard.document_hashes, shard.document_bytes)
     if _checksum(columns) != shard.header.checksum:
-        raise UserError(f"{path}: wrong checksum, its content was changed after it was written; {_MEND}")
+        raise UserError(f"wrong checksum, its content was changed after it was written; {_MEND}", where=path)
     if len(shard.ids) and int(shard.ids.max()) >= shard.header.vocab_size:
         raise UserError(
-            f"{path}: holds id {int(shard.ids.max())}, beyond the vocabulary of {shard.header.vocab_size} ids; {_MEND}"
+            f"holds id {int(shard.ids.max())}, beyond the vocabulary of {shard.header.vocab_size} ids; {_MEND}",
+            where=path,
         )
     return shard.header
 

@@ -52,8 +52,9 @@ class TokenStream:
         for run, blocks, quota in zip(self._runs, self._num_blocks, self._quota, strict=True):
             if quota and not blocks:
                 raise UserError(
-                    f"{corpus_dir}: source {run.name} holds {run.num_tokens:,} training tokens, fewer than one block of "
-                    f"{block_tokens:,}; {'add documents or lower block_tokens' if run.complete else _GROW}"
+                    f"source {run.name} holds {run.num_tokens:,} training tokens, fewer than one block of "
+                    f"{block_tokens:,}; {'add documents or lower block_tokens' if run.complete else _GROW}",
+                    where=corpus_dir,
                 )
         self._ahead: tuple[tuple[int, ...], int, np.ndarray, np.ndarray] | None = None
 
@@ -77,7 +78,7 @@ class TokenStream:
         source_KB, start_KB = self._places(numbers, first, last)
         if (start_KB < 0).any():
             name = self._runs[int(source_KB[start_KB < 0][0])].name
-            raise UserError(f"{self.corpus.folder}: source {name} is not tokenized that far; {_GROW}")
+            raise UserError(f"source {name} is not tokenized that far; {_GROW}", where=self.corpus.folder)
         skipped = offset - first * self.block_tokens
         # Of a block begun earlier the rest was asked for then. All lanes' at once: the disk serves them together.
         begun = slice(1 if skipped else 0, None)
@@ -134,16 +135,18 @@ class TokenStream:
         for run, count, total in zip(self._runs, needed, self._num_blocks, strict=True):
             if count > total:
                 raise UserError(
-                    f"{self.corpus.folder}: source {run.name} is too small: one batch needs {count * self.block_tokens:,} of "
+                    f"source {run.name} is too small: one batch needs {count * self.block_tokens:,} of "
                     f"its tokens ({self.num_lanes} sequences of {window_tokens:,} tokens in blocks of {self.block_tokens:,}), "
-                    f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or block_tokens"
+                    f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or block_tokens",
+                    where=self.corpus.folder,
                 )
         position = -(-data_tokens // self.num_lanes) * self.num_lanes
         for name, epochs in self.num_epochs_at(position + self.num_lanes * window_tokens).items():
             if epochs > 1 and not next(run for run in self._runs if run.name == name).complete:
                 raise UserError(
-                    f"{self.corpus.folder}: the run needs {data_tokens:,} data tokens, and source {name} is not tokenized "
-                    f"that far; {_GROW}"
+                    f"the run needs {data_tokens:,} data tokens, and source {name} is not tokenized "
+                    f"that far; {_GROW}",
+                    where=self.corpus.folder,
                 )
         return [
             f"source {name} is read {epochs:.1f} times: the run needs {data_tokens:,} data tokens, the corpus has "

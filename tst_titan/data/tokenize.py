@@ -123,7 +123,7 @@ def tokenize_group(job: GroupJob) -> GroupResult:
         with whole_file(job.file(".counts.npy")) as partial, partial.open("wb") as file:
             np.save(file, writer.counts, allow_pickle=False)
     except OSError as error:
-        raise UserError(f"{job.folder}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"cannot be written: {error.strerror or error}", where=job.folder) from error
     result = GroupResult(
         number=job.number,
         num_tokens=writer.num_tokens,
@@ -141,7 +141,7 @@ def _loaded_once(folder: Path, digest: str) -> CorpusTokenizer:
     """A worker's tokenizer: loading one of 128,000 ids takes as long as tokenizing a megabyte."""
     tokenizer = load_tokenizer(folder)
     if tokenizer.digest != digest:
-        raise UserError(f"{folder}: the tokenizer was changed while the corpus was built; run again")
+        raise UserError("the tokenizer was changed while the corpus was built; run again", where=folder)
     return tokenizer
 
 

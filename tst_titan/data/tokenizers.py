@@ -173,13 +173,13 @@ def _dropped(tokenizer: Tokenizer) -> list[str]:
 
 def _from_file(path: Path) -> Tokenizer:
     if not path.is_file():
-        raise UserError(f"{path}: no such tokenizer file; correct the tokenizer's path in the study")
+        raise UserError("no such tokenizer file; correct the tokenizer's path in the study", where=path)
     if path.stat().st_size > RECORD_BYTES.most():
         raise too_much(path, RECORD_BYTES)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"not a tokenizer.json ({' '.join(str(error).split())[:200]})", where=path) from error
 
 
 def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
@@ -191,17 +191,19 @@ def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
         eos = eos.get("content") if isinstance(eos, dict) else eos
         if eos is not None and not isinstance(eos, str):
             raise UserError(
-                f'{config}: eos_token: {eos!r} is no token\'s text; name the end-of-text token, as in "{END_OF_TEXT}"'
+                f'eos_token: {eos!r} is no token\'s text; name the end-of-text token, as in "{END_OF_TEXT}"',
+                where=config,
             )
         if eos is not None:
             if tokenizer.token_to_id(eos) is None:
-                raise UserError(f"{config}: eos_token: {eos!r} is no token of {path}; name one that is")
+                raise UserError(f"eos_token: {eos!r} is no token of {path}; name one that is", where=config)
             return eos
     for eos in KNOWN_ENDS:
         if tokenizer.token_to_id(eos) is not None:
             return eos
     raise UserError(
-        f"{path}: no end-of-text token among {', '.join(KNOWN_ENDS)}; name it as `eos_token` in tokenizer_config.json beside it"
+        f"no end-of-text token among {', '.join(KNOWN_ENDS)}; name it as `eos_token` in tokenizer_config.json beside it",
+        where=path,
     )
 
 

@@ -114,6 +114,7 @@ def _too_large_a_window(path: Path, kind: type[Exception], words: str) -> Iterat
         if words not in str(error):
             raise
         raise UserError(
-            f"{path}: asks for a window of more than {WINDOW_BYTES.most():,} bytes of memory to be unpacked (such as `zstd --long=31` "
-            f"makes); compress it again without that, or {WINDOW_BYTES.mend} (the format's most is 2147483648)"
+            f"asks for a window of more than {WINDOW_BYTES.most():,} bytes of memory to be unpacked (such as `zstd --long=31` "
+            f"makes); compress it again without that, or {WINDOW_BYTES.mend} (the format's most is 2147483648)",
+            where=path,
         ) from error

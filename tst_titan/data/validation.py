@@ -23,8 +23,9 @@ def validation_windows(corpus_dir: Path, seq_len: int, max_tokens: int = 0) -> n
     num_windows = (run.num_tokens - 1) // seq_len
     if num_windows < 1:
         raise UserError(
-            f"{corpus_dir}: the validation split has {run.num_tokens:,} tokens, one window needs {seq_len + 1:,}; "
-            "raise validation_tokens in the study"
+            f"the validation split has {run.num_tokens:,} tokens, one window needs {seq_len + 1:,}; "
+            "raise validation_tokens in the study",
+            where=corpus_dir,
         )
     count = min(num_windows, max(1, max_tokens // seq_len)) if max_tokens else num_windows
     windows = np.empty((count, seq_len + 1), dtype=np.int64)
@@ -54,7 +55,7 @@ def check_held_out_text(corpus_dir: Path) -> None:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; build the corpus again") from error
+        raise UserError(f"cannot be read: {error.strerror}; build the corpus again", where=file) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(mend) from error
     run = corpus.validation_run

@@ -78,28 +78,30 @@ def find_checkpoint(
         )
     settings_file = files.settings
     if not settings_file.is_file():
-        raise UserError(f"{folder}: no such segment{_nearest(results, segment_id)}")
+        raise UserError(f"no such segment{_nearest(results, segment_id)}", where=folder)
     try:
         segment = segment_from_dict(read_json(settings_file))
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{settings_file}: not the settings of a segment ({error!r}); train the segment again"
+            f"not the settings of a segment ({error!r}); train the segment again", where=settings_file
         ) from error
     if segment.id != segment_id:
         raise UserError(
-            f"{settings_file}: holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}"
+            f"holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}",
+            where=settings_file,
         )
     if not files.done.is_file():
         raise UserError(
-            f"{folder}: not finished (no done.json); train it first: tst-titan train {segment_id}"
+            f"not finished (no done.json); train it first: tst-titan train {segment_id}", where=folder
         )
     done = read_json(files.done, mend=f"delete it and run again: tst-titan train {segment_id}")
     done = done if isinstance(done, dict) else {}
     name, owner = checkpoint_name(segment.end_step), done.get("segment", segment_id)
     if (done.get("checkpoint"), owner) != (name, segment_id):
         raise UserError(
-            f"{files.done}: checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
-            f"file and run again: tst-titan train {segment_id}"
+            f"checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
+            f"file and run again: tst-titan train {segment_id}",
+            where=files.done,
         )
     # The rows of metrics.jsonl say nothing of the weights, and no export has them.
     if changed := changed_files(done, folder, (SETTINGS, PROVENANCE)):
@@ -109,11 +111,14 @@ def find_checkpoint(
         )
     path, corpus = folder / name, places.corpus(segment.recipe.corpus.id)
     if not checkpoint_index(path).is_file():
-        raise UserError(f"{path}: the checkpoint is missing; delete {files.done} and train the segment again")
+        raise UserError(
+            f"the checkpoint is missing; delete {files.done} and train the segment again", where=path
+        )
     if not corpus.manifest.is_file():
         raise UserError(
-            f"{corpus.folder}: the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
-            "build it: tst-titan data build STUDY"
+            "the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
+            "build it: tst-titan data build STUDY",
+            where=corpus.folder,
         )
     _check_corpus(files, corpus)
     digest = once(lambda: _checked(path, segment))
@@ -137,8 +142,9 @@ def _check_corpus(segment: SegmentFiles, corpus: CorpusFiles) -> None:
         changed = ["another tokenizer"]
     if changed:
         raise UserError(
-            f"{corpus.folder}: another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or delete "
-            "that folder and train the segment again"
+            f"another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or delete "
+            "that folder and train the segment again",
+            where=corpus.folder,
         )
 
 
@@ -270,6 +276,7 @@ def damaged(checkpoint: Checkpoint, reason: str) -> UserError:
 
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path}: damaged, or not of this segment ({reason[:300]}); delete "
-        f"{segment_of_checkpoint(path).done} and that checkpoint, and train the segment again"
+        f"damaged, or not of this segment ({reason[:300]}); delete "
+        f"{segment_of_checkpoint(path).done} and that checkpoint, and train the segment again",
+        where=path,
     )

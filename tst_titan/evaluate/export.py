@@ -76,12 +76,12 @@ def export(
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise UserError(f"cannot be written: {error.strerror}", where=folder) from error
     try:
         _write(checkpoint, part, dtype, shard_bytes, digest)
         _put_in_place(part, folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"cannot be written: {error.strerror or error}", where=folder) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -91,11 +91,12 @@ def read_export(folder: Path) -> dict[str, Any]:
     """The record of an export (`tst_titan.json`): segment, checkpoint digest, dtype, whether it needs its own code."""
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}"
+            f"no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}", where=folder
         )
     if not (folder / RECORD).is_file():
         raise UserError(
-            f"{folder}: not an export of tst-titan ({RECORD} is missing); delete the folder and export again, or choose another --out"
+            f"not an export of tst-titan ({RECORD} is missing); delete the folder and export again, or choose another --out",
+            where=folder,
         )
     return read_sealed(folder / RECORD, mend="delete the folder and export again")
 
@@ -130,7 +131,8 @@ def check_own_code(folder: Path) -> None:
     ]
     if other:
         raise UserError(
-            f"{other[0]}: brings code that is not tst-titan's, which is not run; delete {folder} and export again"
+            f"brings code that is not tst-titan's, which is not run; delete {folder} and export again",
+            where=other[0],
         )
 
 
@@ -201,8 +203,9 @@ def _card(checkpoint: Checkpoint, record: dict[str, Any]) -> str:
         return model_card(record, corpus)
     except (KeyError, TypeError, ValueError) as error:  # a file that was edited, or of another version
         raise UserError(
-            f"{SegmentFiles(checkpoint.folder).done}: not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
-            f"back, or delete done.json and run again: tst-titan train {checkpoint.segment.id}"
+            f"not whole, or its provenance.json or the corpus's corpus.json is not ({error!r}); bring it "
+            f"back, or delete done.json and run again: tst-titan train {checkpoint.segment.id}",
+            where=SegmentFiles(checkpoint.folder).done,
         ) from error
 
 
@@ -266,8 +269,9 @@ def _converted(checkpoint: Checkpoint, shard: Shapes, dtype: torch.dtype) -> dic
             found = {}
         if not found and tensor.any():
             raise UserError(
-                f"{checkpoint.path}: {name} is not zero and transformers' model for {model.architecture} has no place for "
-                "it; evaluate the checkpoint directly instead of through an export"
+                f"{name} is not zero and transformers' model for {model.architecture} has no place for "
+                "it; evaluate the checkpoint directly instead of through an export",
+                where=checkpoint.path,
             )
         converted |= found
     return converted

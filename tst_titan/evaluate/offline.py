@@ -55,7 +55,7 @@ def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
     folder = corpus.tasks
     documents = list(_documents(corpus.held_out_text))
     if not documents:
-        raise UserError(f"{corpus.held_out_text}: holds no text; build the corpus again")
+        raise UserError("holds no text; build the corpus again", where=corpus.held_out_text)
     bits_per_byte = {
         **_shared("heldout_bits_per_byte"),
         "output_type": "loglikelihood_rolling",
@@ -171,13 +171,17 @@ def _documents(path: Path) -> Iterator[dict[str, str]]:
             for number, line in bounded_lines(file, path, RECORD_BYTES):
                 document = json.loads(line)
                 if not isinstance(document, dict) or not {"id", "text"} <= document.keys():
-                    raise UserError(f"{path}: line {number} has no id and text; build the corpus again")
+                    raise UserError(f"line {number} has no id and text; build the corpus again", where=path)
                 if document["text"]:
                     yield document
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; build the corpus again: tst-titan data build STUDY") from None
+        raise UserError(
+            "no such file; build the corpus again: tst-titan data build STUDY", where=path
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete the corpus folder and build it again") from error
+        raise UserError(
+            f"damaged ({error}); delete the corpus folder and build it again", where=path
+        ) from error
 
 
 def _shared(name: str) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def _check_file(path: Path, segment_id: str) -> None:
         found = read_json(path, mend="delete it and evaluate again")
         owner = found.get("segment") if isinstance(found, dict) else None
         if owner != segment_id:
-            raise UserError(f"{path}: is the evaluation of {owner}, not of {segment_id}; move or delete it")
+            raise UserError(
+                f"is the evaluation of {owner}, not of {segment_id}; move or delete it", where=path
+            )
 
 
 class _Runner:

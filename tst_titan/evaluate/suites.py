@@ -163,14 +163,19 @@ class Tasks:
         """Give lm-eval what a user's definition holds, if there is nothing in it that should not run."""
         where = _where(definition)
         if definition.name in OFFLINE_TASKS:
-            raise UserError(f"{where}: is the name of a task that is made of held-out text; choose another")
+            raise UserError(
+                "is the name of a task that is made of held-out text; choose another", where=where
+            )
         if not trusted and (code := next(code_in(definition.settings), None)):
             raise UserError(
-                f"{where}: {code}: is code, and whoever may write this file would run it as you; leave it out, or trust these "
-                "files: --trust-tasks, in a workflow's configuration `evaluation: {trust_tasks: true}`"
+                f"{code}: is code, and whoever may write this file would run it as you; leave it out, or trust these "
+                "files: --trust-tasks, in a workflow's configuration `evaluation: {trust_tasks: true}`",
+                where=where,
             )
         if definition.is_group and not definition.members:
-            raise UserError(f"{where}: task: {definition.settings.get('task')!r}; list the group's members")
+            raise UserError(
+                f"task: {definition.settings.get('task')!r}; list the group's members", where=where
+            )
         self._entries[definition.name].cfg = _resolved(definition.settings, where)
 
     def version(self, name: str) -> str:
@@ -235,7 +240,7 @@ class Tasks:
                     f"`tst-titan fetch-eval-data --tasks {name}` with the same HF_HOME, or copy that folder here"
                 ) from error
             raise UserError(
-                f"{self._where(name)}: cannot be loaded: {type(error).__name__}: {reason}"
+                f"cannot be loaded: {type(error).__name__}: {reason}", where=self._where(name)
             ) from error
         for leaf in leaves.values():
             if self._is_own(leaf):
@@ -301,7 +306,7 @@ class Tasks:
         advice = f"did you mean {' or '.join(near)}?" if near else f"suites are {', '.join(TASK_GROUPS)}"
         where = f"{self._where(owner)}: member {name}" if owner else f"task {name}"
         return UserError(
-            f"{where}: neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}"
+            f"neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}", where=where
         )
 
 
@@ -348,7 +353,7 @@ def _resolved(settings: Any, where: str) -> Any:
             return import_function(settings.name, settings.folder)
         except Exception as error:  # a module's own code raises anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(f"{where}: !function {settings.name}: {reason}") from error
+            raise UserError(f"!function {settings.name}: {reason}", where=where) from error
     if isinstance(settings, dict):
         made = {key: _resolved(value, where) for key, value in settings.items()}
         if local_data(settings):

@@ -34,7 +34,9 @@ def check_settings(where: str, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise UserError(f"{where}: {key}: no key of a task{f'; did you mean {near[0]}?' if near else ''}")
+            raise UserError(
+                f"{key}: no key of a task{f'; did you mean {near[0]}?' if near else ''}", where=where
+            )
     _one_of(where, "output_type", settings.get("output_type", "generate_until"), ALL_OUTPUT_TYPES)
     few = settings.get("fewshot_config") or {}
     _one_of(where, "fewshot_config.sampler", few.get("sampler", "default"), SAMPLER_REGISTRY)
@@ -45,10 +47,10 @@ def check_settings(where: str, settings: Mapping[str, Any]) -> None:
                     templates().from_string(template)
                 except jinja2.TemplateSyntaxError as error:
                     raise UserError(
-                        f"{where}: {prefix}{key}: no template ({error.message}, line {error.lineno})"
+                        f"{prefix}{key}: no template ({error.message}, line {error.lineno})", where=where
                     ) from error
     if not settings.get("test_split") and not settings.get("validation_split"):
-        raise UserError(f"{where}: test_split: missing; name the split to evaluate on")
+        raise UserError("test_split: missing; name the split to evaluate on", where=where)
     check_metrics(where, settings)
 
 
@@ -56,7 +58,7 @@ def _one_of(where: str, key: str, value: Any, allowed: Iterable[str]) -> None:
     if isinstance(value, str) and value not in allowed:
         near = difflib.get_close_matches(value, allowed, n=1)
         advice = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(sorted(allowed))}"
-        raise UserError(f"{where}: {key}: {value!r}; {advice}")
+        raise UserError(f"{key}: {value!r}; {advice}", where=where)
 
 
 def check_metrics(where: str, settings: Mapping[str, Any]) -> None:
@@ -66,11 +68,11 @@ def check_metrics(where: str, settings: Mapping[str, Any]) -> None:
         return
     if not isinstance(metrics, list) or not metrics:
         raise UserError(
-            f"{where}: metric_list: {metrics!r} gives no score; list metrics, as [{{metric: acc}}]"
+            f"metric_list: {metrics!r} gives no score; list metrics, as [{{metric: acc}}]", where=where
         )
     for entry in metrics:
         if not isinstance(entry, dict) or "metric" not in entry:
-            raise UserError(f"{where}: metric_list: {entry!r}: write each entry as {{metric: NAME}}")
+            raise UserError(f"metric_list: {entry!r}: write each entry as {{metric: NAME}}", where=where)
         # Code of the task's own may compute anything, one of the hub's metrics likewise.
         if not entry.get("hf_evaluate") and settings.get("process_results") is None:
             _one_of(where, "metric_list", entry["metric"], metric_registry)
@@ -88,8 +90,9 @@ def check_shots(where: str, settings: Mapping[str, Any], shots: int) -> None:
     # lm-eval leaves the document out where it draws from the split named as test_split, and nowhere else.
     if source == (test or validation) and named != test:
         raise UserError(
-            f"{where}: num_fewshot: {shots} examples of the split that is evaluated, {source}, would show documents their own "
-            "answers; name another split as fewshot_split, or set num_fewshot to 0"
+            f"num_fewshot: {shots} examples of the split that is evaluated, {source}, would show documents their own "
+            "answers; name another split as fewshot_split, or set num_fewshot to 0",
+            where=where,
         )
 
 
@@ -98,7 +101,7 @@ def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any])
     for key in _SPLITS:
         split = settings.get(key)
         if split is not None and split not in data:
-            raise UserError(f"{where}: {key}: {split!r}; the data have {', '.join(map(str, data))}")
+            raise UserError(f"{key}: {split!r}; the data have {', '.join(map(str, data))}", where=where)
     if settings.get("process_docs") is not None:
         return
     documents = data[settings.get("test_split") or settings["validation_split"]]
@@ -107,7 +110,8 @@ def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any])
         text = settings.get(key)
         if isinstance(text, str) and text.isidentifier() and text not in columns:
             raise UserError(
-                f"{where}: {key}: {text!r}; the columns are {', '.join(columns)} (text is written as {{{{ {text!r} }}}})"
+                f"{key}: {text!r}; the columns are {', '.join(columns)} (text is written as {{{{ {text!r} }}}})",
+                where=where,
             )
     for key in _TEMPLATES:
         if isinstance(settings.get(key), str):
@@ -115,10 +119,10 @@ def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any])
             missing = jinja2.meta.find_undeclared_variables(template) - {*columns, *templates().globals}
             if missing and "is defined" not in settings[key]:
                 raise UserError(
-                    f"{where}: {key}: {', '.join(sorted(missing))}; the columns are {', '.join(columns)}"
+                    f"{key}: {', '.join(sorted(missing))}; the columns are {', '.join(columns)}", where=where
                 )
     if not len(documents):
-        raise UserError(f"{where}: the split that is evaluated holds no documents")
+        raise UserError("the split that is evaluated holds no documents", where=where)
     if settings.get("use_prompt") or any(isinstance(value, Function) for value in settings.values()):
         return
     # Made whole, the task would try the first document itself, and not say what is wrong with it.
@@ -134,7 +138,8 @@ def check_documents(where: str, task: Any, shots: int) -> None:
         room = pool - (task.fewshot_cfg.split == task.config.test_split)
         if shots > room:
             raise UserError(
-                f"{where}: num_fewshot: {shots} examples, but there are {room} documents to take them from"
+                f"num_fewshot: {shots} examples, but there are {room} documents to take them from",
+                where=where,
             )
     for number, document in enumerate(task.eval_docs, 1):
         _check_document(where, task, number, document)
@@ -153,7 +158,7 @@ def _check_document(where: str, task: Any, number: int, document: Any) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         problem = f"{key}: {reason}" if key else reason
     if problem:
-        raise UserError(f"{where}: document {number}: {problem}")
+        raise UserError(f"document {number}: {problem}", where=where)
 
 
 def _problem(task: Any, document: Any) -> str:
@@ -181,7 +186,9 @@ def _check_scores(where: str, task: Any) -> None:
     """Raise `UserError` for a metric that the task's type does not give."""
     wanted = set(task.aggregation())
     if missing := sorted(name for name, function in task.aggregation().items() if function is None):
-        raise UserError(f"{where}: metric_list: no aggregation is known for {', '.join(missing)}; name one")
+        raise UserError(
+            f"metric_list: no aggregation is known for {', '.join(missing)}; name one", where=where
+        )
     if task.OUTPUT_TYPE == "generate_until" or callable(task.config.process_results):
         return
     document = task.eval_docs[0]
@@ -191,4 +198,6 @@ def _check_scores(where: str, task: Any) -> None:
     answer = -1.0 if task.OUTPUT_TYPE == "loglikelihood_rolling" else (-1.0, False)
     given = task.process_results(document, [answer] * count)
     if missing := sorted(wanted - set(given)):
-        raise UserError(f"{where}: metric_list: output_type {task.OUTPUT_TYPE} gives no {', '.join(missing)}")
+        raise UserError(
+            f"metric_list: output_type {task.OUTPUT_TYPE} gives no {', '.join(missing)}", where=where
+        )

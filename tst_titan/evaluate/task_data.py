@@ -28,7 +28,7 @@ def check_size(path: Path) -> None:
         _check_once(path, status.st_size, status.st_mtime_ns, TASK_DATA_BYTES.most())
     except (pa.ArrowException, zipfile.BadZipFile, OSError, *DAMAGE) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: data of a task, cannot be read: {reason}") from error
+        raise UserError(f"data of a task, cannot be read: {reason}", where=path) from error
 
 
 @cache

@@ -90,11 +90,12 @@ class Definitions:
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(YAML_BYTES.most())
             if says.search(text):
-                raise UserError(f"{path}: task {name} cannot be read: {reason}")
+                raise UserError(f"task {name} cannot be read: {reason}", where=path)
         for again, path in self.others:
             if again == name:
                 raise UserError(
-                    f"{path}: task {name} is defined in {self.by_name[name].path} already; rename or delete one"
+                    f"task {name} is defined in {self.by_name[name].path} already; rename or delete one",
+                    where=path,
                 )
 
     def reached(self, names: Iterable[str]) -> dict[str, Definition]:
@@ -196,7 +197,7 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"no valid YAML ({type(error).__name__})") from error
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{error.strerror}", where=path) from error
     if not isinstance(settings, dict):
         raise UserError(f"{path if including else 'it'} holds no settings")
     includes = settings.pop("include", ())
@@ -308,7 +309,7 @@ def _digest(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
     try:
         return digest_file(path)
     except OSError as error:
-        raise UserError(f"{path}: data of a task, cannot be read: {error.strerror}") from error
+        raise UserError(f"data of a task, cannot be read: {error.strerror}", where=path) from error
 
 
 @cache

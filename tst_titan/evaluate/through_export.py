@@ -46,12 +46,12 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
     exported = read_export(folder)
     if exported["checkpoint_digest"] != checkpoint.digest:
         raise UserError(
-            f"{folder}: the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}"
+            f"the export of another checkpoint; run: tst-titan export {checkpoint.segment.id}", where=folder
         )
     check_own_code(folder)
     if not has_tokenizer_of(folder, checkpoint):
         raise UserError(
-            f"{folder}: its tokenizer is not the corpus's; run: tst-titan export {checkpoint.segment.id}"
+            f"its tokenizer is not the corpus's; run: tst-titan export {checkpoint.segment.id}", where=folder
         )
     if "files" not in exported:
         print(

@@ -51,10 +51,10 @@ def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Fin
 
 def _read_finished(file: Path, identity: str) -> Finished:
     if not file.is_file():
-        raise UserError(f"{file}: missing; {MEND}")
+        raise UserError(f"missing; {MEND}", where=file)
     settings = read_json(file, mend=MEND)
     if not isinstance(settings, dict):
-        raise UserError(f"{file}: holds a {type(settings).__name__}, no settings; {MEND}")
+        raise UserError(f"holds a {type(settings).__name__}, no settings; {MEND}", where=file)
     try:
         segment = segment_from_dict(settings)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -62,10 +62,10 @@ def _read_finished(file: Path, identity: str) -> Finished:
     if segment is not None and segment.id != identity:
         if settings.get("id") != identity:
             raise UserError(
-                f"{file}: id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}"
+                f"id = {settings.get('id')!r}: these are not the settings of {identity}; {MEND}", where=file
             )
         if _was_edited(file):
-            raise UserError(f"{file}: not as it was when {identity} was finished; {MEND}")
+            raise UserError(f"not as it was when {identity} was finished; {MEND}", where=file)
         segment = None
     return Finished(id=identity, settings=settings, segment=segment)
 

@@ -105,12 +105,12 @@ def load_plan(study_file: Path, results: Path) -> Plan:
     """Plan one study beside its neighbours in the same folder; its own mistakes are raised as `UserError`."""
     study_file = Path(study_file)
     if not study_file.is_file():
-        raise UserError(f"{study_file}: no such study file")
+        raise UserError("no such study file", where=study_file)
     plans, errors = load_plans(study_file.parent, results)
     if study_file.stem in errors:
         raise errors[study_file.stem]
     if study_file.stem not in plans:
-        raise UserError(f"{study_file}: a study file's name ends in .yaml")
+        raise UserError("a study file's name ends in .yaml", where=study_file)
     return plans[study_file.stem]
 
 

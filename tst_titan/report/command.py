@@ -87,7 +87,8 @@ def run_recommend(args: argparse.Namespace) -> None:
             params = parse_count(args.model)
         except ValueError:
             raise UserError(
-                f"{args.model}: no such model; write one of {', '.join(sizes)}, or a number of parameters such as 1.2B"
+                f"no such model; write one of {', '.join(sizes)}, or a number of parameters such as 1.2B",
+                where=args.model,
             ) from None
     found = gather(plan, args.results)
     finished = found.table[found.table["status"] == "finished"]

@@ -211,7 +211,8 @@ def _refuse_duplicates(source: StudySource, runs: list[RunDefinition]) -> None:
             if twin is not None:
                 where = f"arms.{twin.arm}" if twin.arm == run.arm else f"arms.{twin.arm} and arms.{run.arm}"
                 raise UserError(
-                    f"{source.origin(('arms', run.arm))}: {where}: the same run stands twice in the study "
-                    f"({twin.name} and {run.name}): leave one out"
+                    f"{where}: the same run stands twice in the study "
+                    f"({twin.name} and {run.name}): leave one out",
+                    where=source.origin(("arms", run.arm)),
                 )
         by_science[run.science] = by_name[run.name] = run

@@ -42,16 +42,17 @@ def load_study(file: Path) -> LoadedStudy:
     if not file.is_file():
         other = file.parent / f"{file.stem}.yml"
         raise UserError(
-            f"{file}: no such study file{f' (there is {other.name}: rename it)' if other.is_file() else ''}"
+            f"no such study file{f' (there is {other.name}: rename it)' if other.is_file() else ''}",
+            where=file,
         )
     if file.suffix != ".yaml":
-        raise UserError(f"{file}: a study file's name ends in .yaml: rename it to {file.stem}.yaml")
+        raise UserError(f"a study file's name ends in .yaml: rename it to {file.stem}.yaml", where=file)
     if not is_name(file.stem):
         raise UserError(
             f"{str(file)!r}: a study has the name of its file, and cannot have this one; {RULE}; rename the file"
         )
     if file.stem in RESERVED_NAMES:
-        raise UserError(f"{file}: a study cannot be named {file.stem!r}: rename the file")
+        raise UserError(f"a study cannot be named {file.stem!r}: rename the file", where=file)
     source = read_study_file(file, Study.model_fields)
     try:
         definition = Study.model_validate(with_own_paths(source))

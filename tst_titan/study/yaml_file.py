@@ -173,7 +173,7 @@ def _read(file: Path, parents: tuple[Path, ...], folder: Path, keys: Collection[
     resolved = file.resolve()
     if resolved in parents:
         chain = " -> ".join(path.name for path in (*parents[parents.index(resolved) :], resolved))
-        raise UserError(f"{parents[-1]}: extends = {file.name!r}: goes round in a circle ({chain})")
+        raise UserError(f"extends = {file.name!r}: goes round in a circle ({chain})", where=parents[-1])
     ours = resolved.is_relative_to(folder)
     data = read_yaml(file) if ours else _read_foreign(file, {*keys, "extends"})
     name = str(resolved.relative_to(folder)) if ours else file.name
@@ -181,13 +181,13 @@ def _read(file: Path, parents: tuple[Path, ...], folder: Path, keys: Collection[
     named = data.pop("extends", [])
     bases = [named] if isinstance(named, str) else named
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{file}: extends = {named!r}: must be a file's path or a list of paths")
+        raise UserError(f"extends = {named!r}: must be a file's path or a list of paths", where=file)
     merged: dict[str, Any] = {}
     origins: dict[Path_, Path] = {}
     for base in bases:
         path = file.parent / base
         if not path.is_file():
-            raise UserError(f"{file}: extends = {base!r}: no such file ({path})")
+            raise UserError(f"extends = {base!r}: no such file ({path})", where=file)
         source = _read(path, (*parents, resolved), folder, keys)
         files[-1:-1] = [one for one in source.files if one not in files]
         _merge(merged, source.data, origins, source.origins, ())
@@ -202,7 +202,8 @@ def _read_foreign(file: Path, keys: Collection[str]) -> dict[str, Any]:
         data = {}
     if not data or not set(data) <= set(keys):
         raise UserError(
-            f"{file}: is no study file (not YAML, or with keys that no study has): extends names files of studies"
+            "is no study file (not YAML, or with keys that no study has): extends names files of studies",
+            where=file,
         )
     return data
 
@@ -212,9 +213,9 @@ def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
     try:
         text = read_file(file, YAML_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+        raise UserError(f"not UTF-8 (byte {error.start}): save the file as UTF-8", where=file) from error
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+        raise UserError(f"cannot be read: {error.strerror}", where=file) from error
     loader: _StrictLoader | None = None
     try:
         loader = _StrictLoader(text)
@@ -224,17 +225,19 @@ def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{file}{where}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"not YAML: {' '.join(str(error).split())}", where=file) from error
     except RecursionError as error:
-        raise UserError(f"{file}: nested too deeply") from error
+        raise UserError("nested too deeply", where=file) from error
     except ValueError as error:  # such as the date 2024-99-99 in a tag
-        raise UserError(f"{file}: not YAML: {error}") from error
+        raise UserError(f"not YAML: {error}", where=file) from error
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"{file}: must be a mapping of keys to values (such as '{example}'), but is {kind}")
+        raise UserError(
+            f"must be a mapping of keys to values (such as '{example}'), but is {kind}", where=file
+        )
     return data
 
 

@@ -157,8 +157,9 @@ class _PlainValues(dcp.DefaultLoadPlanner):
 
 def _refusal(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path}: not read: {reason}, which no checkpoint of tst-titan has, and reading it could run code of whoever wrote "
-        "it; delete the checkpoint (and done.json, if its segment's folder has one) and train the segment again"
+        f"not read: {reason}, which no checkpoint of tst-titan has, and reading it could run code of whoever wrote "
+        "it; delete the checkpoint (and done.json, if its segment's folder has one) and train the segment again",
+        where=path,
     )
 
 

@@ -109,8 +109,9 @@ def _attempt(job: Job, lock: FolderLock) -> int:
             raise UserError(message)
     if stands_still(attempts):
         raise UserError(
-            f"{job.segment.id}: {why}, and so it went {STANDSTILL} times without getting any further; give jobs more time "
-            f"between start and stop (runtime, time limit of the partition) or look at {job.files.log}"
+            f"{why}, and so it went {STANDSTILL} times without getting any further; give jobs more time "
+            f"between start and stop (runtime, time limit of the partition) or look at {job.files.log}",
+            where=job.segment.id,
         )
     print(f"{job.segment.id}: {why}; run again to go on", file=sys.stderr)
     return EXIT_CONTINUE
@@ -139,11 +140,12 @@ def _not_its_fault(job: Job, failure: Failure | None) -> str:
 
 def _check_inputs(job: Job) -> None:
     if not CorpusFiles(job.corpus_dir).manifest.exists():
-        raise UserError(f"{job.corpus_dir}: no such corpus; build it first: tst-titan data build STUDY")
+        raise UserError("no such corpus; build it first: tst-titan data build STUDY", where=job.corpus_dir)
     if job.parent_checkpoint and not job.parent_checkpoint.is_dir():
         raise UserError(
-            f"{job.parent_checkpoint}: the checkpoint that {job.segment.id} starts from is missing; train "
-            f"{job.segment.parent} first (if its folder has a done.json, delete that)"
+            f"the checkpoint that {job.segment.id} starts from is missing; train "
+            f"{job.segment.parent} first (if its folder has a done.json, delete that)",
+            where=job.parent_checkpoint,
         )
     recipe = job.segment.recipe
     job.hardware.local_batch_size(recipe.sequences_per_step)
@@ -156,8 +158,9 @@ def _check_inputs(job: Job) -> None:
     )
     if stream.corpus.vocab_size > recipe.model.vocab_size:
         raise UserError(
-            f"{job.corpus_dir}: token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
-            f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer"
+            f"token ids go up to {stream.corpus.vocab_size - 1}, but model {recipe.model.name} has "
+            f"{recipe.model.vocab_size} embeddings: the corpus was made with another tokenizer",
+            where=job.corpus_dir,
         )
     for warning in stream.check_enough(job.segment.data_tokens, job.segment.window_length):
         print(f"warning: {job.segment.id}: {warning}", file=sys.stderr)

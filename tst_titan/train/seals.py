@@ -50,8 +50,9 @@ class Seals:
         """Raise `UserError` where this is the checkpoint of another segment, or of another step."""
         if (self.segment, self.step) != (segment, step):
             raise UserError(
-                f"{self.checkpoint}: is the checkpoint of {self.segment} at step {self.step}, not of {segment} at step {step}: it was put "
-                f"into a place that is not its own; bring back the right one, or {_train_again(self.checkpoint)}"
+                f"is the checkpoint of {self.segment} at step {self.step}, not of {segment} at step {step}: it was put "
+                f"into a place that is not its own; bring back the right one, or {_train_again(self.checkpoint)}",
+                where=self.checkpoint,
             )
 
     def cover(self, names: set[str]) -> bool:
@@ -101,7 +102,7 @@ def read_seals(checkpoint: Path) -> Seals | None:
         said = " and ".join(
             f"{path.name} is of {segment} at step {step}" for (segment, step), path in owners.items()
         )
-        raise UserError(f"{checkpoint}: files of several checkpoints: {said}; {_train_again(checkpoint)}")
+        raise UserError(f"files of several checkpoints: {said}; {_train_again(checkpoint)}", where=checkpoint)
     for segment, step in owners:
         return Seals(checkpoint, segment, step, files)
     return None
@@ -145,20 +146,23 @@ def check_recorded(checkpoint: Path, seals: Seals | None) -> None:
         return
     if seals is None:
         raise UserError(
-            f"{checkpoint}: its seals (seal-*.json) are missing; bring them back, or {_train_again(checkpoint)}"
+            f"its seals (seal-*.json) are missing; bring them back, or {_train_again(checkpoint)}",
+            where=checkpoint,
         )
     if seals.digest != recorded:
         raise UserError(
-            f"{checkpoint}: is another checkpoint ({seals.digest}) than the one that {done_file} was written for ({recorded}); bring "
-            f"that back, or {_train_again(checkpoint)}"
+            f"is another checkpoint ({seals.digest}) than the one that {done_file} was written for ({recorded}); bring "
+            f"that back, or {_train_again(checkpoint)}",
+            where=checkpoint,
         )
 
 
 def not_covered(seals: Seals, names: set[str]) -> UserError:
     """The error for an index that names files without a seal."""
     return UserError(
-        f"{seals.checkpoint}: no seal has {', '.join(sorted(names)[:3])}; bring back the missing seal-*.json, or "
-        f"{_train_again(seals.checkpoint)}"
+        f"no seal has {', '.join(sorted(names)[:3])}; bring back the missing seal-*.json, or "
+        f"{_train_again(seals.checkpoint)}",
+        where=seals.checkpoint,
     )
 
 
@@ -188,7 +192,7 @@ def _content(value: Any, path: Path) -> tuple[str, int, dict[str, FileSeal]]:
 
 
 def _no_seal(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: not a whole seal ({reason}); {_train_again(path.parent)}")
+    return UserError(f"not a whole seal ({reason}); {_train_again(path.parent)}", where=path)
 
 
 def _difference(seals: Seals, name: str) -> str:

@@ -100,8 +100,9 @@ class SegmentCheckpoints(CheckpointHooks):
             source = self.checkpoint_folder(self._own_step) if own else Path(self.initial_load_path or "")
             segment = source.parent.parent
             raise UserError(
-                f"{source}: damaged: a file of this checkpoint is cut short or gone ({error!r}); bring it back, or delete the "
-                f"checkpoint{'' if own else f' and {segment}/done.json'}, and train {'/'.join(segment.parts[-2:])} again"
+                f"damaged: a file of this checkpoint is cut short or gone ({error!r}); bring it back, or delete the "
+                f"checkpoint{'' if own else f' and {segment}/done.json'}, and train {'/'.join(segment.parts[-2:])} again",
+                where=source,
             ) from error
 
     def _agree_on_own_step(self) -> int:

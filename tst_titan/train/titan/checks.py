@@ -126,13 +126,15 @@ def check_continues(job: Job) -> None:
     before, now = provenance.get("tokenizer_digest"), manifest.get("tokenizer", {}).get("digest")
     if before and now and before != now:
         raise UserError(
-            f"{folder}: its checkpoint was trained on token ids of another tokenizer ({before[:12]}) than "
-            f"{job.corpus_dir} has now ({now[:12]}); restore that corpus, or delete the folder and train it again"
+            f"its checkpoint was trained on token ids of another tokenizer ({before[:12]}) than "
+            f"{job.corpus_dir} has now ({now[:12]}); restore that corpus, or delete the folder and train it again",
+            where=folder,
         )
     if "corpus" in provenance and (changed := changes(provenance["corpus"], manifest)):
         raise UserError(
-            f"{folder}: its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); restore "
-            "that corpus, or delete the folder and train it again"
+            f"its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); restore "
+            "that corpus, or delete the folder and train it again",
+            where=folder,
         )
 
 
@@ -155,8 +157,9 @@ def _check_settings(segment: Segment, parent: Path) -> None:
         differences.append(f"{len(found['stages'])} stages there, {len(wanted['stages'])} here")
     if differences:
         raise UserError(
-            f"{parent}: its checkpoint cannot start {segment.id}, it was trained with other settings: "
-            f"{'; '.join(differences[:5])}. Name the right parent, or delete that folder and train it again"
+            f"its checkpoint cannot start {segment.id}, it was trained with other settings: "
+            f"{'; '.join(differences[:5])}. Name the right parent, or delete that folder and train it again",
+            where=parent,
         )
 
 
