@@ -13,8 +13,10 @@ from finished_segments import finish
 from training import make_job, train_here
 
 from tst_titan.collect.notices import Notice
+from tst_titan.collect.published import PUBLISHED_LOSS
 from tst_titan.collect.status import segment_statuses
 from tst_titan.collect.study import StudyResults, gather, segments_table
+from tst_titan.compare.findings import compare
 from tst_titan.data.build import build_corpus
 from tst_titan.evaluate.checkpoint import find_checkpoint
 from tst_titan.evaluate.environment import prepare_environment
@@ -23,7 +25,7 @@ from tst_titan.evaluate.run import Evaluation, evaluate
 from tst_titan.evaluate.through_export import load_export
 from tst_titan.plan import Plan, load_plan
 from tst_titan.plan.settings import Segment
-from tst_titan.report.study import collect_study, compare
+from tst_titan.report.study import collect_study
 from tst_titan.train.launch import _check_inputs
 
 STUDY = """\
@@ -151,7 +153,7 @@ def numbers(study: FinishedStudy, found: StudyResults) -> dict[tuple[Any, ...], 
         for kind in ("training", "validation"):
             points = zip(getattr(curve, f"{kind}_step"), getattr(curve, f"{kind}_loss"), strict=True)
             shown |= {("curves", curve.run, kind, int(step)): float(loss) for step, loss in points}
-    comparisons = compare(found, study.plan.compare).table()
+    comparisons = compare(found.table, study.plan.compare, PUBLISHED_LOSS).table()
     keys = [name for name in comparisons.columns if comparisons[name].dtype.kind not in "fiu"]
     for row in comparisons.to_dict("records"):
         place = ("comparisons", *(str(row[name]) for name in keys))
