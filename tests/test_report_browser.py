@@ -1,10 +1,12 @@
 """The page in a real browser: it asks for nothing, draws what comes near, and answers to pointing, hiding, zooming, saving, printing."""
 
+import base64
 import csv
 import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -279,13 +281,18 @@ def test_printing_draws_what_nobody_scrolled_to_and_unfolds_the_rest(browser, pu
     for report in (published_report, grid_report):
         browser.show(report, 1280, 400)
         assert browser.value("[...document.querySelectorAll('figure')].some((f) => !f.dataset.drawn)")
-        browser.call("Page.printToPDF")
+        paper = base64.b64decode(browser.call("Page.printToPDF")["data"])
         assert browser.value(
             "[...document.querySelectorAll('figure')].every((f) => f.dataset.drawn === 'done')"
         )
         assert browser.value(
             "[...document.querySelectorAll('main details:not(.chart details)')].every((d) => d.open)"
         )
+    # The curves' points are on the paper, as lines from each to the next and not as pixels or pieces of dashes.
+    streams = re.finditer(rb"/Length (\d+)[^>]*>>\s*stream\r?\n", paper)
+    bodies = [paper[found.end() : found.end() + int(found[1])] for found in streams]
+    drawings = [zlib.decompress(body) for body in bodies if body.startswith(b"x")]
+    assert 15_000 < sum(drawing.count(b" l\n") for drawing in drawings) < 50_000
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from tst_titan.compare.downstream import downstream_table
 from tst_titan.compare.findings import Findings
 from tst_titan.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.plan import Accelerator
-from tst_titan.report.charts import HeatMap, legend, only_fitted
+from tst_titan.report.charts import HeatMap, Series, legend
 from tst_titan.report.figures import FigureSection, script_bundle, script_hash, script_json
 from tst_titan.report.tables import readable
-from tst_titan.report.theme import DASHES, FIT_DASH, color_index, config, dark_figures, dash_index, variables
+from tst_titan.report.theme import color_index, config, dark_figures, dash_of, variables
 from tst_titan.report.words import (
     COMPARISON_HEADER,
     column_name,
@@ -209,7 +209,6 @@ def _template(name: str) -> str:
 
 def _figure_context(section: FigureSection) -> dict[str, Any]:
     names = legend(section.all_charts)
-    fits = only_fitted(section.all_charts)
     figures = [
         {
             "title": chart.title,
@@ -225,7 +224,7 @@ def _figure_context(section: FigureSection) -> dict[str, Any]:
     return {
         "id": section.id,
         "title": section.title,
-        "legend": [_swatch(name, slot, fits) for name, slot in names.items()] if len(names) > 1 else [],
+        "legend": [_swatch(name, series) for name, series in names.items()] if len(names) > 1 else [],
         "figures": figures[: len(section.charts)],
         "folded": figures[len(section.charts) :],
         "source": section.source,
@@ -233,9 +232,9 @@ def _figure_context(section: FigureSection) -> dict[str, Any]:
     }
 
 
-def _swatch(name: str, slot: int, fits: set[str]) -> dict[str, Any]:
-    dash = FIT_DASH if name in fits else DASHES[dash_index(slot)]
-    return {"name": name, "color": color_index(slot), "dash": " ".join(map(str, dash))}
+def _swatch(name: str, series: Series) -> dict[str, Any]:
+    dash = " ".join(str(length) for length in dash_of(series.slot, series.fitted))
+    return {"name": name, "color": color_index(series.slot), "dash": dash}
 
 
 def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:
