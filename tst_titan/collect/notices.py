@@ -6,7 +6,7 @@ from typing import Literal
 from tst_titan.errors import UserError
 from tst_titan.shown import printable
 
-Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain"]
+Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def damage(error: UserError) -> Notice:
     return Notice("damaged", printable(error.where), printable(error.what))
 
 
-def listed(items: list[str] | list[int], most: int = 4) -> str:
+def listed(items: list[str] | list[int], most: int = 4, between: str = ", ") -> str:
     """``1, 2, 3, 4 and 7 more``: a list in a sentence, bounded."""
-    shown = ", ".join(str(item) for item in items[:most])
+    shown = between.join(str(item) for item in items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

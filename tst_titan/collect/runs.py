@@ -18,6 +18,7 @@ from tst_titan.collect.average import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.metrics import TRAINING, VALIDATION, Columns
 from tst_titan.collect.notices import Notice
+from tst_titan.collect.recipe import recipe_columns
 from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, segment_folder, segment_state
 from tst_titan.plan import Plan, Run
 from tst_titan.plan.settings import Segment, Stage
@@ -190,6 +191,7 @@ def _row(
         "corpus": last.segment.recipe.corpus.id,
         "commit": _commit(last.provenance),
         "device": last.provenance.get("device"),
+        **recipe_columns(run, last.segment.recipe),
     }
     return row, notices
 
