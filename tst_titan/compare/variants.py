@@ -104,12 +104,17 @@ _SYMBOLS = {
 
 def label_of(row: Any, varying: list[str]) -> str:
     """``tst`` or, where the arm is a grid, ``tst s=6 r=0.3``."""
+    return " ".join(filter(None, [str(row["arm"]), settings_text(row, varying)]))
+
+
+def settings_text(row: Any, names: list[str]) -> str:
+    """``s=6 r=0.3``: these fields of a run, those that it has."""
     parts = []
-    for name in varying:
+    for name in names:
         if pd.notna(row[name]):
             value = f"{row[name]:.4g}" if isinstance(row[name], int | float | np.number) else str(row[name])
             parts.append(f"{_SYMBOLS.get(name, name)}={value}")
-    return " ".join([str(row["arm"]), *parts])
+    return " ".join(parts)
 
 
 def run_labels(table: pd.DataFrame) -> dict[str, str]:
