@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.compare.intervals import LEVEL, Interval
-from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
+from tst_titan.compare.pairing import Pair, equal_loss_pairs
 
 DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
@@ -48,6 +48,7 @@ class ReadOff:
     budgets: tuple[int, ...]
     num_seeds: int
     runs: tuple[str, ...]
+    remark: str = ""
 
     @property
     def speedup(self) -> float:
@@ -56,17 +57,12 @@ class ReadOff:
 
 def equal_loss(table: pd.DataFrame, column: str, *, draws: int = DRAWS) -> list[ReadOff]:
     """Read off the equal-loss speedup of every variant and budget of `table` (see the module's text)."""
-    table = table[table[column].notna()]
-    by_recipe = baselines(table)
-    results = []
-    for label, rows in variants(table[~is_baseline(table)]):
-        others = by_recipe.get(recipe_of(rows.iloc[0]))
-        if others is not None:
-            results.append(_read_off(label, rows, others, column, draws))
-    return results
+    pairs = equal_loss_pairs(table[table[column].notna()])
+    return [_read_off(pair, column, draws) for pair in pairs if isinstance(pair, Pair)]
 
 
-def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, draws: int) -> ReadOff:
+def _read_off(pair: Pair, column: str, draws: int) -> ReadOff:
+    rows, baseline = pair.rows, pair.baseline
     arm = rows.set_index("seed")[column].astype(float)
     by_budget = {
         int(steps): group.set_index("seed")[column].astype(float)
@@ -76,7 +72,7 @@ def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: st
     means = np.array([by_budget[int(steps)].mean() for steps in budgets])
     found, bound = invert(budgets, means, float(arm.mean()))
     return ReadOff(
-        label=label,
+        label=pair.label,
         model=str(rows["model"].iloc[0]),
         steps=int(rows["steps"].iloc[0]),
         column=column,
@@ -86,7 +82,8 @@ def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: st
         interval=_interval(arm, by_budget, budgets, means, int(rows["steps"].iloc[0]), draws),
         budgets=tuple(int(steps) for steps in budgets),
         num_seeds=len(arm),
-        runs=(*rows["run"], *baseline["run"]),
+        runs=pair.runs,
+        remark=pair.remark,
     )
 
 

@@ -1,24 +1,33 @@
 """All comparisons that a study asks for, and their table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 
 from tst_titan.compare.equal_loss import ReadOff, equal_loss
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
+from tst_titan.compare.pairing import (
+    Pair,
+    Refusal,
+    ambiguities,
+    equal_data_pairs,
+    equal_flops_pairs,
+    equal_loss_pairs,
+)
 from tst_titan.compare.published import PublishedComparisons
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The comparisons of a study, computed on one column of its table."""
+    """The comparisons of a study, computed on one column of its table; `refused`: those that were asked for and not made."""
 
     column: str
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
     published: PublishedComparisons | None = None
+    refused: tuple[Refusal, ...] = ()
 
     def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
         """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
@@ -39,7 +48,19 @@ def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Fin
         loss=tuple(equal_loss(finished, column)) if "equal_loss" in wanted else (),
         data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
         published=PublishedComparisons(table, published) if "published" in wanted else None,
+        refused=tuple(refusals(finished[finished[column].notna()], wanted)),
     )
+
+
+PAIRS = {"equal_flops": equal_flops_pairs, "equal_loss": equal_loss_pairs, "equal_data": equal_data_pairs}
+
+
+def refusals(table: pd.DataFrame, wanted: tuple[str, ...]) -> Iterator[Refusal]:
+    """What is not compared of the runs of a table, and why; nothing is refused of a study that asks for nothing."""
+    made = [pairs for name, pairs in PAIRS.items() if name in wanted]
+    yield from ambiguities(table) if made else []
+    for pairs in made:
+        yield from (item for item in pairs(table) if not isinstance(item, Pair))
 
 
 def compared_column(finished: pd.DataFrame, wanted: tuple[str, ...]) -> str:
@@ -86,7 +107,7 @@ def comparisons_table(
                 "high": item.interval.high,
                 "p_value": None,
                 "num_seeds": item.num_seeds,
-                "remark": item.interval.absent_because,
+                "remark": _remark(item),
                 "runs": " ".join(item.runs),
                 **_published_cells(published_of("equal loss", item)),
             }
@@ -136,6 +157,10 @@ def _difference_row(kind: str, item: Difference) -> dict[str, object]:
         "high": item.interval.high,
         "p_value": item.p_value,
         "num_seeds": item.num_pairs,
-        "remark": item.interval.absent_because,
+        "remark": _remark(item),
         "runs": " ".join(item.runs),
     }
+
+
+def _remark(item: Difference | ReadOff) -> str:
+    return "; ".join(filter(None, (item.interval.absent_because, item.remark)))

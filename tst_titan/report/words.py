@@ -29,7 +29,7 @@ def difference_words(item: Difference, at: str = "equal FLOPs") -> str:
             better = " (better)" if item.value < 0 else " (worse)"
         verdict = f"ends {size:.4f}{unit} {side} the baseline in {column_name(item.column)}{better}"
     values = f"{item.arm_value:.4f} against {item.baseline_value:.4f}"
-    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}"
+    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}{_remark(item)}"
 
 
 def certainty(item: Difference) -> str:
@@ -62,7 +62,12 @@ def read_off_words(item: ReadOff) -> str:
     else:
         line = " (a straight line in log steps between its two budgets)" if len(item.budgets) == 2 else ""
         found = f" the baseline needs {item.baseline_steps:.0f} steps for it{line}: a speedup of {item.speedup:.2f}x."
-    return f"{start}{found} {interval_words(item.interval)}"
+    return f"{start}{found} {interval_words(item.interval)}{_remark(item)}"
+
+
+def _remark(item: Difference | ReadOff) -> str:
+    """What a reader must know of how the runs were chosen, as one more sentence."""
+    return f" {item.remark[0].upper()}{item.remark[1:]}." if item.remark else ""
 
 
 def interval_words(interval: Interval, unit: str = "x") -> str:
