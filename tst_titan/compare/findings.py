@@ -63,6 +63,7 @@ def comparisons_table(
     """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
 
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
+    `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -70,6 +71,7 @@ def comparisons_table(
         for item in items
     ]
     for item in loss:
+        shapes = item.shape_speedups or (None, None)
         rows.append(
             {
                 "comparison": "equal loss",
@@ -88,6 +90,8 @@ def comparisons_table(
                 "num_seeds": item.num_seeds,
                 "remark": item.interval.absent_because,
                 "runs": " ".join(item.runs),
+                "shape_low": shapes[0],
+                "shape_high": shapes[1],
                 **_published_cells(published_of("equal loss", item)),
             }
         )
@@ -113,6 +117,8 @@ COMPARISON_COLUMNS = [
     "runs",
     "published",
     "published_bound",
+    "shape_low",
+    "shape_high",
 ]
 
 
