@@ -36,7 +36,7 @@ def seed_noise(samples: Sequence[pd.Series], weights: np.ndarray, draws: int) ->
         weights: the contrast of the means whose interval is wanted; it sets the degrees of freedom.
     """
     random = np.random.default_rng(0)
-    deviations, alone = _deviations(samples)
+    deviations, alone = _deviations(samples, _pooled(samples))
     degrees = _degrees(samples, weights, alone)
     noise = random.standard_normal((draws, len(deviations))) @ deviations
     if alone.any():
@@ -44,10 +44,31 @@ def seed_noise(samples: Sequence[pd.Series], weights: np.ndarray, draws: int) ->
     return noise / np.sqrt(random.chisquare(degrees, (draws, 1)) / degrees)
 
 
-def _deviations(samples: Sequence[pd.Series]) -> tuple[np.ndarray, np.ndarray]:
-    """Square roots of the covariance: a row a seed; and the errors of each sample that are independent of all others."""
+def chain_noise(chains: Sequence[Sequence[pd.Series]], draws: int) -> np.ndarray:
+    """Draws of the errors of the means of all samples of several chains, shape [draws, samples], the same in every call.
+
+    `chains`: for each model its samples (a budget's values by seed), at least one of each with two seeds. One seed's runs share noise within a
+    model, not between models. Degrees of freedom: seeds - 1, summed over the models.
+    """
+    random = np.random.default_rng(0)
+    degrees = sum(max(len(sample) for sample in samples) - 1 for samples in chains)
+    pooled = _pooled([sample for samples in chains for sample in samples])
+    blocks = []
+    for samples in chains:
+        deviations, alone = _deviations(samples, pooled)
+        independent = random.standard_normal((draws, len(samples))) * alone
+        blocks.append(random.standard_normal((draws, len(deviations))) @ deviations + independent)
+    return np.concatenate(blocks, axis=1) / np.sqrt(random.chisquare(degrees, (draws, 1)) / degrees)
+
+
+def _pooled(samples: Sequence[pd.Series]) -> float:
+    """Standard deviation between the seeds of one sample, from all of them."""
     squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples)
-    pooled = math.sqrt(squares / sum(len(sample) - 1 for sample in samples))
+    return math.sqrt(squares / sum(len(sample) - 1 for sample in samples))
+
+
+def _deviations(samples: Sequence[pd.Series], pooled: float) -> tuple[np.ndarray, np.ndarray]:
+    """Square roots of the covariance: a row a seed; and the errors of each sample that are independent of all others."""
     shared = _shares_seeds(samples)
     alone = np.array(
         [pooled / math.sqrt(len(sample)) if len(sample) == 1 or not shared else 0.0 for sample in samples]

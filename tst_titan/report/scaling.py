@@ -34,7 +34,7 @@ def scaling_charts(
     tokens = baseline["data_tokens"].to_numpy(dtype=float)
     losses = baseline[column].to_numpy(dtype=float)
     try:
-        fit = fit_scaling(params, tokens, losses)
+        fit = fit_scaling(params, tokens, losses, baseline["seed"].to_numpy())
     except CannotFitError as error:
         notes.append(f"The baseline's scaling law was not fitted: {error}.")
     else:
@@ -62,13 +62,25 @@ def scaling_charts(
 
 
 def law_words(fit: ScalingFit) -> str:
-    """The fitted law in one sentence, with intervals of its exponents."""
-    spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
-    return (
+    """The fitted law, the intervals of its exponents, and whether the runs contradict it."""
+    law = (
         f"Baseline: loss = {fit.offset:.3f} + {fit.params_scale:.3f} (N / {short(fit.params_unit)})^-"
-        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; 90% "
-        f"intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
-        f"{spans['offset']}."
+        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; "
+    )
+    offset = fit.intervals["offset"]
+    if offset.low is None:
+        law += f"no intervals: {offset.absent_because}."
+    else:
+        spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
+        law += (
+            f"90% intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
+            f"{spans['offset']}."
+        )
+    if fit.holds:
+        return law
+    return (
+        f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their intervals say "
+        "little, and it is not extrapolated."
     )
 
 
