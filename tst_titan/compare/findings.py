@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tst_titan.compare.equal_loss import ReadOff, equal_loss
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.many_arms import simultaneous
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.compare.published import PublishedComparisons
 
@@ -35,9 +37,9 @@ def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Fin
     column = compared_column(finished, wanted)
     return Findings(
         column=column,
-        flops=tuple(equal_flops(finished, column)) if "equal_flops" in wanted else (),
+        flops=tuple(simultaneous(equal_flops(finished, column))) if "equal_flops" in wanted else (),
         loss=tuple(equal_loss(finished, column)) if "equal_loss" in wanted else (),
-        data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
+        data=tuple(simultaneous(equal_data(finished, column))) if "equal_data" in wanted else (),
         published=PublishedComparisons(table, published) if "published" in wanted else None,
     )
 
@@ -64,6 +66,7 @@ def comparisons_table(
 
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
     `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
+    `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -119,6 +122,9 @@ COMPARISON_COLUMNS = [
     "published_bound",
     "shape_low",
     "shape_high",
+    "simultaneous_low",
+    "simultaneous_high",
+    "num_arms",
 ]
 
 
@@ -127,6 +133,7 @@ def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:
+    together = item.simultaneous or Interval()
     return {
         "comparison": kind,
         "model": item.model,
@@ -144,4 +151,7 @@ def _difference_row(kind: str, item: Difference) -> dict[str, object]:
         "num_seeds": item.num_pairs,
         "remark": item.interval.absent_because,
         "runs": " ".join(item.runs),
+        "simultaneous_low": together.low,
+        "simultaneous_high": together.high,
+        "num_arms": item.num_arms,
     }

@@ -42,7 +42,17 @@ def certainty(item: Difference) -> str:
     told = (
         "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
     )
-    return f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
+    words = f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
+    return f"{words}{_together(item)}"
+
+
+def _together(item: Difference) -> str:
+    """The interval that holds for all arms of one baseline at once."""
+    if item.simultaneous is None or item.simultaneous.low is None or item.simultaneous.high is None:
+        return ""
+    low, high = item.simultaneous.low, item.simultaneous.high
+    told = "zero is outside of it" if low > 0 or high < 0 else "zero is inside"
+    return f" For all {item.num_arms} arms against this baseline together: {low:+.4f} to {high:+.4f}; {told}."
 
 
 def read_off_words(item: ReadOff) -> str:
