@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tst_titan.compare.equal_loss import ReadOff, equal_loss
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.many_arms import simultaneous
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.compare.pairing import (
     Pair,
@@ -44,9 +46,9 @@ def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Fin
     column = compared_column(finished, wanted)
     return Findings(
         column=column,
-        flops=tuple(equal_flops(finished, column)) if "equal_flops" in wanted else (),
+        flops=tuple(simultaneous(equal_flops(finished, column))) if "equal_flops" in wanted else (),
         loss=tuple(equal_loss(finished, column)) if "equal_loss" in wanted else (),
-        data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
+        data=tuple(simultaneous(equal_data(finished, column))) if "equal_data" in wanted else (),
         published=PublishedComparisons(table, published) if "published" in wanted else None,
         refused=tuple(refusals(finished[finished[column].notna()], wanted)),
     )
@@ -84,6 +86,8 @@ def comparisons_table(
     """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
 
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
+    `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
+    `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -91,6 +95,7 @@ def comparisons_table(
         for item in items
     ]
     for item in loss:
+        shapes = item.shape_speedups or (None, None)
         rows.append(
             {
                 "comparison": "equal loss",
@@ -109,6 +114,8 @@ def comparisons_table(
                 "num_seeds": item.num_seeds,
                 "remark": _remark(item),
                 "runs": " ".join(item.runs),
+                "shape_low": shapes[0],
+                "shape_high": shapes[1],
                 **_published_cells(published_of("equal loss", item)),
             }
         )
@@ -134,6 +141,11 @@ COMPARISON_COLUMNS = [
     "runs",
     "published",
     "published_bound",
+    "shape_low",
+    "shape_high",
+    "simultaneous_low",
+    "simultaneous_high",
+    "num_arms",
 ]
 
 
@@ -142,6 +154,7 @@ def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:
+    together = item.simultaneous or Interval()
     return {
         "comparison": kind,
         "model": item.model,
@@ -159,6 +172,9 @@ def _difference_row(kind: str, item: Difference) -> dict[str, object]:
         "num_seeds": item.num_pairs,
         "remark": _remark(item),
         "runs": " ".join(item.runs),
+        "simultaneous_low": together.low,
+        "simultaneous_high": together.high,
+        "num_arms": item.num_arms,
     }
 
 

@@ -39,6 +39,10 @@ class LawRuns:
     remark: str = ""
 
     @property
+    def seeds(self) -> np.ndarray:
+        return self.rows["seed"].to_numpy()
+
+    @property
     def loss_unit(self) -> str:
         return "bits a byte" if self.in_bytes else "nats a token"
 

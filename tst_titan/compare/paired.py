@@ -5,7 +5,8 @@ and the compared numbers. A baseline run has bag size 1 or step ratio 0. Runs ar
 seed agrees; which are set against each other is `tst_titan.compare.pairing`'s. All intervals are 90%.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,11 @@ from tst_titan.compare.pairing import Pair, equal_data_pairs, equal_flops_pairs
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators."""
+    """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators.
+
+    `by_seed`: the differences of the shared seeds, where `paired`. `simultaneous` holds for all `num_arms` arms that share `baseline_runs`
+    together (`many_arms.py`); None for an arm alone.
+    """
 
     label: str
     model: str
@@ -31,6 +36,10 @@ class Difference:
     paired: bool
     runs: tuple[str, ...]
     remark: str = ""
+    baseline_runs: tuple[str, ...] = ()
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    simultaneous: Interval | None = None
+    num_arms: int = 1
 
     @property
     def value(self) -> float:
@@ -80,6 +89,8 @@ def _difference(pair: Pair, column: str) -> Difference:
         paired=paired,
         runs=pair.runs,
         remark=pair.remark,
+        baseline_runs=tuple(others["run"]),
+        by_seed=(arm - baseline).to_dict() if paired else {},
     )
 
 

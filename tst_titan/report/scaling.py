@@ -35,7 +35,7 @@ def scaling_charts(
             notes.append(f"The baseline's scaling law{name} was not fitted: {runs.reason}.")
             continue
         try:
-            fit = fit_scaling(runs.params, runs.data, runs.losses)
+            fit = fit_scaling(runs.params, runs.data, runs.losses, runs.seeds)
         except CannotFitError as error:
             notes.append(f"The baseline's scaling law{name} was not fitted: {error}.")
             continue
@@ -67,7 +67,9 @@ def _what_counts(runs: LawRuns) -> str:
     text = "N is active parameters without embedding and head"
     if runs.with_head is not None:
         try:
-            exponent, interval = _size_exponent(fit_scaling(runs.with_head, runs.data, runs.losses))
+            exponent, interval = _size_exponent(
+                fit_scaling(runs.with_head, runs.data, runs.losses, runs.seeds)
+            )
             text += f"; with the head, which also costs FLOPs, the size exponent is {exponent}{interval}"
         except CannotFitError as error:
             text += f"; with the head, which also costs FLOPs, there is no law ({error})"
@@ -82,13 +84,25 @@ def _size_exponent(fit: ScalingFit) -> tuple[str, str]:
 
 
 def law_words(fit: ScalingFit, subject: str = "Baseline") -> str:
-    """The fitted law in one sentence, with intervals of its exponents."""
-    spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
-    return (
+    """The fitted law, the intervals of its exponents, and whether the runs contradict it."""
+    law = (
         f"{subject}: loss = {fit.offset:.3f} + {fit.params_scale:.3f} (N / {short(fit.params_unit)})^-"
-        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; 90% "
-        f"intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
-        f"{spans['offset']}."
+        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; "
+    )
+    offset = fit.intervals["offset"]
+    if offset.low is None:
+        law += f"no intervals: {offset.absent_because}."
+    else:
+        spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
+        law += (
+            f"90% intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
+            f"{spans['offset']}."
+        )
+    if fit.holds:
+        return law
+    return (
+        f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their intervals say "
+        "little, and it is not extrapolated."
     )
 
 
