@@ -19,7 +19,7 @@ def panel_layers(panel: Panel, names: Mapping[str, Series], layers: Layers) -> i
     """Add the layers of a panel; returns its height."""
     x_low, x_high = panel.x_range or extent([line.x for line in panel.lines], panel.x_log, 0.02)
     if panel.end_labels:
-        x_high += 0.13 * (x_high - x_low)
+        x_high += 0.18 * (x_high - x_low)
     spreads = [
         values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None
     ]
