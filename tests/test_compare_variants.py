@@ -240,6 +240,15 @@ def test_labels_name_what_varies_and_stay_where_only_bags_do(tmp_path) -> None:
     assert set(run_labels(table).values()) == {"baseline", "tst s=4", "tst s=6", "wide wd=0.1", "wide wd=0.2"}
 
 
+def test_an_ablation_has_one_label_in_comparisons_and_curves(tmp_path) -> None:
+    """Comparisons said reinit_embeddings=True and curves reinit_embeddings=1: their colours did not meet."""
+    arms = "{baseline: {}, tst: {bag_size: 4, step_ratio: 0.3, reinit_embeddings: [false, true]}}"
+    table = table_of(planned(tmp_path, arms, steps="1000"))
+    labels = {"tst reinit_embeddings=False", "tst reinit_embeddings=True"}
+    assert {item.label for item in equal_flops(table, "validation_loss")} == labels
+    assert set(run_labels(table).values()) == {"baseline", *labels}
+
+
 def test_a_models_own_shape_and_batch_name_no_variant(tmp_path) -> None:
     plan = planned(
         tmp_path,

@@ -112,8 +112,9 @@ def settings_text(row: Any, names: list[str]) -> str:
     parts = []
     for name in names:
         if pd.notna(row[name]):
-            value = f"{row[name]:.4g}" if isinstance(row[name], int | float | np.number) else str(row[name])
-            parts.append(f"{_SYMBOLS.get(name, name)}={value}")
+            value = row[name]
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            parts.append(f"{_SYMBOLS.get(name, name)}={f'{value:.4g}' if number else value}")
     return " ".join(parts)
 
 
