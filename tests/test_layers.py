@@ -13,7 +13,7 @@ ROOMS = ("study", "plan", "cluster", "data", "train", "evaluate", "collect", "co
 # Rooms that import nothing of the package but their own, so that each can be read, tested and used alone.
 ALONE = {"superposition": {"torch"}, "compare": {"numpy", "pandas", "scipy"}}
 # Modules beside the rooms that know of all: the command, and what the Snakefile asks.
-ABOVE = {"build", "cli", "configuration", "clean", "workflow"}
+ABOVE = {"before_jobs", "build", "cli", "configuration", "clean", "workflow"}
 
 STANDARD = sys.stdlib_module_names
 
@@ -94,9 +94,28 @@ def test_one_file_runs_slurms_commands() -> None:
     assert not found
 
 
-# Rooms in which every function is read at one glance, and every file in one go; others are to follow.
-SHORT = ("cluster", "train")
+# Every function is read at one glance, and every file in one go. A function's docstring does not count: it is there to be long enough.
 LONGEST_FUNCTION, LONGEST_FILE = 50, 350
+# Still to be split.
+LONG = {
+    "collect.runs",
+    "data.command",
+    "data.finish",
+    "evaluate.checkpoint",
+    "evaluate.command",
+    "evaluate.export",
+    "evaluate.model_card",
+    "evaluate.suites",
+    "report.page",
+}
+
+
+def lines_of(node: ast.stmt) -> int:
+    return (node.end_lineno or 0) - node.lineno + 1
+
+
+def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return 0 if ast.get_docstring(function) is None else lines_of(function.body[0])
 
 
 def too_long(text: str) -> list[str]:
@@ -105,13 +124,13 @@ def too_long(text: str) -> list[str]:
         f"{node.name}: {length} lines"
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
+        and (length := lines_of(node) - docstring_lines(node)) > LONGEST_FUNCTION
     ]
     num_lines = len(text.splitlines())
     return found + ([f"{num_lines} lines"] if num_lines > LONGEST_FILE else [])
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in SHORT])
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in LONG])
 def test_no_function_and_no_file_is_too_long_to_read(module: str) -> None:
     path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     assert not too_long(path.read_text(encoding="utf-8"))
@@ -120,6 +139,9 @@ def test_no_function_and_no_file_is_too_long_to_read(module: str) -> None:
 def test_what_is_too_long_is_found() -> None:
     text = "def long():\n" + "    pass\n" * LONGEST_FUNCTION
     assert too_long(text) == ["long: 51 lines"]
+    documented = 'def long():\n    """Many\n\n\n    lines."""\n' + "    pass\n" * (LONGEST_FUNCTION - 1)
+    assert too_long(documented) == []
+    assert too_long(documented + "    pass\n") == ["long: 51 lines"]
     assert too_long("\n" * 351) == ["351 lines"]
 
 

@@ -72,8 +72,9 @@ def chain(workflow: Workflow) -> tuple[str, str]:
     return str(child.parent), child.id
 
 
-def test_it_knows_no_snakemake() -> None:
-    tree = ast.parse((REPOSITORY / "tst_titan" / "workflow.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", ["workflow.py", "before_jobs.py"])
+def test_it_knows_no_snakemake(module: str) -> None:
+    tree = ast.parse((REPOSITORY / "tst_titan" / module).read_text(encoding="utf-8"))
     imported = {
         name
         for node in ast.walk(tree)

@@ -7,15 +7,21 @@ with one message, wherever it is found: as the Snakefile is read, as the jobs ar
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from tst_titan.before_jobs import (
+    Job,
+    check_evaluation_data,
+    check_slurm,
+    one_message,
+    planned,
+    refuse_changed_inputs,
+)
 from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
 from tst_titan.cluster.site import Site, gpu_memory_gib, job_prologue
 from tst_titan.configuration import Configuration, check_models, read_configuration, site_file, sources_of
@@ -26,7 +32,7 @@ from tst_titan.files import read_json
 from tst_titan.plan import Plan, Segment, load_plans
 from tst_titan.published import STUDY_NAME as PUBLISHED
 from tst_titan.results import CorpusFiles, Logs, Results
-from tst_titan.study.catalogue import MODELS, OFFLINE_TASKS
+from tst_titan.study.catalogue import MODELS
 from tst_titan.train.hardware import Hardware
 from tst_titan.train.hardware_section import hardware_of
 from tst_titan.train.resources import (
@@ -43,23 +49,6 @@ MOST_THREADS = 16
 
 # An attribute for each wildcard of the rule.
 Wildcards = Any
-# Snakemake's: `rule.name`, `wildcards`, `resources`, `threads`, `is_local`.
-Job = Any
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def one_message(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, with a `UserError` as the run's end: SystemExit passes through Snakemake as it is, errors get a traceback."""
-
-    @wraps(function)
-    def ending(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-
-    return ending
 
 
 @one_message
@@ -309,7 +298,7 @@ class Workflow:
     @one_message
     def study_inputs(self, wildcards: Wildcards) -> dict[str, list[Path]]:
         """Finished segments and evaluations of a study. One that cannot be planned or trained here ends the run before any job."""
-        plan = self._plan(wildcards.study)
+        plan = planned(wildcards.study, self.plans, self.broken, self.studies)
         missing = [segment for name, segment in plan.segments.items() if name not in plan.finished]
         for note in check_training(missing, self.configuration.hardware, self.site):
             print(f"hardware: {note}", file=sys.stderr)
@@ -327,35 +316,6 @@ class Workflow:
         """Another definition gives another report; comments in it do not."""
         return self.plans[wildcards.study].definition.model_dump_json()
 
-    def _plan(self, name: str) -> Plan:
-        """The plan of a study that a target names; `UserError` with its own mistake, or that there is none of that name."""
-        if name in self.plans:
-            return self.plans[name]
-        if name in self.broken:
-            raise self.broken[name]
-        studies, file = self.studies, self.studies / name
-        if file.suffix in (".yaml", ".yml") and file.stem in {*self.plans, *self.broken}:
-            raise UserError(
-                f"is the definition; the target that builds it is {studies / file.stem}", where=file
-            )
-        near = get_close_matches(name, [PUBLISHED, *self.plans, *self.broken], n=1)
-        hint = f" Did you mean {studies / near[0]}?" if near else ""
-        known = ", ".join(sorted([PUBLISHED, *self.plans]))
-        raise UserError(f"{file}.yaml: no such study.{hint} There are: {known}")
-
-    def _refuse_changed_inputs(self, segments: Iterable[Segment]) -> None:
-        """`UserError` where the text or tokenizer of a corpus that is there has changed before these segments are trained on it."""
-        corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
-        new = [corpus for identity, corpus in corpora.items() if identity not in self._compared]
-        if not new:
-            return
-        # What reads corpora takes a while to import: not in every job's Snakemake.
-        from tst_titan.data.inputs import changed_inputs
-
-        self._compared.update(corpora)
-        if wrong := changed_inputs(new, self.results):
-            raise UserError("\nerror: ".join(wrong))
-
     # Before the first job.
 
     @one_message
@@ -365,38 +325,19 @@ class Workflow:
         # Of targets that are no study, too.
         self._refuse_changed_inputs(self.segment(job.wildcards) for job in jobs if job.rule.name == "train")
         if slurm:
-            self._check_slurm([job for job in jobs if not job.is_local], executor_settings)
+            folders = [Path.cwd(), self.results.root]
+            check_slurm([job for job in jobs if not job.is_local], folders, executor_settings)
         if not any(job.rule.name == "fetch_eval_data" for job in jobs):
-            self._check_evaluation_data([job for job in jobs if job.rule.name == "evaluate"])
+            wildcards = [job.wildcards for job in jobs if job.rule.name == "evaluate"]
+            check_evaluation_data(
+                [(each.group, self.segment(each).recipe.seq_len) for each in wildcards],
+                command=job_prologue(self.site) + self.command,
+                options=["--task-definitions", str(self.user_tasks), *self.trust],
+            )
 
-    def _check_slurm(self, jobs: Sequence[Job], executor_settings: Any) -> None:
-        # The executor's plugin is imported only where it runs.
-        from tst_titan.cluster.executor import check_resources, mend_executor
-        from tst_titan.cluster.preflight import check_cluster, request_of
-
-        for job in jobs:
-            check_resources(job.rule.name, job.resources)
-        requests = [request_of(job.rule.name, job.resources, job.threads) for job in jobs]
-        for warning in check_cluster(requests, [Path.cwd(), self.results.root]):
-            print(f"warning: {warning}", file=sys.stderr)
-        mend_executor(executor_settings)
-
-    def _check_evaluation_data(self, jobs: Iterable[Job]) -> None:
-        groups: dict[int, set[str]] = {}
-        for job in jobs:
-            if job.wildcards.group not in {"offline", *OFFLINE_TASKS}:
-                seq_len = self.segment(job.wildcards).recipe.seq_len
-                groups.setdefault(seq_len, set()).add(job.wildcards.group)
-        for seq_len, names in groups.items():
-            # In a process of its own, below the site's setup like the jobs: HF_HOME may be set there.
-            words = [
-                "--check",
-                "--tasks",
-                *sorted(names),
-                "--task-definitions",
-                str(self.user_tasks),
-                *self.trust,
-            ]
-            check = f"{self.command} fetch-eval-data {shlex.join([*words, '--seq-len', str(seq_len)])}"
-            if subprocess.run(["bash", "-c", job_prologue(self.site) + check]).returncode:
-                sys.exit(1)
+    def _refuse_changed_inputs(self, segments: Iterable[Segment]) -> None:
+        """`UserError` where what a corpus is made of has changed before these segments are trained on it; looks once at each."""
+        corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
+        new = [corpus for identity, corpus in corpora.items() if identity not in self._compared]
+        self._compared.update(corpora)
+        refuse_changed_inputs(new, self.results)
