@@ -9,11 +9,14 @@ from compare_tables import planned, table_of
 
 from tst_titan.collect.recipe import RECIPE_COLUMNS
 from tst_titan.collect.tables import RUN_COLUMNS
+from tst_titan.compare.equal_loss import ReadOff
 from tst_titan.compare.findings import Findings, compare
 from tst_titan.compare.grids import find_grids
-from tst_titan.compare.paired import equal_data, equal_flops
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.compare.variants import RECIPE, VARIANT, run_labels, single_seeds, variants
 from tst_titan.plan.settings import ModelShape, MoEShape
+from tst_titan.report.page import finding_cards
 from tst_titan.report.study import collect_study
 from tst_titan.report.words import difference_words
 from tst_titan.study.definition import ArmFields
@@ -339,11 +342,6 @@ def test_a_study_of_several_recipes_is_collected_at_two_seeds(change, tmp_path) 
 
 
 def test_cards_are_coloured_where_the_interval_tells() -> None:
-    from tst_titan.compare.equal_loss import ReadOff
-    from tst_titan.compare.intervals import Interval
-    from tst_titan.compare.paired import Difference
-    from tst_titan.report.page import finding_cards
-
     difference = Difference(
         "tst",
         "m",
