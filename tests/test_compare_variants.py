@@ -9,11 +9,14 @@ from compare_tables import planned, table_of
 
 from tst_titan.collect.recipe import RECIPE_COLUMNS
 from tst_titan.collect.tables import RUN_COLUMNS
+from tst_titan.compare.equal_loss import ReadOff
 from tst_titan.compare.findings import Findings, compare
 from tst_titan.compare.grids import find_grids
-from tst_titan.compare.paired import equal_data, equal_flops
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.compare.variants import RECIPE, VARIANT, run_labels, single_seeds, variants
 from tst_titan.plan.settings import ModelShape, MoEShape
+from tst_titan.report.page import finding_cards
 from tst_titan.report.study import collect_study
 from tst_titan.report.words import difference_words
 from tst_titan.study.definition import ArmFields
@@ -190,6 +193,37 @@ def test_a_plain_arm_that_shares_an_arms_own_field_is_its_baseline(tmp_path) -> 
     assert [item.remark for item in found] == ["", ""]
 
 
+def test_of_two_plain_arms_with_fields_of_their_own_the_first_is_the_baseline(tmp_path) -> None:
+    arms = (
+        f"{{light: {{weight_decay: 0.05}}, heavy: {{weight_decay: 0.2}}, tst: {TST % ', weight_decay: 0.2'}}}"
+    )
+    found = compare(table_of(planned(tmp_path, arms, steps="1000")), ("equal_flops",), "")
+    assert {item.label: item.remark for item in found.flops} == {
+        "tst": "",
+        "heavy": "the arm differs in weight_decay 0.2 against 0.05",
+    }
+    assert found.refused == ()
+
+
+def test_a_plain_run_of_a_grid_of_ratios_is_a_baseline(tmp_path) -> None:
+    arms = "{tst: {bag_size: 4, step_ratio: [0, 0.2, 0.3]}}"
+    found = compare(table_of(planned(tmp_path, arms, steps="1000")), ("equal_flops",), "")
+    assert [item.label for item in found.flops] == ["tst r=0.2", "tst r=0.3"]
+    assert found.refused == ()
+
+
+def test_what_an_included_run_changes_is_its_own(tmp_path) -> None:
+    def include(text: str) -> str:
+        return text + "include: [{arm: tst, weight_decay: 0.2, steps: 1000}]\n"
+
+    plan = planned(tmp_path, f"{{baseline: {{}}, tst: {TST % ''}}}", steps="1000", change=include)
+    found = compare(table_of(plan), ("equal_flops",), "")
+    assert {item.label: item.remark for item in found.flops} == {
+        "tst wd=0.1": "",
+        "tst wd=0.2": "the arm also differs in weight_decay 0.2 against 0.1",
+    }
+
+
 def test_a_seed_that_stands_twice_is_refused_with_its_runs(tmp_path) -> None:
     table = table_of(planned(tmp_path, f"{{baseline: {{}}, tst: {TST % ''}}}"))
     copy = table.iloc[[0]].assign(run="copy", validation_loss=9.0)
@@ -308,11 +342,6 @@ def test_a_study_of_several_recipes_is_collected_at_two_seeds(change, tmp_path) 
 
 
 def test_cards_are_coloured_where_the_interval_tells() -> None:
-    from tst_titan.compare.equal_loss import ReadOff
-    from tst_titan.compare.intervals import Interval
-    from tst_titan.compare.paired import Difference
-    from tst_titan.report.page import finding_cards
-
     difference = Difference(
         "tst",
         "m",
