@@ -99,13 +99,6 @@ LONGEST_FUNCTION, LONGEST_FILE = 50, 350
 # Still to be split.
 LONG = {
     "collect.runs",
-    "data.command",
-    "data.finish",
-    "evaluate.checkpoint",
-    "evaluate.command",
-    "evaluate.export",
-    "evaluate.model_card",
-    "evaluate.suites",
     "report.page",
 }
 
