@@ -2,7 +2,7 @@
 
 Writes synthetic results in the documented format (about 2.9 kB a logged step and ten runs) to a temporary folder,
 collects them, prints seconds, CPU seconds (what a busy machine does not change), peak memory and the size of the report. Then the
-state of all segments is read twice, as `tst-titan status` does.
+state of all segments is read twice, as `tst-titan status` does, and the report is opened in Chromium, where there is one.
 """
 
 import json
@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from browser import CHROMIUM, Browser
 
 from tst_titan.collect.status import segment_statuses
 from tst_titan.files import write_json
@@ -75,6 +78,22 @@ def collected(plan: Plan, root: Path) -> None:
     )
 
 
+def opened(page: Path, folder: Path) -> None:
+    """Open the report and scroll to its first figures; seconds count from the navigation on, CPU seconds are those of the page's main thread."""
+    browser = Browser(folder)
+    seen = "[...document.querySelectorAll('figure')].filter((f) => f.checkVisibility() && f.getBoundingClientRect().top < innerHeight)"
+    for _ in range(3):
+        browser.show(page)
+        loaded, loaded_cpu = browser.value("performance.now()") / 1000, browser.cpu_seconds()
+        browser.value("document.querySelector('figure').scrollIntoView()")
+        browser.until(f"{seen}.every((f) => f.dataset.drawn === 'done')")
+        drawn, drawn_cpu = browser.value("performance.now()") / 1000, browser.cpu_seconds()
+        print(
+            f"opened in {loaded:.2f} s ({loaded_cpu:.2f} s of CPU), first figures drawn after {drawn:.2f} s ({drawn_cpu:.2f} s of CPU)"
+        )
+    browser.close()
+
+
 def main() -> None:
     sealing = "--unsealed" not in sys.argv
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
@@ -99,6 +118,8 @@ def main() -> None:
                 f"state of {len(plan.segments)} segments in {time.perf_counter() - started:.2f} s "
                 f"({time.process_time() - cpu:.2f} s of CPU)"
             )
+        if CHROMIUM:
+            opened(root / "out" / "report.html", root / "browser")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Browser:
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
+        # CPU time of the page's main thread: what a busy machine does not change.
+        self.call("Performance.enable", timeDomain="threadTicks")
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
@@ -106,6 +108,11 @@ class Browser:
             assert time.monotonic() < end, f"never true: {expression}; {self.console}"
             time.sleep(0.02)
         return value
+
+    def cpu_seconds(self) -> float:
+        """What the page's main thread has worked since it was opened."""
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
     def wait_for(self, true: Callable[[], bool]) -> None:
         """Wait until something outside of the page is so."""

@@ -13,6 +13,7 @@ from checkouts import REPOSITORY, copy_workflow
 
 from tst_titan.built import MARK, built_files, built_folder
 from tst_titan.cli import main
+from tst_titan.cluster.snakemake_internals import DIRECTORY_STAMP
 
 
 @pytest.fixture
@@ -64,6 +65,33 @@ def test_make_clean_deletes_what_was_built_and_no_source(checkout: Path) -> None
     assert "deleting results/segments\n" in told
     assert "deleting studies/published/report.html\n" in told
     assert make_clean(checkout) == ""
+
+
+def test_what_was_cleaned_is_built_again(checkout: Path) -> None:
+    """Snakemake's stamp stayed in the folder, which then counted as built: `make clean quickstart` did nothing."""
+
+    def snakemake(*words: str) -> str:
+        command = [sys.executable, "-m", "snakemake", "--profile", "local", "studies/published", *words]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        )
+        return done.stdout + done.stderr
+
+    make_clean(checkout)
+    snakemake()
+    assert (checkout / "studies/published" / DIRECTORY_STAMP).exists()
+    assert "Nothing to be done" in snakemake("-n")
+    make_clean(checkout)
+    assert not (checkout / "studies/published").exists()
+    assert "Rebuild the published study" in snakemake("-n")
+    # As earlier versions left it.
+    write(f"studies/published/{DIRECTORY_STAMP}")
+    assert make_clean(checkout).splitlines()[-1] == f"deleting studies/published/{DIRECTORY_STAMP}"
+    assert not (checkout / "studies/published").exists()
 
 
 def test_a_dry_run_lists_the_same_and_deletes_nothing(

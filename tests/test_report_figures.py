@@ -9,7 +9,7 @@ import vl_convert
 from collect_support import fill_results, make_plan
 from report_studies import drawn_marks, write_grid_report
 
-from tst_titan.report.charts import HeatMap, Line, Panel, Row, RowChart, legend
+from tst_titan.report.charts import HeatMap, Line, Panel, Row, RowChart, Series, legend
 from tst_titan.report.curve_charts import running_mean
 from tst_titan.report.declared import declared
 from tst_titan.report.figures import FigureSection, figure_spec, figure_svg, script_bundle, script_json
@@ -103,17 +103,15 @@ def test_published_values_are_hollow_rings_in_the_colour_of_their_arm(tmp_path):
 
 def test_arms_differ_in_dash_where_the_colours_come_round():
     lines = tuple(Line(f"arm {slot}", slot, STEP, STEP) for slot in range(20))
-    spec = declared(Panel("", "", "", lines), legend([Panel("", "", "", lines)]))
-    (color,) = {json.dumps(layer["encoding"]["color"]["scale"]) for layer in spec["layer"]}
-    colors = json.loads(color)["range"]
-    looks = [(colors[slot], line["dash"]) for slot, line in enumerate(spec["datasets"]["lines0"])]
-    assert len(set(looks)) == len(lines)
+    encoding = declared(Panel("", "", "", lines), legend([Panel("", "", "", lines)]))["layer"][0]["encoding"]
+    colors, dashes = (encoding[channel]["scale"]["range"] for channel in ("color", "strokeDash"))
+    assert len({*zip(colors, map(tuple, dashes), strict=True)}) == len(lines)
     assert colors[0] not in colors[1:]
 
 
 def test_a_number_that_does_not_exist_breaks_its_line():
     broken = Line("arm", 1, STEP, np.where(STEP == 4, np.nan, STEP))
-    spec = declared(Panel("", "", "", (broken,)), {"arm": 1})
+    spec = declared(Panel("", "", "", (broken,)), {"arm": Series(1)})
     assert spec["datasets"]["lines0"][0]["y"] == [1, 2, 3, None, 5, 6, 7, 8]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tst_titan.built import MARK, built_files
+from tst_titan.cluster.snakemake_internals import DIRECTORY_STAMP
 from tst_titan.configuration import (
     DEFAULTS_FILE,
     Configuration,
@@ -82,8 +83,13 @@ def find_built(configuration: Configuration) -> Clean:
         for folder in sorted(configuration.studies.iterdir()):
             if folder.is_dir() and not folder.is_symlink():
                 files = built_files(folder)
-                made += [*files, folder / MARK] if files else []
-                empty += [folder] if files else []
+                stamp = folder / DIRECTORY_STAMP
+                # One with the stamp alone has been emptied, and Snakemake takes it for built.
+                if files or set(folder.iterdir()) == {stamp}:
+                    made += [
+                        path for path in (*files, folder / MARK, stamp) if path in files or path.exists()
+                    ]
+                    empty.append(folder)
                 if why := _stays(folder, files):
                     left.append(why)
     return Clean(tuple(made), tuple(empty), tuple(left))
@@ -120,7 +126,9 @@ def _not_ours(folder: Path) -> str:
 
 def _stays(folder: Path, files: list[Path]) -> str:
     """What to say of a folder below the studies that stays; nothing of one that no build has to do with."""
-    others = sorted({path.name for path in folder.iterdir()} - {path.name for path in files} - {MARK})
+    others = sorted(
+        {path.name for path in folder.iterdir()} - {path.name for path in files} - {MARK, DIRECTORY_STAMP}
+    )
     if files and others:
         return f"{folder}: {', '.join(others)} (made by no build)"
     if not files and {"report.html", "table.csv"} <= set(others):

@@ -16,6 +16,9 @@ NAMES = {
     "snakemake.workflow:Workflow.resource_settings": "the cores of --cores; `workflow.cores` is an error where jobs go to a cluster",
 }
 
+# What Snakemake leaves in a folder that is an output; a folder with it counts as made, whatever else is missing there.
+DIRECTORY_STAMP = ".snakemake_timestamp"
+
 
 def configuration_sources(workflow: Any) -> tuple[Sequence[Path], Mapping[str, Any]]:
     """The files of --configfile, in their order, and what --config says."""

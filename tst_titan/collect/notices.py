@@ -8,7 +8,7 @@ from tst_titan.shown import printable
 
 MOST_LISTED = 4
 
-Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain"]
+Kind = Literal["damaged", "unfinished", "single seed", "repeated data", "uncertain", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def damage(error: UserError) -> Notice:
     return Notice("damaged", printable(error.where), printable(error.what))
 
 
-def listed(items: list[str] | list[int]) -> str:
+def listed(items: list[str] | list[int], between: str = ", ") -> str:
     """``1, 2, 3, 4 and 7 more``: a list in a sentence, bounded."""
-    shown = ", ".join(str(item) for item in items[:MOST_LISTED])
+    shown = between.join(str(item) for item in items[:MOST_LISTED])
     return shown if len(items) <= MOST_LISTED else f"{shown} and {len(items) - MOST_LISTED} more"

@@ -17,6 +17,7 @@ import numpy as np
 from tst_titan.collect.average import AVERAGE, average_score
 from tst_titan.collect.evaluations import read_evaluations
 from tst_titan.collect.notices import Notice
+from tst_titan.collect.recipe import recipe_columns
 from tst_titan.collect.segments import SegmentRecord, read_done, read_segment, segment_state
 from tst_titan.metrics_rows import TRAINING, VALIDATION, Columns
 from tst_titan.plan import Plan, Run
@@ -191,6 +192,7 @@ def _row(
         "corpus": last.segment.recipe.corpus.id,
         "commit": _commit(last.provenance),
         "device": last.provenance.get("device"),
+        **recipe_columns(run, last.segment.recipe),
     }
     return row, notices
 

@@ -13,6 +13,7 @@ from tst_titan.collect.corpus_changes import corpus_changes
 from tst_titan.collect.evaluations import mixed_settings
 from tst_titan.collect.metrics import no_metrics
 from tst_titan.collect.notices import Notice, damage
+from tst_titan.collect.recipe import corpus_columns
 from tst_titan.collect.runs import RunRecord, read_runs
 from tst_titan.collect.segments import SegmentRecord
 from tst_titan.collect.tables import runs_table
@@ -95,7 +96,6 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
         for segment in record.segments:
             _count_cost(costs, segment, record, usages.get(segment.segment.id))
             segments[segment.segment.id] = replace(segment, metrics=no_metrics())
-    table = runs_table(rows)
     corpora, problems = _read_corpora(plan, results)
     notices += problems
     changed = corpus_changes(segments.values(), corpora)
@@ -103,6 +103,7 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
     # What another corpus of the same name holds is nothing of this study.
     others = {notice.where for notice in changed}
     corpora = {id: manifest for id, manifest in corpora.items() if manifest["file"] not in others}
+    table = runs_table(row | corpus_columns(corpora.get(row["corpus"], {})) for row in rows)
     notices += mixed_settings(evaluations)
     notices += _repetitions(table, corpora)
     return StudyResults(

@@ -5,7 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-# Every table of runs has these columns, in this order; each task's score and standard error follow.
+from tst_titan.collect.recipe import RECIPE_COLUMNS
+
+# Every table of runs has these columns, in this order; each task's score and standard error follow, then the recipe.
 RUN_COLUMNS = {
     "run": "string",
     "arm": "string",
@@ -43,13 +45,16 @@ PROVENANCE_COLUMNS = ("segment", "corpus", "commit", "device")
 def runs_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row a run; what does not exist is missing (`<NA>`), never zero.
 
-    Columns: `RUN_COLUMNS`, then `TASK` and `TASK_stderr` for every task that any run has, in alphabetical order.
+    Columns: `RUN_COLUMNS`, then `TASK` and `TASK_stderr` for every task that any run has, in alphabetical order, then
+    `RECIPE_COLUMNS` where the recipe is known (of printed numbers it is not).
     """
     rows = list(rows)
-    tasks = sorted({name for row in rows for name in row} - set(RUN_COLUMNS))
+    given = {name for row in rows for name in row}
+    tasks = dict.fromkeys(sorted(given - set(RUN_COLUMNS) - set(RECIPE_COLUMNS)), "Float64")
+    recipe = RECIPE_COLUMNS if given & set(RECIPE_COLUMNS) else {}
     columns = {
         name: pd.array([row.get(name) for row in rows], dtype=dtype)
-        for name, dtype in {**RUN_COLUMNS, **dict.fromkeys(tasks, "Float64")}.items()
+        for name, dtype in {**RUN_COLUMNS, **tasks, **recipe}.items()
     }
     return pd.DataFrame(columns)
 

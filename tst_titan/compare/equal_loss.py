@@ -2,17 +2,18 @@
 
 Estimator. The baseline's mean final loss at each of its budgets T is fitted by L(T) = E + A * T^-k with A >= 0 and
 k > 0, so the curve falls everywhere and its inverse is one number: three or more budgets give E, A and k (variable
-projection: for each k of a fine grid, E and A are a linear problem; the k with the least residual wins), two give
-the straight line in log T. The curve is inverted at the arm's mean final loss. The read-off is a number only between the
-smallest and the largest budget; outside of them it is a bound, because nothing was measured there.
+projection: for each k of a fine grid, E and A are a linear problem; the k with the least residual wins). The curve is
+inverted at the arm's mean final loss. The read-off is a number only between the smallest and the largest budget;
+outside of them it is a bound, because nothing was measured there.
+
+Two budgets do not tell k. The straight line in log T (k = 0) lies above every such curve between them, so it reads too
+many steps, in the arm's favour; the larger k, the fewer. The read-off is then a range: from k = `LARGEST_EXPONENT` to the
+line, with the geometric middle of both as the one number where one is needed.
 
 Interval. Parametric bootstrap over seeds: the seed means are redrawn from a multivariate t distribution with the
-observed covariance between budgets and the degrees of freedom that the seeds leave, and curve and inverse are
-recomputed for every draw. A seed's runs share noise across budgets (they even share segments), so where
-the arm and all budgets have the same seeds, the covariance is taken over seeds (degrees of freedom: seeds - 1); else
-noise is taken as independent with one pooled variance. Normal resampling of three seeds would cover far
-less than it claims; the t distribution is what mends that. Where more than 5% of the draws never reach the loss, the
-interval is one-sided.
+covariance that the seeds show (see `chains.py`), and curve and inverse are recomputed for every draw. With two budgets its low
+end is that of the most curved, its high end that of the line: it holds whatever k is between them. Where more than 5% of the
+draws never reach the loss, the interval is one-sided.
 """
 
 import math
@@ -21,12 +22,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tst_titan.compare.chains import no_noise_known, seed_noise
 from tst_titan.compare.intervals import LEVEL, Interval
-from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
+from tst_titan.compare.pairing import Pair, equal_loss_pairs
 
 DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
 _EXPONENTS = np.geomspace(0.02, 4.0, 500)
+# Published exponents of the loss over data with a floor are 0.28 to 0.37 (docs/estimators.md): no curve should bend more than this.
+LARGEST_EXPONENT = 0.5
+_LINE = np.zeros(1)
+_MOST_CURVED = np.array([LARGEST_EXPONENT])
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class ReadOff:
     """Baseline steps that reach an arm's loss, over the arm's steps.
 
     `bound` is "" for a measured read-off, "at least" where the baseline's largest budget does not reach the
-    loss, "at most" where its smallest budget is already below it; `speedup` is then that bound.
+    loss, "at most" where its smallest budget is already below it; `speedup` is then that bound. `shapes` is the range of
+    baseline steps that curves of any plausible shape give, where two budgets do not tell the shape; None elsewhere.
     """
 
     label: str
@@ -48,25 +55,27 @@ class ReadOff:
     budgets: tuple[int, ...]
     num_seeds: int
     runs: tuple[str, ...]
+    remark: str = ""
+    shapes: tuple[float, float] | None = None
 
     @property
     def speedup(self) -> float:
         return self.baseline_steps / self.steps
 
+    @property
+    def shape_speedups(self) -> tuple[float, float] | None:
+        """`shapes` as speedups: by the most curved shape and by the straight line."""
+        return None if self.shapes is None else (self.shapes[0] / self.steps, self.shapes[1] / self.steps)
+
 
 def equal_loss(table: pd.DataFrame, column: str, *, draws: int = DRAWS) -> list[ReadOff]:
     """Read off the equal-loss speedup of every variant and budget of `table` (see the module's text)."""
-    table = table[table[column].notna()]
-    by_recipe = baselines(table)
-    results = []
-    for label, rows in variants(table[~is_baseline(table)]):
-        others = by_recipe.get(recipe_of(rows.iloc[0]))
-        if others is not None:
-            results.append(_read_off(label, rows, others, column, draws))
-    return results
+    pairs = equal_loss_pairs(table[table[column].notna()])
+    return [_read_off(pair, column, draws) for pair in pairs if isinstance(pair, Pair)]
 
 
-def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: str, draws: int) -> ReadOff:
+def _read_off(pair: Pair, column: str, draws: int) -> ReadOff:
+    rows, baseline = pair.rows, pair.baseline
     arm = rows.set_index("seed")[column].astype(float)
     by_budget = {
         int(steps): group.set_index("seed")[column].astype(float)
@@ -75,8 +84,11 @@ def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: st
     budgets = np.array(sorted(by_budget), dtype=float)
     means = np.array([by_budget[int(steps)].mean() for steps in budgets])
     found, bound = invert(budgets, means, float(arm.mean()))
+    shapes = None
+    if len(budgets) == 2 and not bound:
+        shapes = shape_range(budgets, means, float(arm.mean()))
     return ReadOff(
-        label=label,
+        label=pair.label,
         model=str(rows["model"].iloc[0]),
         steps=int(rows["steps"].iloc[0]),
         column=column,
@@ -86,7 +98,9 @@ def _read_off(label: str, rows: pd.DataFrame, baseline: pd.DataFrame, column: st
         interval=_interval(arm, by_budget, budgets, means, int(rows["steps"].iloc[0]), draws),
         budgets=tuple(int(steps) for steps in budgets),
         num_seeds=len(arm),
-        runs=(*rows["run"], *baseline["run"]),
+        runs=pair.runs,
+        remark=pair.remark,
+        shapes=shapes,
     )
 
 
@@ -98,30 +112,34 @@ def _interval(
     steps: int,
     draws: int,
 ) -> Interval:
-    # The same draws in every call: collecting twice gives the same numbers.
-    random = np.random.default_rng(0)
     if len(budgets) < 2:
         return Interval(absent_because="one baseline budget: there is no curve to read from")
     samples = [*by_budget.values(), arm]
-    seeds = set(arm.index)
-    if len(seeds) >= 2 and all(set(sample.index) == seeds for sample in samples):
-        values = np.stack([sample.sort_index().to_numpy() for sample in samples], axis=1)
-        degrees = len(seeds) - 1
-        deviations = (values - values.mean(0)) / math.sqrt(degrees * len(seeds))
-        noise = random.standard_normal((draws, len(seeds))) @ deviations
+    loss = float(arm.mean())
+    if absent := no_noise_known(samples):
+        return Interval(absent_because=absent)
+    noise = seed_noise(samples, _gap_weights(budgets, means, loss), draws)
+
+    def speedups(exponents: np.ndarray) -> np.ndarray:
+        return inverse(budgets, means + noise[:, :-1], loss + noise[:, -1], exponents) / steps
+
+    sides = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    if len(budgets) == 2:
+        low = np.quantile(speedups(_MOST_CURVED), sides[0], method="nearest")
+        high = np.quantile(speedups(_LINE), sides[1], method="nearest")
     else:
-        degrees = sum(len(sample) - 1 for sample in samples)
-        if degrees == 0:
-            return Interval(absent_because="one seed: there is no measure of the noise between seeds")
-        squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples)
-        errors = np.sqrt(squares / degrees / np.array([len(sample) for sample in samples]))
-        noise = random.standard_normal((draws, len(samples))) * errors
-    noise /= np.sqrt(random.chisquare(degrees, (draws, 1)) / degrees)
-    speedups = inverse(budgets, means + noise[:, :-1], float(arm.mean()) + noise[:, -1]) / steps
-    low, high = np.quantile(speedups, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+        low, high = np.quantile(speedups(_EXPONENTS), sides, method="nearest")
     if low == math.inf or high == 0.0:
         return Interval(absent_because="outside of the baseline's budgets: there the curve was not measured")
     return Interval(float(low), float(high))
+
+
+def _gap_weights(budgets: np.ndarray, means: np.ndarray, loss: float) -> np.ndarray:
+    """How the gap between fitted curve and arm, at the read-off, moves with each budget's mean and the arm's (-1)."""
+    at = np.array([invert(budgets, means, loss)[0]])
+    step = 1e-4 * max(float(np.ptp(means)), 1e-6)
+    moved = [fitted_losses(budgets, means + step * unit, at)[0] for unit in np.eye(len(budgets))]
+    return np.array([*((np.array(moved) - fitted_losses(budgets, means, at)[0]) / step), -1.0])
 
 
 def invert(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[float, str]:
@@ -131,22 +149,33 @@ def invert(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[float,
         budgets: the baseline's numbers of steps, ascending, shape [N].
         losses: its mean final loss at each, shape [N].
     """
-    steps = float(inverse(budgets, losses[None], np.array([loss]))[0])
+    steps = float(inverse(budgets, losses[None], np.array([loss]), _EXPONENTS)[0])
     if steps == math.inf:
         return float(budgets[-1]), "at least"
     if steps == 0:
         return float(budgets[0]), "at most"
+    if len(budgets) == 2:
+        steps = math.sqrt(math.prod(shape_range(budgets, losses, loss)))
     return steps, ""
 
 
-def inverse(budgets: np.ndarray, losses_DN: np.ndarray, loss_D: np.ndarray) -> np.ndarray:
-    """Steps at which each of D fitted curves reaches its `loss_D`.
+def shape_range(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[float, float]:
+    """Steps at which two budgets' curve reaches `loss`: by the most curved shape, and by the straight line in log steps."""
+    ends = (inverse(budgets, losses[None], np.array([loss]), shape) for shape in (_MOST_CURVED, _LINE))
+    low, high = (float(steps[0]) for steps in ends)
+    return low, high
+
+
+def inverse(
+    budgets: np.ndarray, losses_DN: np.ndarray, loss_D: np.ndarray, exponents_K: np.ndarray
+) -> np.ndarray:
+    """Steps at which each of D fitted curves, of the best of K exponents, reaches its `loss_D`.
 
     Shape [D]; infinite where the largest budget's fitted loss is above it, 0 where the smallest's is below.
     """
     if len(budgets) == 1:
         return np.select([loss_D < losses_DN[:, 0], loss_D > losses_DN[:, 0]], [math.inf, 0.0], budgets[0])
-    offset_D, scale_D, exponent_D, unit = fit_curves(budgets, losses_DN)
+    offset_D, scale_D, exponent_D, unit = fit_curves(budgets, losses_DN, exponents_K)
     first_D, last_D = (_curve(offset_D, scale_D, exponent_D, steps / unit) for steps in budgets[[0, -1]])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         height_D = (loss_D - offset_D) / scale_D
@@ -160,15 +189,16 @@ def _curve(offset: np.ndarray, scale: np.ndarray, exponent: np.ndarray, steps: f
 
 
 def fitted_losses(budgets: np.ndarray, losses: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The curve through N >= 2 budgets' losses, at `steps`."""
-    offset, scale, exponent, unit = fit_curves(budgets, losses[None])
+    """The curve through N >= 2 budgets' losses, at `steps`; of two budgets the straight line in log steps."""
+    exponents = _LINE if len(budgets) == 2 else _EXPONENTS
+    offset, scale, exponent, unit = fit_curves(budgets, losses[None], exponents)
     return np.array([_curve(offset, scale, exponent, float(step) / unit)[0] for step in steps])
 
 
 def fit_curves(
-    budgets: np.ndarray, losses_DN: np.ndarray
+    budgets: np.ndarray, losses_DN: np.ndarray, exponents_K: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Least-squares fits of falling curves through N >= 2 budgets (see the module's text).
+    """Least-squares fits of falling curves through N >= 2 budgets, of the best of K exponents (0: a line in log steps).
 
     Returns:
         offset, scale (>= 0) and exponent, each of shape [D], and the unit of steps: the loss at T steps is
@@ -176,7 +206,6 @@ def fit_curves(
     """
     unit = float(np.exp(np.log(budgets).mean()))
     scaled = budgets / unit
-    exponents_K = np.zeros(1) if len(budgets) == 2 else _EXPONENTS
     basis_KN = np.where(exponents_K[:, None] > 0, scaled ** -exponents_K[:, None], -np.log(scaled))
     centered_KN = basis_KN - basis_KN.mean(1, keepdims=True)
     squares_K = (centered_KN**2).sum(1)

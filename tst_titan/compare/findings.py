@@ -1,24 +1,35 @@
 """All comparisons that a study asks for, and their table."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 
 from tst_titan.compare.equal_loss import ReadOff, equal_loss
+from tst_titan.compare.intervals import Interval
+from tst_titan.compare.many_arms import simultaneous
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
+from tst_titan.compare.pairing import (
+    Pair,
+    Refusal,
+    ambiguities,
+    equal_data_pairs,
+    equal_flops_pairs,
+    equal_loss_pairs,
+)
 from tst_titan.compare.published import PublishedComparisons
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The comparisons of a study, computed on one column of its table."""
+    """The comparisons of a study, computed on one column of its table; `refused`: those that were asked for and not made."""
 
     column: str
     flops: tuple[Difference, ...] = ()
     loss: tuple[ReadOff, ...] = ()
     data: tuple[Difference, ...] = ()
     published: PublishedComparisons | None = None
+    refused: tuple[Refusal, ...] = ()
 
     def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
         """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
@@ -35,11 +46,23 @@ def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Fin
     column = compared_column(finished, wanted)
     return Findings(
         column=column,
-        flops=tuple(equal_flops(finished, column)) if "equal_flops" in wanted else (),
+        flops=tuple(simultaneous(equal_flops(finished, column))) if "equal_flops" in wanted else (),
         loss=tuple(equal_loss(finished, column)) if "equal_loss" in wanted else (),
-        data=tuple(equal_data(finished, column)) if "equal_data" in wanted else (),
+        data=tuple(simultaneous(equal_data(finished, column))) if "equal_data" in wanted else (),
         published=PublishedComparisons(table, published) if "published" in wanted else None,
+        refused=tuple(refusals(finished[finished[column].notna()], wanted)),
     )
+
+
+PAIRS = {"equal_flops": equal_flops_pairs, "equal_loss": equal_loss_pairs, "equal_data": equal_data_pairs}
+
+
+def refusals(table: pd.DataFrame, wanted: tuple[str, ...]) -> Iterator[Refusal]:
+    """What is not compared of the runs of a table, and why; nothing is refused of a study that asks for nothing."""
+    made = [pairs for name, pairs in PAIRS.items() if name in wanted]
+    yield from ambiguities(table) if made else []
+    for pairs in made:
+        yield from (item for item in pairs(table) if not isinstance(item, Pair))
 
 
 def compared_column(finished: pd.DataFrame, wanted: tuple[str, ...]) -> str:
@@ -63,6 +86,8 @@ def comparisons_table(
     """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
 
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
+    `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
+    `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -70,6 +95,7 @@ def comparisons_table(
         for item in items
     ]
     for item in loss:
+        shapes = item.shape_speedups or (None, None)
         rows.append(
             {
                 "comparison": "equal loss",
@@ -86,8 +112,10 @@ def comparisons_table(
                 "high": item.interval.high,
                 "p_value": None,
                 "num_seeds": item.num_seeds,
-                "remark": item.interval.absent_because,
+                "remark": _remark(item),
                 "runs": " ".join(item.runs),
+                "shape_low": shapes[0],
+                "shape_high": shapes[1],
                 **_published_cells(published_of("equal loss", item)),
             }
         )
@@ -113,6 +141,11 @@ COMPARISON_COLUMNS = [
     "runs",
     "published",
     "published_bound",
+    "shape_low",
+    "shape_high",
+    "simultaneous_low",
+    "simultaneous_high",
+    "num_arms",
 ]
 
 
@@ -121,6 +154,7 @@ def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:
+    together = item.simultaneous or Interval()
     return {
         "comparison": kind,
         "model": item.model,
@@ -136,6 +170,13 @@ def _difference_row(kind: str, item: Difference) -> dict[str, object]:
         "high": item.interval.high,
         "p_value": item.p_value,
         "num_seeds": item.num_pairs,
-        "remark": item.interval.absent_because,
+        "remark": _remark(item),
         "runs": " ".join(item.runs),
+        "simultaneous_low": together.low,
+        "simultaneous_high": together.high,
+        "num_arms": item.num_arms,
     }
+
+
+def _remark(item: Difference | ReadOff) -> str:
+    return "; ".join(filter(None, (item.interval.absent_because, item.remark)))

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tst_titan.compare.variants import is_baseline
+from tst_titan.compare.variants import RECIPE, ambiguous, is_baseline
 
 Cell = tuple[float, int]
 # What all cells of one grid share.
-SETTING = ["model", "steps", "learning_rate", "bag_weighting", "superpose", "reinit_embeddings"]
+SETTING = ["model", "steps", "learning_rate", "bag_weighting", "superpose", "reinit_embeddings", *RECIPE]
 CONFIDENCE = 0.95
 
 
@@ -86,7 +86,7 @@ class Grid:
 
 def find_grids(table: pd.DataFrame, column: str, *, lower_is_better: bool = True) -> list[Grid]:
     """The grids in a table of runs: settings with at least three bag sizes, or two of them and two step ratios."""
-    table = table[table[column].notna()]
+    table = table[table[column].notna() & ~ambiguous(table)]
     bags = table[~is_baseline(table)]
     keys = [name for name in SETTING if name in table.columns]
     grids = []
@@ -96,13 +96,17 @@ def find_grids(table: pd.DataFrame, column: str, *, lower_is_better: bool = True
             continue
         values = dict(zip(keys, setting, strict=True))
         baseline = table[is_baseline(table)]
-        for name in ("model", "steps", "learning_rate"):
-            if name in values:
+        for name in ("model", "steps", "learning_rate", *RECIPE):
+            if name in values and not pd.isna(values[name]):
                 baseline = baseline[baseline[name] == values[name]]
-        varying = [name for name in keys[2:] if bags[name].nunique(dropna=False) > 1]
-        name = ", ".join(
-            [f"{values['model']}, {values['steps']} steps", *(str(values[key]) for key in varying)]
-        )
+        of_model = bags[bags["model"] == values["model"]]
+        varying = [
+            name
+            for name in keys[2:]
+            if (of_model if name in RECIPE else bags)[name].nunique(dropna=False) > 1
+        ]
+        settings = [f"{key} {values[key]}" if key in RECIPE else str(values[key]) for key in varying]
+        name = ", ".join([f"{values['model']}, {values['steps']} steps", *settings])
         grids.append(_grid(name, tuple(map(str, setting)), column, cells, baseline, lower_is_better))
     return grids
 

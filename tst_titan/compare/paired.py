@@ -2,25 +2,27 @@
 
 The table has one row a run with `run, arm, model, bag_size, step_ratio, steps, seed, learning_rate, data_tokens`
 and the compared numbers. A baseline run has bag size 1 or step ratio 0. Runs are replicates where all but the
-seed agrees. All intervals are 90%.
+seed agrees; which are set against each other is `tst_titan.compare.pairing`'s. All intervals are 90%.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from tst_titan.compare.intervals import LEVEL, Interval
-from tst_titan.compare.variants import baselines, is_baseline, recipe_of, variants
-
-# How far the data tokens of two runs that read "the same data" may lie apart, as a share.
-SAME_DATA = 0.02
+from tst_titan.compare.pairing import Pair, equal_data_pairs, equal_flops_pairs
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators."""
+    """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators.
+
+    `by_seed`: the differences of the shared seeds, where `paired`. `simultaneous` holds for all `num_arms` arms that share `baseline_runs`
+    together (`many_arms.py`); None for an arm alone.
+    """
 
     label: str
     model: str
@@ -33,6 +35,11 @@ class Difference:
     num_pairs: int
     paired: bool
     runs: tuple[str, ...]
+    remark: str = ""
+    baseline_runs: tuple[str, ...] = ()
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    simultaneous: Interval | None = None
+    num_arms: int = 1
 
     @property
     def value(self) -> float:
@@ -40,43 +47,28 @@ class Difference:
 
 
 def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
-    """Arm minus baseline at the same model, learning rate and number of steps (steps cost equal FLOPs).
+    """Arm minus baseline at equal FLOPs, within 1% (`equal_flops_pairs`).
 
     Estimator: where at least two seeds are shared, the mean of the differences by seed with the paired t
     interval and p-value; else the difference of the means, with Welch's t where both sides have two seeds; with
     one seed on a side there is no interval, and it says so.
     """
-    table = table[table[column].notna()]
-    by_recipe = baselines(table)
-    results = []
-    for label, rows in variants(table[~is_baseline(table)]):
-        first = rows.iloc[0]
-        others = by_recipe.get(recipe_of(first))
-        if others is not None and len(equal := others[others["steps"] == first["steps"]]):
-            results.append(_difference(label, rows, equal, column))
-    return results
+    pairs = equal_flops_pairs(table[table[column].notna()])
+    return [_difference(pair, column) for pair in pairs if isinstance(pair, Pair)]
 
 
 def equal_data(table: pd.DataFrame, column: str) -> list[Difference]:
-    """Arm minus baseline where the baseline read the same number of data tokens (up to `SAME_DATA`).
+    """Arm minus baseline where the baseline read the same number of data tokens (up to `SAME_DATA`; the nearest budget).
 
     The baseline then took more steps, so more FLOPs: this comparison asks what repetition-free data is worth.
     Estimator as in `equal_flops`.
     """
-    table = table[table[column].notna() & table["data_tokens"].notna()]
-    by_recipe = baselines(table)
-    results = []
-    for label, rows in variants(table[~is_baseline(table)]):
-        first = rows.iloc[0]
-        others = by_recipe.get(recipe_of(first))
-        if others is not None:
-            near = (others["data_tokens"].astype(float) / float(first["data_tokens"]) - 1).abs() <= SAME_DATA
-            if near.any():
-                results.append(_difference(label, rows, others[near], column))
-    return results
+    pairs = equal_data_pairs(table[table[column].notna()])
+    return [_difference(pair, column) for pair in pairs if isinstance(pair, Pair)]
 
 
-def _difference(label: str, rows: pd.DataFrame, others: pd.DataFrame, column: str) -> Difference:
+def _difference(pair: Pair, column: str) -> Difference:
+    rows, others = pair.rows, pair.baseline
     arm = rows.set_index("seed")[column].astype(float)
     baseline = others.set_index("seed")[column].astype(float)
     shared = arm.index.intersection(baseline.index)
@@ -85,7 +77,7 @@ def _difference(label: str, rows: pd.DataFrame, others: pd.DataFrame, column: st
         arm, baseline = arm[shared], baseline[shared]
     interval, p_value = _t_interval(arm.to_numpy(), baseline.to_numpy(), paired)
     return Difference(
-        label=label,
+        label=pair.label,
         model=str(rows["model"].iloc[0]),
         steps=int(rows["steps"].iloc[0]),
         column=column,
@@ -95,7 +87,10 @@ def _difference(label: str, rows: pd.DataFrame, others: pd.DataFrame, column: st
         p_value=p_value,
         num_pairs=len(shared) if paired else min(len(arm), len(baseline)),
         paired=paired,
-        runs=(*rows["run"], *others["run"]),
+        runs=pair.runs,
+        remark=pair.remark,
+        baseline_runs=tuple(others["run"]),
+        by_seed=(arm - baseline).to_dict() if paired else {},
     )
 
 

@@ -2,21 +2,36 @@
 
 Law: L(N, D) = E + A * (N / N0)^-a + B * (D / D0)^-b with E, A, B >= 0 (N0, D0: geometric means of the design). For given
 exponents the rest is a non-negative linear problem, so the search is over two exponents only (variable projection);
-the joint five-parameter search is ill-conditioned. Intervals: 90%, parametric bootstrap with the noise between seeds
-where there are any, else the fit's own residuals, scaled by the t distribution's degrees of freedom.
+the joint five-parameter search is ill-conditioned.
+
+Intervals: 90%, parametric bootstrap. A seed's runs of one model share a prefix, so the noise is drawn with the covariance between
+budgets that the seeds of each model show (`chains.chain_noise`); noise that a whole chain shares moves a size's level, and with it the size
+exponent, far more than independent noise would. One seed shows none of it, not even in the fit's residuals: then there are no intervals.
+Runs without seeds count as independent of each other: the noise is that between equal runs, else the fit's own residuals, scaled by the t
+distribution's degrees of freedom.
+
+Lack of fit: `misfit` is the p-value of a test that the law holds over the design. With noise between runs it is the share of the redrawn fits
+with residuals as large as those found. With one run a point it is an F test of the terms that a wrong law leaves in the
+residuals: log N log D (exponents that vary with size), and with four budgets (log D)^3 (a bump). A level that one size's chain has in common looks like
+neither. A law that does not hold is not extrapolated.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, stats
 
+from tst_titan.compare.chains import chain_noise
 from tst_titan.compare.intervals import LEVEL, Interval
 
 DRAWS = 200
 EXPONENTS = (0.02, 2.0)
 # Three values make a curve; five parameters need more points than five to leave a residual.
 FEWEST_VALUES, FEWEST_POINTS = 3, 6
+# A law that fits as badly as this once in twenty times is said not to hold.
+MISFIT = 0.05
+ONE_SEED = "one seed a size: nothing shows the noise that its runs share over the budgets"
 
 
 class CannotFitError(ValueError):
@@ -25,7 +40,11 @@ class CannotFitError(ValueError):
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """The fitted law. `intervals` are of the two exponents and of the offset; `residuals` are nats, one a point."""
+    """The fitted law. `intervals` are of the two exponents and of the offset; `residuals` are nats, one a point.
+
+    `misfit`: p-value of the test for lack of fit, None where the design leaves nothing to test with. `design`: the least and the largest
+    parameters and data tokens.
+    """
 
     offset: float
     params_scale: float
@@ -36,9 +55,21 @@ class ScalingFit:
     data_unit: float
     intervals: dict[str, Interval]
     residuals: np.ndarray
+    misfit: float | None
+    design: np.ndarray
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found against the law."""
+        return self.misfit is None or self.misfit >= MISFIT
 
     def loss(self, params: np.ndarray, data_tokens: np.ndarray) -> np.ndarray:
-        """Predicted loss, nats a token."""
+        """Predicted loss, nats a token. Raises `CannotFitError` beyond the design where the law does not hold within it."""
+        points = np.stack([params, data_tokens], axis=1)
+        if not self.holds and ((points < self.design[0]) | (points > self.design[1])).any():
+            raise CannotFitError(
+                "the law does not hold over the runs that it was fitted to: it is not extrapolated"
+            )
         return (
             self.offset
             + self.params_scale * (params / self.params_unit) ** -self.params_exponent
@@ -47,9 +78,16 @@ class ScalingFit:
 
 
 def fit_scaling(
-    params: np.ndarray, data_tokens: np.ndarray, losses: np.ndarray, *, draws: int = DRAWS
+    params: np.ndarray,
+    data_tokens: np.ndarray,
+    losses: np.ndarray,
+    seeds: np.ndarray | None = None,
+    *,
+    draws: int = DRAWS,
 ) -> ScalingFit:
     """Fit the law to runs (arrays of shape [runs]; runs that differ in seed alone repeat `params` and `data_tokens`).
+
+    `seeds`: one size's runs of a seed share noise over its budgets; None: all runs are independent.
 
     Raises `CannotFitError` where sizes, budgets or their combination cannot tell the two terms apart, or where the best
     fit lies on the border of what was searched.
@@ -71,15 +109,22 @@ def fit_scaling(
         raise CannotFitError(
             "the best exponents lie on the border of the search: the law does not fit these losses"
         )
-    random = np.random.default_rng(0)
-    samples = []
-    for _ in range(draws):
-        error = random.standard_normal(len(means)) * noise / np.sqrt(counts)
-        error /= np.sqrt(random.chisquare(degrees) / degrees)
-        drawn_exponents, drawn = _fit(scaled, fitted + error, counts, exponents)
-        samples.append([*drawn_exponents, drawn[0]])
-    low, high = np.quantile(np.array(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     names = ("params_exponent", "data_exponent", "offset")
+    intervals = dict.fromkeys(names, Interval(absent_because=ONE_SEED))
+    misfit = None
+    noises = _noises(points, group, losses, seeds, noise, degrees, draws)
+    if noises is not None:
+        samples, squares = [], []
+        for error in noises:
+            drawn_exponents, drawn = _fit(scaled, fitted + error, counts, exponents)
+            samples.append([*drawn_exponents, drawn[0]])
+            left = fitted + error - _basis(scaled, drawn_exponents) @ drawn
+            squares.append(float(counts @ left**2))
+        low, high = np.quantile(np.array(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        intervals = {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        misfit = (1 + sum(square >= counts @ (means - fitted) ** 2 for square in squares)) / (draws + 1)
+    if counts.max() == 1:
+        misfit = _pattern(scaled, means, exponents, weights)
     return ScalingFit(
         offset=float(weights[0]),
         params_scale=float(weights[1]),
@@ -88,8 +133,10 @@ def fit_scaling(
         data_exponent=float(exponents[1]),
         params_unit=float(unit[0]),
         data_unit=float(unit[1]),
-        intervals={name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)},
+        intervals=intervals,
         residuals=means - fitted,
+        misfit=misfit,
+        design=np.stack([points.min(0), points.max(0)]),
     )
 
 
@@ -150,6 +197,54 @@ def _noise(
         return float(np.sqrt(((losses - means) ** 2).sum() / degrees)), degrees
     degrees = max(1, len(residuals) - 5)
     return float(np.sqrt((residuals**2).sum() / degrees)), degrees
+
+
+def _noises(
+    points: np.ndarray,
+    group: np.ndarray,
+    losses: np.ndarray,
+    seeds: np.ndarray | None,
+    noise: float,
+    degrees: int,
+    draws: int,
+) -> np.ndarray | None:
+    """Draws of the errors of the points' means, shape [draws, points]; None where one seed says nothing about them."""
+    if seeds is None:
+        random = np.random.default_rng(0)
+        errors = random.standard_normal((draws, len(points))) * noise / np.sqrt(np.bincount(group))
+        return errors / np.sqrt(random.chisquare(degrees, (draws, 1)) / degrees)
+    # Points are sorted by parameters: those of one size are neighbours.
+    chains: dict[float, list[pd.Series]] = {}
+    for place, (size, _) in enumerate(points):
+        runs = group == place
+        chains.setdefault(float(size), []).append(pd.Series(losses[runs], index=seeds[runs]))
+    if any(max(len(sample) for sample in samples) < 2 for samples in chains.values()):
+        return None
+    return chain_noise(list(chains.values()), draws)
+
+
+def _pattern(
+    scaled: np.ndarray, means: np.ndarray, exponents: np.ndarray, weights: np.ndarray
+) -> float | None:
+    """P-value of the terms that a wrong law leaves in the residuals of one run a point; None where too few points are left."""
+    x, y = np.log(scaled).T
+    terms = _basis(scaled, exponents)
+    # The law's own freedom: its three weights and, as derivatives, its two exponents.
+    law = np.column_stack([terms, weights[1] * terms[:, 1] * x, weights[2] * terms[:, 2] * y])
+    extra = [x * y, y**3] if len(np.unique(scaled[:, 1])) >= 4 else [x * y]
+    degrees = len(means) - law.shape[1] - len(extra)
+    if degrees < 2:
+        return None
+    residuals = means - terms @ weights
+
+    def left(design: np.ndarray) -> float:
+        return float(((residuals - design @ np.linalg.lstsq(design, residuals)[0]) ** 2).sum())
+
+    explained, rest = left(law), left(np.column_stack([law, *extra]))
+    # Rounding is no pattern.
+    if explained <= 1e-16 * float(means @ means):
+        return 1.0
+    return float(stats.f.sf((explained - rest) / len(extra) / (rest / degrees), len(extra), degrees))
 
 
 @dataclass(frozen=True)

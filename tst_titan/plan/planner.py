@@ -23,6 +23,7 @@ from tst_titan.study.yaml_file import StudySource
 class Run:
     """One run of a study, with its cost over all its steps (shared ones included).
 
+    `training`: every field of the recipe. `own_fields`: those of it, and of superposition, that the arm sets itself.
     `segments`: ids along its path, the final one last. `evaluations`: ids of the states that are evaluated.
     """
 
@@ -38,6 +39,8 @@ class Run:
     steps: int
     seed: int
     learning_rate: float
+    training: dict[str, Any]
+    own_fields: tuple[str, ...]
     segments: tuple[str, ...]
     evaluations: tuple[str, ...]
     equivalent_tokens: int
@@ -268,6 +271,8 @@ def _plan_run(
         steps=run.steps,
         seed=run.seed,
         learning_rate=recipe.learning_rate,
+        training=run.training,
+        own_fields=run.own_fields,
         segments=tuple(segment.id for segment in path),
         evaluations=tuple(evaluations),
         equivalent_tokens=path[-1].equivalent_tokens,

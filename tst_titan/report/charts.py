@@ -93,24 +93,25 @@ class RowChart:
 Chart = Panel | HeatMap | RowChart
 
 
-def legend(charts: Iterable[Chart]) -> dict[str, int]:
-    """Names of the series of all charts with their slots, in order of appearance."""
-    names: dict[str, int] = {}
+@dataclass(frozen=True)
+class Series:
+    """What a series looks like in all charts of a section; a fit is dashed."""
+
+    slot: int
+    fitted: bool = False
+
+
+def legend(charts: Iterable[Chart]) -> dict[str, Series]:
+    """The series of all charts by name, in order of appearance."""
+    names: dict[str, Series] = {}
     for chart in charts:
         if isinstance(chart, Panel):
-            names |= {line.name: line.slot for line in chart.lines}
+            for line in chart.lines:
+                fitted = line.style == "dashed" or (line.name in names and names[line.name].fitted)
+                names[line.name] = Series(line.slot, fitted)
         elif isinstance(chart, RowChart):
-            names |= {row.series: row.slot for row in chart.rows}
+            names |= {row.series: Series(row.slot) for row in chart.rows}
     return names
-
-
-def only_fitted(charts: Iterable[Chart]) -> set[str]:
-    """Names of the series that are dashed wherever they are drawn."""
-    styles: dict[str, set[str]] = {}
-    for chart in charts:
-        for line in chart.lines if isinstance(chart, Panel) else ():
-            styles.setdefault(line.name, set()).add(line.style)
-    return {name for name, found in styles.items() if found == {"dashed"}}
 
 
 def first_rows(rows: Sequence[Row]) -> tuple[tuple[Row, ...], str]:

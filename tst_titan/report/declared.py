@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from tst_titan.report.charts import Chart, HeatMap, Panel
+from tst_titan.report.charts import Chart, HeatMap, Panel, Series
 from tst_titan.report.heat_maps import heat_map_layers
 from tst_titan.report.layers import HIDDEN, Layers
 from tst_titan.report.line_panels import panel_layers
@@ -16,11 +16,11 @@ _TITLE_LETTERS = 48
 
 
 def declared(
-    chart: Chart, names: Mapping[str, int], index: int = 0, *, validate: bool = False
+    chart: Chart, names: Mapping[str, Series], index: int = 0, *, validate: bool = False
 ) -> dict[str, Any]:
     """The specification of a chart with its data inside, as wide as what holds it.
 
-    `names`: all series of its section with their slots, which its colours follow; `index`: its place in the section.
+    `names`: all series of its section and what they look like; `index`: its place in the section.
     `validate` checks it against Vega-Lite's schema, which takes longer than all else; tests do.
     """
     layers = Layers(index)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def figure_svg(section: FigureSection) -> str:
     order: dict[str, str] = {}
     svg = _CLIP.sub(lambda found: order.setdefault(found[0], f"clip{len(order)}"), svg)
     head, _, body = svg.partition(">")
-    return f"{head}><style>{dark_figures()}</style>{body}\n"
+    return f'{head} role="img" aria-label="{escape(section.title)}"><style>{dark_figures()}</style>{body}\n'
 
 
 def figure_spec(section: FigureSection) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from tst_titan.report.charts import Series
 from tst_titan.report.theme import SERIES, color_index
 
 HEIGHT = 280
@@ -61,9 +62,9 @@ def range_scale(limits: tuple[float, float], log: bool = False) -> alt.Scale:
     return alt.Scale(domain=ends, nice=False, **kind)
 
 
-def series_color(names: Mapping[str, int], channel: type = alt.Color) -> Any:
+def series_color(names: Mapping[str, Series], channel: type = alt.Color) -> Any:
     """Each series in its slot's colour."""
-    colors = [SERIES[color_index(slot)][0] for slot in names.values()]
+    colors = [SERIES[color_index(series.slot)][0] for series in names.values()]
     return channel("series:N", scale=alt.Scale(domain=list(names), range=colors))
 
 

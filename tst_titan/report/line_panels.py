@@ -7,19 +7,19 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from tst_titan.report.charts import Line, Panel
+from tst_titan.report.charts import Line, Panel, Series
 from tst_titan.report.layers import HEIGHT, SHOWN, Layers, Records, extent, range_scale, rounded, series_color
-from tst_titan.report.theme import BACKGROUND, DASHES, FIT_DASH, dash_index
+from tst_titan.report.theme import BACKGROUND, dash_of
 
 _X, _Y = alt.X("x:Q"), alt.Y("y:Q")
 _WORDS = alt.Text("text:N")
 
 
-def panel_layers(panel: Panel, names: Mapping[str, int], layers: Layers) -> int:
+def panel_layers(panel: Panel, names: Mapping[str, Series], layers: Layers) -> int:
     """Add the layers of a panel; returns its height."""
     x_low, x_high = panel.x_range or extent([line.x for line in panel.lines], panel.x_log, 0.02)
     if panel.end_labels:
-        x_high += 0.13 * (x_high - x_low)
+        x_high += 0.18 * (x_high - x_low)
     spreads = [
         values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None
     ]
@@ -56,7 +56,7 @@ def _zoom(index: int) -> alt.Parameter:
     )
 
 
-def _add_series(panel: Panel, names: Mapping[str, int], layers: Layers, x: alt.X, y: alt.Y) -> None:
+def _add_series(panel: Panel, names: Mapping[str, Series], layers: Layers, x: alt.X, y: alt.Y) -> None:
     styles = {line.style for line in panel.lines}
     bars = any(line.low is not None for line in panel.lines)
     color = series_color(names)
@@ -65,7 +65,7 @@ def _add_series(panel: Panel, names: Mapping[str, int], layers: Layers, x: alt.X
     shown = layers.over("lines", records).transform_filter(SHOWN)
     points = shown.transform_flatten(["x", "y", *(("low", "high") if bars else ())])
     drawn = points.transform_filter("datum.style != 'points' && datum.style != 'rings'")
-    layers.add("lines", drawn.mark_line(clip=True).encode(x, y, color, *_look()))
+    layers.add("lines", drawn.mark_line(clip=True).encode(x, y, color, *_look(names)))
     if bars:
         ends = points.transform_filter("isValid(datum.low) && isValid(datum.y)").mark_rule(
             clip=True, strokeWidth=1.8
@@ -85,7 +85,6 @@ def _add_series(panel: Panel, names: Mapping[str, int], layers: Layers, x: alt.X
 def _record(line: Line) -> dict[str, Any]:
     """One record a line, its points as arrays, which the specification flattens: half the size of a record a point."""
     record: dict[str, Any] = {"series": line.name, "style": line.style, "detail": line.detail}
-    record["dash"] = len(DASHES) if line.style == "dashed" else dash_index(line.slot)
     for name in ("x", "y", "low", "high"):
         values = getattr(line, name)
         if values is not None:
@@ -93,10 +92,10 @@ def _record(line: Line) -> dict[str, Any]:
     return record
 
 
-def _look() -> tuple[Any, ...]:
+def _look(names: Mapping[str, Series]) -> tuple[Any, ...]:
     """What tells lines apart besides their colour: dashes, and how strong they are drawn."""
-    dashes = [list(dash) for dash in (*DASHES, FIT_DASH)]
-    dash = alt.Scale(domain=list(range(len(dashes))), range=dashes)
+    dashes = [list(dash_of(series.slot, series.fitted)) for series in names.values()]
+    dash = alt.Scale(domain=list(names), range=dashes)
     styles = ["solid", "dashed", "points+line", "faint"]
     opacity, width = (
         alt.Scale(type="ordinal", domain=styles, range=values)
@@ -104,7 +103,7 @@ def _look() -> tuple[Any, ...]:
     )
     return (
         alt.Detail("line:N"),
-        alt.StrokeDash("dash:N", scale=dash, legend=None),
+        alt.StrokeDash("series:N", scale=dash),
         alt.Opacity("style:O", scale=opacity, legend=None),
         alt.StrokeWidth("style:O", scale=width, legend=None),
     )

@@ -21,12 +21,13 @@ from tst_titan.collect.tables import PROVENANCE_COLUMNS, task_names
 from tst_titan.collect.usage import total
 from tst_titan.compare.downstream import downstream_table
 from tst_titan.compare.findings import Findings
+from tst_titan.compare.intervals import Interval
 from tst_titan.formats import MISSING, is_missing, number, scientific, short, with_error
 from tst_titan.plan import Accelerator
-from tst_titan.report.charts import HeatMap, legend, only_fitted
+from tst_titan.report.charts import HeatMap, Series, legend
 from tst_titan.report.figures import FigureSection, script_bundle, script_hash, script_json
 from tst_titan.report.tables import readable
-from tst_titan.report.theme import DASHES, FIT_DASH, color_index, config, dark_figures, dash_index, variables
+from tst_titan.report.theme import color_index, config, dark_figures, dash_of, variables
 from tst_titan.report.words import (
     COMPARISON_HEADER,
     column_name,
@@ -45,7 +46,7 @@ MOST_ROWS = 16
 
 @dataclass(frozen=True)
 class Card:
-    """A headline number. `tone` is "good", "bad" or "": which way it fell."""
+    """A headline number. `tone` is "good", "bad" or "": which way it fell, where its interval tells."""
 
     kind: str
     value: str
@@ -154,9 +155,9 @@ def finding_cards(findings: Findings) -> list[Card]:
             low, high = item.interval.low, item.interval.high
             sure = f"; 90% interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
             note = f"nats {column_name(item.column)}, {item.label} minus baseline, {item.model}, {item.steps} steps{sure}"
+            note += f"; {item.remark}" if item.remark else ""
             value = f"{item.value:+.3f}".replace("-", "−")
-            told = low is None or high is None or low > 0 or high < 0
-            tone = ("good" if item.value < 0 else "bad") if told and round(item.value, 3) else ""
+            tone = _tone(item.interval, 0.0, lower_is_better=True)
             cards.append(
                 Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
             )
@@ -167,10 +168,19 @@ def finding_cards(findings: Findings) -> list[Card]:
         note = f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, {read_off.steps} steps), over its own"
         if read_off.bound:
             note += "; a bound, not a measurement"
-        tone = "good" if read_off.speedup > 1 or read_off.bound == "at least" else "bad"
+        note += f"; {read_off.remark}" if read_off.remark else ""
+        tone = _tone(read_off.interval, 1.0, lower_is_better=False)
         source = "final losses in table.csv of: " + ", ".join(read_off.runs)
         cards.insert(1, Card("Equal loss", f"{sign}{read_off.speedup:.2f}×", note, tone, source))
     return cards
+
+
+def _tone(interval: Interval, none: float, *, lower_is_better: bool) -> str:
+    """Which way a number fell, where its interval leaves out `none` (no effect): "good" or "bad"; else nothing is told."""
+    low, high = interval.low, interval.high
+    if low is None or high is None or low <= none <= high:
+        return ""
+    return "good" if (high < none) == lower_is_better else "bad"
 
 
 def _render(folders: Mapping[str, str], /, **context: Any) -> str:
@@ -209,7 +219,6 @@ def _template(name: str) -> str:
 
 def _figure_context(section: FigureSection) -> dict[str, Any]:
     names = legend(section.all_charts)
-    fits = only_fitted(section.all_charts)
     figures = [
         {
             "title": chart.title,
@@ -225,7 +234,7 @@ def _figure_context(section: FigureSection) -> dict[str, Any]:
     return {
         "id": section.id,
         "title": section.title,
-        "legend": [_swatch(name, slot, fits) for name, slot in names.items()] if len(names) > 1 else [],
+        "legend": [_swatch(name, series) for name, series in names.items()] if len(names) > 1 else [],
         "figures": figures[: len(section.charts)],
         "folded": figures[len(section.charts) :],
         "source": section.source,
@@ -233,9 +242,9 @@ def _figure_context(section: FigureSection) -> dict[str, Any]:
     }
 
 
-def _swatch(name: str, slot: int, fits: set[str]) -> dict[str, Any]:
-    dash = FIT_DASH if name in fits else DASHES[dash_index(slot)]
-    return {"name": name, "color": color_index(slot), "dash": " ".join(map(str, dash))}
+def _swatch(name: str, series: Series) -> dict[str, Any]:
+    dash = " ".join(str(length) for length in dash_of(series.slot, series.fitted))
+    return {"name": name, "color": color_index(series.slot), "dash": dash}
 
 
 def _grouped(notices: Iterable[Notice]) -> list[tuple[str, list[Notice]]]:

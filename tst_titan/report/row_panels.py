@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from tst_titan.report.charts import Row, RowChart
+from tst_titan.report.charts import Row, RowChart, Series
 from tst_titan.report.layers import SHOWN, Layers, extent, range_scale, rounded, series_color
 from tst_titan.report.theme import BACKGROUND
 
@@ -22,7 +22,7 @@ _VALUE = alt.X("value:Q")
 _WORDS = alt.Text("text:N")
 
 
-def row_layers(chart: RowChart, names: Mapping[str, int], layers: Layers) -> int:
+def row_layers(chart: RowChart, names: Mapping[str, Series], layers: Layers) -> int:
     """Add the layers of a row chart; returns its height."""
     limits = _limits(chart)
     records = [_record(row, limits) | {"row": index} for index, row in enumerate(chart.rows)]

@@ -7,8 +7,8 @@ import pandas as pd
 
 from tst_titan.compare.equal_loss import ReadOff
 from tst_titan.compare.findings import Findings
+from tst_titan.compare.laws import LawRuns, Unfit, law_runs
 from tst_titan.compare.scaling_law import CannotFitError, ScalingFit, fit_scaling, speedup_trend
-from tst_titan.compare.variants import is_baseline
 from tst_titan.formats import short
 from tst_titan.plan import Plan
 from tst_titan.plan.costs import count_parameters
@@ -29,17 +29,18 @@ def scaling_charts(
     """Charts and sentences; a fit that the design does not allow is a sentence with the reason."""
     charts: list[Chart] = []
     notes: list[str] = []
-    baseline = table[is_baseline(table) & table[column].notna() & table["data_tokens"].notna()]
-    params = baseline["model"].map(sizes).to_numpy(dtype=float)
-    tokens = baseline["data_tokens"].to_numpy(dtype=float)
-    losses = baseline[column].to_numpy(dtype=float)
-    try:
-        fit = fit_scaling(params, tokens, losses)
-    except CannotFitError as error:
-        notes.append(f"The baseline's scaling law was not fitted: {error}.")
-    else:
-        notes.append(law_words(fit))
-        charts += _law_panels(fit, baseline["model"].to_numpy(), params, tokens, losses)
+    for runs in law_runs(table, column, sizes):
+        name = f" ({runs.name})" if runs.name else ""
+        if isinstance(runs, Unfit):
+            notes.append(f"The baseline's scaling law{name} was not fitted: {runs.reason}.")
+            continue
+        try:
+            fit = fit_scaling(runs.params, runs.data, runs.losses, runs.seeds)
+        except CannotFitError as error:
+            notes.append(f"The baseline's scaling law{name} was not fitted: {error}.")
+            continue
+        notes.append(f"{law_words(fit, f'Baseline{name}')} {_what_counts(runs)}")
+        charts += _law_panels(fit, runs)
     measured = [item for item in findings.loss if not item.bound]
     by_label: dict[str, list[ReadOff]] = {}
     for item in measured:
@@ -61,20 +62,53 @@ def scaling_charts(
     return charts, notes
 
 
-def law_words(fit: ScalingFit) -> str:
-    """The fitted law in one sentence, with intervals of its exponents."""
-    spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
+def _what_counts(runs: LawRuns) -> str:
+    """What N and the loss of a law are, and the size exponent where N counts the head too."""
+    text = "N is active parameters without embedding and head"
+    if runs.with_head is not None:
+        try:
+            exponent, interval = _size_exponent(
+                fit_scaling(runs.with_head, runs.data, runs.losses, runs.seeds)
+            )
+            text += f"; with the head, which also costs FLOPs, the size exponent is {exponent}{interval}"
+        except CannotFitError as error:
+            text += f"; with the head, which also costs FLOPs, there is no law ({error})"
+    remark = f" {runs.remark[0].upper()}{runs.remark[1:]}." if runs.remark else ""
+    return f"{text}.{remark}"
+
+
+def _size_exponent(fit: ScalingFit) -> tuple[str, str]:
+    found = fit.intervals["params_exponent"]
+    known = found.low is not None and found.high is not None
+    return f"{fit.params_exponent:.3f}", f" ({found.low:.3f} to {found.high:.3f})" if known else ""
+
+
+def law_words(fit: ScalingFit, subject: str = "Baseline") -> str:
+    """The fitted law, the intervals of its exponents, and whether the runs contradict it."""
+    law = (
+        f"{subject}: loss = {fit.offset:.3f} + {fit.params_scale:.3f} (N / {short(fit.params_unit)})^-"
+        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; "
+    )
+    offset = fit.intervals["offset"]
+    if offset.low is None:
+        law += f"no intervals: {offset.absent_because}."
+    else:
+        spans = {name: f"{item.low:.3f} to {item.high:.3f}" for name, item in fit.intervals.items()}
+        law += (
+            f"90% intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
+            f"{spans['offset']}."
+        )
+    if fit.holds:
+        return law
     return (
-        f"Baseline: loss = {fit.offset:.3f} + {fit.params_scale:.3f} (N / {short(fit.params_unit)})^-"
-        f"{fit.params_exponent:.3f} + {fit.data_scale:.3f} (D / {short(fit.data_unit)})^-{fit.data_exponent:.3f}; 90% "
-        f"intervals: size exponent {spans['params_exponent']}, data exponent {spans['data_exponent']}, offset "
-        f"{spans['offset']}."
+        f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their intervals say "
+        "little, and it is not extrapolated."
     )
 
 
-def _law_panels(
-    fit: ScalingFit, models: np.ndarray, params: np.ndarray, tokens: np.ndarray, losses: np.ndarray
-) -> list[Chart]:
+def _law_panels(fit: ScalingFit, runs: LawRuns) -> list[Chart]:
+    models, params, tokens, losses = runs.rows["model"].to_numpy(), runs.params, runs.data, runs.losses
+    name = f": {runs.name}" if runs.name else ""
     law, residuals = [], []
     for slot, model in enumerate(dict.fromkeys(models)):
         color = 1 + slot
@@ -88,17 +122,17 @@ def _law_panels(
         residuals.append(Line(str(model), color, tokens[rows], residual, "points"))
     return [
         Panel(
-            title="Baseline loss by data and size",
-            x_label="data tokens",
-            y_label="loss (nats a token)",
+            title=f"Baseline loss by data and size{name}",
+            x_label=runs.data_unit,
+            y_label=f"loss ({runs.loss_unit})",
             lines=tuple(law),
             x_log=True,
             caption="Points: runs. Dashed: the fitted law.",
         ),
         Panel(
-            title="Residuals of the law",
-            x_label="data tokens",
-            y_label="loss minus fit (nats a token)",
+            title=f"Residuals of the law{name}",
+            x_label=runs.data_unit,
+            y_label=f"loss minus fit ({runs.loss_unit})",
             lines=tuple(residuals),
             levels=((0.0, ""),),
             x_log=True,

@@ -1,16 +1,18 @@
 """Collect a study: read everything once, write every table, figure and the report."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from tst_titan.collect.notices import Notice
+from tst_titan.collect.notices import Notice, listed
 from tst_titan.collect.published import PUBLISHED_LOSS, evaluations_with_published, with_published
 from tst_titan.collect.study import StudyResults, gather, segments_table
 from tst_titan.collect.tables import task_names
 from tst_titan.compare.downstream import downstream_table
 from tst_titan.compare.findings import Findings, compare
+from tst_titan.compare.pairing import Refusal
 from tst_titan.compare.variants import single_seeds
 from tst_titan.files import write_text
 from tst_titan.plan import Plan
@@ -38,12 +40,23 @@ def collect_study(plan: Plan, study_file: Path, results: Path, out: Path) -> tup
     if tasks:
         write_csv(downstream_table(found.table, tasks), out / "downstream.csv")
     findings = compare(found.table, plan.compare, PUBLISHED_LOSS)
+    found = replace(found, notices=(*found.notices, *_refused(findings.refused)))
     write_csv(findings.table(), out / "comparisons.csv")
     sections = figure_sections(found, findings)
     for section in sections:
         write_figure(section, out)
     write_text(out / "report.html", study_report(found, findings, sections, study_file))
     return found, findings
+
+
+def _refused(refused: Iterable[Refusal]) -> list[Notice]:
+    """What was asked for and is not compared: one notice for all variants of one reason."""
+    by_text: dict[str, list[str]] = {}
+    for item in refused:
+        at = f" at {item.comparison}" if item.comparison else ""
+        variants = by_text.setdefault(f"no comparison{at}: {item.reason}", [])
+        variants.append(f"{item.label}, {item.model}, {item.steps} steps")
+    return [Notice("not compared", listed(where, between="; "), text) for text, where in by_text.items()]
 
 
 def _single_seeds(table: pd.DataFrame) -> list[Notice]:

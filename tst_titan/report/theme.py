@@ -6,7 +6,7 @@ style sheet exchanges them one for one where the reader prefers dark, in the pag
 
 from typing import Any
 
-FONT = 'system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif'
+FONT = "system-ui, Helvetica, Arial, sans-serif"
 
 # (light, dark); series slot 0 is the baseline's neutral.
 BACKGROUND = ("#ffffff", "#14181c")
@@ -23,8 +23,9 @@ SERIES = (
     ("#2a8fc4", "#8fd0f5"),
 )
 HEAT = SERIES[2][0]
-# Lines of the slots after the first round of colours; the last one is for fits.
-DASHES = ((1, 0), (8, 3), (2, 3), (8, 3, 2, 3))
+# Lines of the first round of colours, and of the further ones.
+# The solid one is no dash of one and a gap of none: paper would get every pixel of it as a piece of its own.
+DASHES = ((), (8, 3), (2, 3), (8, 3, 2, 3))
 FIT_DASH = (5, 4)
 
 # Thousands as k and so on from 10,000 on; d3's G is a billion's B.
@@ -43,9 +44,10 @@ def color_index(slot: int) -> int:
     return 0 if slot == 0 else 1 + (slot - 1) % (len(SERIES) - 1)
 
 
-def dash_index(slot: int) -> int:
-    """The dash of a series' slot: solid in the first round of colours, another in each further round."""
-    return 0 if slot == 0 else (slot - 1) // (len(SERIES) - 1) % len(DASHES)
+def dash_of(slot: int, fitted: bool) -> tuple[int, ...]:
+    """The dash of a series: solid in the first round of colours, another in each further round; a fit has its own."""
+    lap = 0 if slot == 0 else (slot - 1) // (len(SERIES) - 1) % len(DASHES)
+    return FIT_DASH if fitted else DASHES[lap]
 
 
 def variables() -> str:
@@ -53,7 +55,7 @@ def variables() -> str:
     light, dark = (
         " ".join(f"--{name}: {pair[side]};" for name, pair in _VARIABLES.items()) for side in (0, 1)
     )
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
 def dark_figures() -> str:
@@ -63,7 +65,7 @@ def dark_figures() -> str:
         for light, dark in _VARIABLES.values()
         for attribute in ("fill", "stroke")
     )
-    return f"@media (prefers-color-scheme: dark) {{ {rules} }}"
+    return f"@media screen and (prefers-color-scheme: dark) {{ {rules} }}"
 
 
 def config() -> dict[str, Any]:
@@ -71,6 +73,8 @@ def config() -> dict[str, Any]:
     letters = {"labelFontSize": 12, "titleFontSize": 12, "labelColor": MUTED[0], "titleColor": MUTED[0]}
     note = {"fontSize": 11, "color": MUTED[0]}
     return {
+        # A figure has a name; thousands of points that each say theirs are of use to nobody.
+        "aria": False,
         "background": BACKGROUND[0],
         "font": FONT,
         "view": {"stroke": None},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tst_titan.compare.equal_loss import ReadOff
+from tst_titan.compare.equal_loss import LARGEST_EXPONENT, ReadOff
 from tst_titan.compare.intervals import Interval
 from tst_titan.compare.paired import Difference
 
@@ -29,7 +29,7 @@ def difference_words(item: Difference, at: str = "equal FLOPs") -> str:
             better = " (better)" if item.value < 0 else " (worse)"
         verdict = f"ends {size:.4f}{unit} {side} the baseline in {column_name(item.column)}{better}"
     values = f"{item.arm_value:.4f} against {item.baseline_value:.4f}"
-    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}"
+    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}{_remark(item)}"
 
 
 def certainty(item: Difference) -> str:
@@ -42,7 +42,17 @@ def certainty(item: Difference) -> str:
     told = (
         "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
     )
-    return f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
+    words = f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
+    return f"{words}{_together(item)}"
+
+
+def _together(item: Difference) -> str:
+    """The interval that holds for all arms of one baseline at once."""
+    if item.simultaneous is None or item.simultaneous.low is None or item.simultaneous.high is None:
+        return ""
+    low, high = item.simultaneous.low, item.simultaneous.high
+    told = "zero is outside of it" if low > 0 or high < 0 else "zero is inside"
+    return f" For all {item.num_arms} arms against this baseline together: {low:+.4f} to {high:+.4f}; {told}."
 
 
 def read_off_words(item: ReadOff) -> str:
@@ -59,10 +69,28 @@ def read_off_words(item: ReadOff) -> str:
             f" the baseline is already below it in its smallest budget of {item.baseline_steps:.0f} steps: "
             f"a speedup of at most {item.speedup:.2f}x (a bound, not a measurement)."
         )
+    elif item.shapes is not None:
+        low, high = item.shapes
+        found = (
+            f" two baseline budgets do not tell the shape of the curve between them: it reaches that loss after {low:.0f} steps (as a "
+            f"power law of exponent {LARGEST_EXPONENT}) to {high:.0f} steps (as a straight line in log steps): {shape_words(item)}."
+        )
     else:
-        line = " (a straight line in log steps between its two budgets)" if len(item.budgets) == 2 else ""
-        found = f" the baseline needs {item.baseline_steps:.0f} steps for it{line}: a speedup of {item.speedup:.2f}x."
-    return f"{start}{found} {interval_words(item.interval)}"
+        found = (
+            f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
+        )
+    return f"{start}{found} {interval_words(item.interval)}{_remark(item)}"
+
+
+def _remark(item: Difference | ReadOff) -> str:
+    """What a reader must know of how the runs were chosen, as one more sentence."""
+    return f" {item.remark[0].upper()}{item.remark[1:]}." if item.remark else ""
+
+
+def shape_words(item: ReadOff) -> str:
+    """``a speedup of 2.18x to 2.56x``: what the shape of the baseline's curve may be, without the noise between seeds."""
+    low, high = item.shape_speedups or (item.speedup, item.speedup)
+    return f"a speedup of {low:.2f}x to {high:.2f}x"
 
 
 def interval_words(interval: Interval, unit: str = "x") -> str:
@@ -81,6 +109,8 @@ def comparison_cells(row: dict[str, Any]) -> list[str]:
     speedup = row["kind"] == "speedup"
     baseline = f"{row['baseline_value']:.0f} steps" if speedup else f"{row['baseline_value']:.4f}"
     value = value_words(row["value"], row["bound"], speedup)
+    if pd.notna(row["shape_low"]):
+        value = f"{row['shape_low']:.2f}× to {row['shape_high']:.2f}× (shape not known)"
     published = (
         "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
     )

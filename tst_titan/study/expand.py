@@ -106,6 +106,7 @@ class _Grid:
     values: dict[str, tuple[Any, ...]]
     paths: dict[str, KeyPath]
     tagged: list[str]
+    own: tuple[str, ...]
 
 
 def _check_size(source: StudySource, grids: list[_Grid]) -> None:
@@ -131,12 +132,14 @@ def _grids_of_arm(
     """The grid of one arm (or of one entry of `include`, which changes the arm ``name``), for each of its models."""
     definition = entry if entry is not None else arm
     base: KeyPath = ("arms", name)
+    recipe = (*ARM_DEFAULTS, *TRAINING_DEFAULTS, "learning_rate")
+    own = tuple(field for field in recipe if getattr(arm, field) is not None)
     models = (entry.model,) if entry is not None and entry.model else arm.models or tuple(study.models)
     for model in models:
         grids: dict[str, tuple[Any, ...]] = {}
         paths: dict[str, KeyPath] = {}
         tagged = []
-        for field in (*ARM_DEFAULTS, *TRAINING_DEFAULTS, "learning_rate", "steps", "seeds"):
+        for field in (*recipe, "steps", "seeds"):
             values, paths[field] = _resolve(
                 study, model, arm, field, path if field in definition.model_fields_set else base
             )
@@ -151,13 +154,14 @@ def _grids_of_arm(
                 len(values) > 1 or getattr(arm, field) is not None
             ):
                 tagged.append(field)
-        yield _Grid(name, model, grids, paths, tagged)
+        yield _Grid(name, model, grids, paths, tagged, own)
 
 
 def _runs(source: StudySource, study: Study, grid: _Grid) -> Iterator[RunDefinition]:
     for values in product(*grid.values.values()):
         chosen = dict(zip(grid.values, values, strict=True))
-        yield make_run(source, study, Point(grid.arm, grid.model, chosen, grid.paths, grid.tagged))
+        point = Point(grid.arm, grid.model, chosen, grid.paths, grid.tagged, grid.own)
+        yield make_run(source, study, point)
 
 
 def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) -> tuple[Any, KeyPath]:

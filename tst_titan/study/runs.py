@@ -29,7 +29,7 @@ class RunDefinition:
     """One run, resolved: what the plan turns into a trajectory.
 
     Where `superposition_steps` is 0 the run is plain (`bag_size` 1, no weighting). `training` holds every field of
-    `definition.Training`.
+    `definition.Training`; `own_fields` are those that its arm sets itself, of superposition too.
     """
 
     name: str
@@ -45,6 +45,7 @@ class RunDefinition:
     superpose: str
     reinit_embeddings: bool
     training: dict[str, Any]
+    own_fields: tuple[str, ...]
     shape: Shape
     corpus: Corpus
 
@@ -65,7 +66,7 @@ class RunDefinition:
 class Point:
     """One point of a grid: an arm's values for a model, one a field, and where each was written.
 
-    `tagged`: the fields that a run's name shows.
+    `tagged`: the fields that a run's name shows. `own`: those that the arm sets itself.
     """
 
     arm: str
@@ -73,6 +74,7 @@ class Point:
     values: dict[str, Any]
     paths: dict[str, KeyPath]
     tagged: list[str]
+    own: tuple[str, ...]
 
     @property
     def steps(self) -> int:
@@ -124,6 +126,7 @@ def make_run(source: StudySource, study: Study, point: Point) -> RunDefinition:
         superpose=phase["superpose"],
         reinit_embeddings=phase["reinit_embeddings"],
         training={field: values[field] for field in (*TRAINING_DEFAULTS, "learning_rate")},
+        own_fields=point.own,
         shape=study.models[point.model].shape or _known_shape(point.model),
         corpus=study.models[point.model].corpus or study.corpus,
     )

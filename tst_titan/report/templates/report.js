@@ -76,14 +76,16 @@
     const columns = ["series", "detail", "style", "name", "row", "column", "x", "y", "value", "low", "high", "published", "bound"]
       .filter((column) => points.some((point) => point[column] !== undefined));
     const cell = (value) => {
-      const text = value === undefined || value === null ? "" : Array.isArray(value) ? value.join(", ") : String(value);
+      let text = value === undefined || value === null ? "" : Array.isArray(value) ? value.join(", ") : String(value);
+      // As in the files beside: a name that a spreadsheet would run begins with an apostrophe.
+      if (typeof value !== "number" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
       return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     return [columns, ...points.map((point) => columns.map((column) => point[column]))].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   };
   const addCsv = (chart, spec, name) => {
     const link = Object.assign(document.createElement("a"), { textContent: "Save the data as CSV", download: `${name}.csv` });
-    const fill = () => { link.href = URL.createObjectURL(new Blob([csv(spec)], { type: "text/csv" })); };
+    const fill = () => { URL.revokeObjectURL(link.href); link.href = URL.createObjectURL(new Blob([csv(spec)], { type: "text/csv" })); };
     link.href = "#";
     for (const event of ["pointerdown", "keydown"]) link.addEventListener(event, fill);
     chart.querySelector(".vega-actions").append(link);
@@ -107,12 +109,17 @@
       lineTips(chart, view, spec.datasets[key], chart.dataset.x, swatches);
     }
     views.add(view);
-    if (spec.params[0].value.length !== hidden.size) view.signal("hidden", [...hidden]).runAsync();
+    // Hidden or shown while it was drawn.
+    view.signal("hidden", [...hidden]).runAsync();
     figure.dataset.drawn = "done";
   };
 
+  const failed = (figure) => (error) => {
+    figure.querySelector(".chart").textContent = `This figure could not be drawn here: ${error.message}`;
+    console.error(error);
+  };
   const near = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
+    for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target).catch(failed(entry.target)); }
   }, { rootMargin: "600px" });
   const figures = document.querySelectorAll("figure");
   for (const figure of figures) near.observe(figure);
@@ -129,6 +136,6 @@
   // Printing shows what is folded on the screen, and figures that nobody scrolled to.
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details:not(.vega-embed details)").forEach((details) => { details.open = true; });
-    figures.forEach(draw);
+    figures.forEach((figure) => draw(figure).catch(failed(figure)));
   });
 })();
