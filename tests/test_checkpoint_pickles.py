@@ -230,7 +230,7 @@ KNOWN = {
     # torchtitan's, which comes to our dcp_load.
     ("train/titan/checkpoints.py", "super().load"),
     # Counts of tokens, with allow_pickle=False.
-    ("data/finish.py", "np.load"),
+    ("data/training_split.py", "np.load"),
     # JSON; code of a hub's repository is not run (trust_remote_code is never given).
     ("data/tokenizers.py", "Tokenizer.from_file"),
     ("data/tokenizers.py", "AutoTokenizer.from_pretrained"),
@@ -238,7 +238,7 @@ KNOWN = {
     # A loader of plain data, with `!function` as a name.
     ("evaluate/task_files.py", "yaml.load"),
     # Data of a task of the user's: a definition that names scripts or pickles is refused before (SECURITY.md).
-    ("evaluate/suites.py", "datasets.load_dataset"),
+    ("evaluate/task_settings.py", "datasets.load_dataset"),
     # lm-eval's definitions of tasks, which are programs, and users' own, which may name functions where they are trusted.
     ("evaluate/fetch.py", "tasks.load"),
     ("evaluate/run.py", "self.tasks.load"),

@@ -19,6 +19,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate import export as export_module
 from tst_titan.evaluate.checkpoint import find_checkpoint, load_model
 from tst_titan.evaluate.export import export, read_export
+from tst_titan.evaluate.export_tokenizer import tokenizer_files
 from tst_titan.evaluate.through_export import load_export
 from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSettings
 
@@ -208,7 +209,7 @@ def test_training_and_the_export_make_the_same_ids_of_a_text(given, tmp_path):
         }
 
     (tmp_path / "export").mkdir()
-    for name, content in export_module._tokenizer_files(tmp_path / "corpus/tokenizer", SEQ_LEN).items():
+    for name, content in tokenizer_files(tmp_path / "corpus/tokenizer", SEQ_LEN).items():
         (tmp_path / "export" / name).write_text(json.dumps(content))
     exported = AutoTokenizer.from_pretrained(tmp_path / "export")
     assert exported.model_max_length == SEQ_LEN

@@ -26,6 +26,7 @@ from tst_titan.evaluate.fetch import check
 from tst_titan.evaluate.run import Evaluation, evaluate
 from tst_titan.evaluate.suites import Tasks
 from tst_titan.evaluate.task_files import definitions_state
+from tst_titan.results import EvaluationFiles
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_a_table_that_mixes_two_definitions_of_a_task_says_so(folder, tmp_path):
         (file,) = evaluate(
             Evaluation(results=tmp_path / "results", segment=segment, groups=["sums"], user_tasks=folder)
         )
-        found, notices = read_evaluations(file.parent, segment, "checkpoint/step-1")
+        found, notices = read_evaluations(EvaluationFiles(file.parent), segment, "checkpoint/step-1")
         assert notices == []
         rows += found
         assert mixed_settings(rows) == [] or shape is TIED

@@ -97,17 +97,7 @@ def test_one_file_runs_slurms_commands() -> None:
 # Every function is read at one glance, and every file in one go. A function's docstring does not count: it is there to be long enough.
 LONGEST_FUNCTION, LONGEST_FILE = 50, 350
 # Still to be split.
-LONG = {
-    "collect.runs",
-    "data.command",
-    "data.finish",
-    "evaluate.checkpoint",
-    "evaluate.command",
-    "evaluate.export",
-    "evaluate.model_card",
-    "evaluate.suites",
-    "report.page",
-}
+LONG = {}
 
 
 def lines_of(node: ast.stmt) -> int:

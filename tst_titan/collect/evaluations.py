@@ -33,24 +33,8 @@ def read_evaluations(
     for path in files.groups:
         try:
             content = read_sealed(path, mend="left out; delete it and evaluate again")
-            if content["segment"] != segment:
-                text = f"evaluates segment {content['segment']}, not {segment}; left out; delete it and evaluate again"
-                notices.append(Notice("damaged", str(path), text))
-                continue
-            if checkpoint is not None and _step_folder(content["checkpoint"]) != _step_folder(checkpoint):
-                text = f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out; evaluate again"
-                notices.append(Notice("damaged", str(path), text))
-                continue
-            if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
-                text = (
-                    f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); left out; "
-                    "evaluate again"
-                )
-                notices.append(Notice("damaged", str(path), text))
-                continue
-            if trial := _trial(content):
-                text = f"a trial ({trial}), not the evaluation of a study; left out; delete it and evaluate again"
-                notices.append(Notice("damaged", str(path), text))
+            if reason := _left_out(content, segment, checkpoint, checkpoint_digest):
+                notices.append(Notice("damaged", str(path), reason))
                 continue
             scores, problems = _rows(content, path, finished)
             rows += scores
@@ -66,6 +50,26 @@ def read_evaluations(
                 )
             )
     return rows, notices
+
+
+def _left_out(
+    content: dict[str, Any], segment: str, checkpoint: str | None, checkpoint_digest: str | None
+) -> str:
+    """Why an evaluation is none of this segment's end state; "" for one that is."""
+    if content["segment"] != segment:
+        return (
+            f"evaluates segment {content['segment']}, not {segment}; left out; delete it and evaluate again"
+        )
+    if checkpoint is not None and _step_folder(content["checkpoint"]) != _step_folder(checkpoint):
+        return f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out; evaluate again"
+    if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
+        return (
+            f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); left out; "
+            "evaluate again"
+        )
+    if trial := _trial(content):
+        return f"a trial ({trial}), not the evaluation of a study; left out; delete it and evaluate again"
+    return ""
 
 
 def _trial(content: dict[str, Any]) -> str:

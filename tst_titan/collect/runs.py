@@ -146,25 +146,16 @@ def _row(
     run: Run, records: tuple[SegmentRecord, ...], training: Columns, validation: Columns
 ) -> tuple[dict[str, Any], list[Notice]]:
     last = records[-1]
-    finished = all(record.done is not None for record in records)
-    notices = []
-    loss, num_rows = None, None
-    validation_loss = None
-    if finished:
-        loss, num_rows = final_loss(training, run.steps, last.segment.stage.start_step)
-        if loss is None:
-            text = "no final training loss: no finite loss was logged in the last steps"
-            notices.append(Notice("damaged", run.run, text))
-        validation_loss = _final_validation_loss(run, last, validation)
-        if validation_loss is None:
-            notices.append(Notice("damaged", run.run, "no validation loss at the last step"))
+    if all(record.done is not None for record in records):
+        losses, notices = _losses(run, last, training, validation)
         notices += _count_notices(run, last)
     else:
+        losses = dict.fromkeys(("final_train_loss", "final_train_loss_rows", "validation_loss"))
         unbelieved = any(notice.kind == "damaged" for record in records for notice in record.notices)
         progress = (
             "not as it was finished: what is damaged is named" if unbelieved else _progress(run, training)
         )
-        notices.append(Notice("unfinished", run.run, progress))
+        notices = [Notice("unfinished", run.run, progress)]
     done = last.done or {}
     wall_clock = [None if record.done is None else record.done.get("wall_clock_s") for record in records]
     row = {
@@ -184,9 +175,7 @@ def _row(
         "equivalent_tokens": done.get("equivalent_tokens"),
         "data_tokens": done.get("data_tokens"),
         "flops": done.get("flops"),
-        "final_train_loss": loss,
-        "final_train_loss_rows": num_rows,
-        "validation_loss": validation_loss,
+        **losses,
         "wall_clock_s": _sum_or_none(wall_clock),
         "segment": last.segment.id,
         "corpus": last.segment.recipe.corpus.id,
@@ -195,6 +184,26 @@ def _row(
         **recipe_columns(run, last.segment.recipe),
     }
     return row, notices
+
+
+def _losses(
+    run: Run, last: SegmentRecord, training: Columns, validation: Columns
+) -> tuple[dict[str, Any], list[Notice]]:
+    """The columns of a finished run's losses, None where there is none, which a notice says."""
+    notices = []
+    loss, num_rows = final_loss(training, run.steps, last.segment.stage.start_step)
+    if loss is None:
+        text = "no final training loss: no finite loss was logged in the last steps"
+        notices.append(Notice("damaged", run.run, text))
+    validation_loss = _final_validation_loss(run, last, validation)
+    if validation_loss is None:
+        notices.append(Notice("damaged", run.run, "no validation loss at the last step"))
+    columns = {
+        "final_train_loss": loss,
+        "final_train_loss_rows": num_rows,
+        "validation_loss": validation_loss,
+    }
+    return columns, notices
 
 
 def final_loss(training: Columns, steps: int, stage_start: int) -> tuple[float | None, int | None]:

@@ -14,7 +14,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     data = subparsers.add_parser("data", help="build, inspect and measure corpora").add_subparsers(
         required=True, metavar="ACTION"
     )
+    _add_build(data)
+    _add_inspect(data)
+    _add_bench(data)
+    _add_statistics(data)
 
+
+def _add_build(data: argparse._SubParsersAction) -> None:
     build = data.add_parser("build", help="build the corpora that a study needs")
     add_study(build, what="a study (or the folder of all of them)")
     build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
@@ -36,6 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     build.set_defaults(run=_build)
 
+
+def _add_inspect(data: argparse._SubParsersAction) -> None:
     inspect = data.add_parser("inspect", help="show header, statistics and decoded samples")
     inspect.add_argument("path", type=Path, help="a corpus folder or one shard")
     inspect.add_argument(
@@ -44,6 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     inspect.add_argument("--samples", type=int, default=3, help="documents to show (default 3)")
     inspect.set_defaults(run=_inspect)
 
+
+def _add_bench(data: argparse._SubParsersAction) -> None:
     bench = data.add_parser("bench", help="measure how fast one process reads a corpus")
     bench.add_argument("path", type=Path, help="a corpus folder")
     bench.add_argument("--seq-len", type=int, default=2048)
@@ -58,6 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     bench.set_defaults(run=_bench)
 
+
+def _add_statistics(data: argparse._SubParsersAction) -> None:
     statistics = data.add_parser(
         "stats", help="mutual information of tokens by their distance, with its power law"
     )

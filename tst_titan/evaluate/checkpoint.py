@@ -69,47 +69,15 @@ def find_checkpoint(
     Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
     checkpoint or corpus is missing, the checkpoint is damaged or another segment's, or the corpus another one than it read.
     """
-    places = Results(results)
-    files = places.segment(segment_id)
-    folder = files.folder
     if not is_segment_id(segment_id):
         raise UserError(
-            f"segment {segment_id!r}: no id of a segment, FAMILY/SEGMENT as below {places.segments}"
+            f"segment {segment_id!r}: no id of a segment, FAMILY/SEGMENT as below {Results(results).segments}"
         )
-    settings_file = files.settings
-    if not settings_file.is_file():
-        raise UserError(f"no such segment{_nearest(results, segment_id)}", where=folder)
-    try:
-        segment = segment_from_dict(read_json(settings_file))
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"not the settings of a segment ({error!r}); train the segment again", where=settings_file
-        ) from error
-    if segment.id != segment_id:
-        raise UserError(
-            f"holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}",
-            where=settings_file,
-        )
-    if not files.done.is_file():
-        raise UserError(
-            f"not finished (no done.json); train it first: tst-titan train {segment_id}", where=folder
-        )
-    done = read_json(files.done, mend=f"delete it and run again: tst-titan train {segment_id}")
-    done = done if isinstance(done, dict) else {}
-    name, owner = checkpoint_name(segment.end_step), done.get("segment", segment_id)
-    if (done.get("checkpoint"), owner) != (name, segment_id):
-        raise UserError(
-            f"checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {name}; delete that "
-            f"file and run again: tst-titan train {segment_id}",
-            where=files.done,
-        )
-    # The rows of metrics.jsonl say nothing of the weights, and no export has them.
-    if changed := changed_files(done, folder, (SETTINGS, PROVENANCE)):
-        raise UserError(
-            f"{folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {files.done} and "
-            f"run again: tst-titan train {segment_id}"
-        )
-    path, corpus = folder / name, places.corpus(segment.recipe.corpus.id)
+    files = Results(results).segment(segment_id)
+    segment = _settings_of(results, segment_id)
+    name = checkpoint_name(segment.end_step)
+    done = _done(files, segment_id, name)
+    path, corpus = files.folder / name, Results(results).corpus(segment.recipe.corpus.id)
     if not checkpoint_index(path).is_file():
         raise UserError(
             f"the checkpoint is missing; delete {files.done} and train the segment again", where=path
@@ -122,7 +90,50 @@ def find_checkpoint(
         )
     _check_corpus(files, corpus)
     digest = once(lambda: _checked(path, segment))
-    return Checkpoint(segment, folder, name, done, corpus.folder, digest)
+    return Checkpoint(segment, files.folder, name, done, corpus.folder, digest)
+
+
+def _settings_of(results: Path, segment_id: str) -> Segment:
+    """The segment that a folder's settings say; `UserError` where there is none, or another one than its name says."""
+    files = Results(results).segment(segment_id)
+    if not files.settings.is_file():
+        raise UserError(f"no such segment{_nearest(results, segment_id)}", where=files.folder)
+    try:
+        segment = segment_from_dict(read_json(files.settings))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"not the settings of a segment ({error!r}); train the segment again", where=files.settings
+        ) from error
+    if segment.id != segment_id:
+        raise UserError(
+            f"holds the settings of {segment.id}; put the folder back where it was trained, or train {segment_id}",
+            where=files.settings,
+        )
+    return segment
+
+
+def _done(files: SegmentFiles, segment_id: str, checkpoint: str) -> dict[str, Any]:
+    """`done.json`; `UserError` where it is missing, of another checkpoint or segment, or the files that it seals have changed."""
+    if not files.done.is_file():
+        raise UserError(
+            f"not finished (no done.json); train it first: tst-titan train {segment_id}", where=files.folder
+        )
+    done = read_json(files.done, mend=f"delete it and run again: tst-titan train {segment_id}")
+    done = done if isinstance(done, dict) else {}
+    owner = done.get("segment", segment_id)
+    if (done.get("checkpoint"), owner) != (checkpoint, segment_id):
+        raise UserError(
+            f"checkpoint is {done.get('checkpoint')!r} of {owner}, where {segment_id} has {checkpoint}; delete that "
+            f"file and run again: tst-titan train {segment_id}",
+            where=files.done,
+        )
+    # The rows of metrics.jsonl say nothing of the weights, and no export has them.
+    if changed := changed_files(done, files.folder, (SETTINGS, PROVENANCE)):
+        raise UserError(
+            f"{files.folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {files.done} and "
+            f"run again: tst-titan train {segment_id}"
+        )
+    return done
 
 
 def _check_corpus(segment: SegmentFiles, corpus: CorpusFiles) -> None:

@@ -8,6 +8,12 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the three commands of this stage."""
+    _add_evaluate(subparsers)
+    _add_export(subparsers)
+    _add_fetch(subparsers)
+
+
+def _add_evaluate(subparsers: Any) -> None:
     evaluate = subparsers.add_parser("evaluate", help="score a segment's checkpoint on lm-eval tasks")
     evaluate.add_argument("segment", help="a finished segment's id, as below results/segments")
     _add_tasks(evaluate)
@@ -44,6 +50,8 @@ def add_parser(subparsers: Any) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
 
+
+def _add_export(subparsers: Any) -> None:
     export = subparsers.add_parser(
         "export", help="write a segment's checkpoint as a Hugging Face model directory"
     )
@@ -60,6 +68,8 @@ def add_parser(subparsers: Any) -> None:
     )
     export.set_defaults(run=_export)
 
+
+def _add_fetch(subparsers: Any) -> None:
     fetch = subparsers.add_parser(
         "fetch-eval-data", help="download the data of tasks into the cache, for nodes without network"
     )

@@ -29,21 +29,18 @@ from tst_titan.evaluate.checkpoint import (
     model_shapes,
     read_tensors,
 )
+from tst_titan.evaluate.export_config import AUTO_MAP, OWN_CODE, model_config
 from tst_titan.evaluate.export_seal import CARD, RECORD, changed_files, file_digests
+from tst_titan.evaluate.export_tokenizer import has_tokenizer_of, tokenizer_files
 from tst_titan.evaluate.model_card import model_card
 from tst_titan.files import read_json, whole_file, write_json, write_text
-from tst_titan.plan.settings import Recipe, segment_to_dict
+from tst_titan.plan.settings import segment_to_dict
 from tst_titan.results import CorpusFiles, Results, SegmentFiles
 from tst_titan.seal import read_sealed, with_seal
 from tst_titan.shown import publishable
 from tst_titan.train.titan.models import build_whole_model, hugging_face_tensors
 
 SHARD_BYTES = 5 * 10**9
-OWN_CODE = "qwen3_moe_biased"
-_AUTO_MAP = {
-    "AutoConfig": f"{OWN_CODE}.Qwen3MoeBiasedConfig",
-    "AutoModelForCausalLM": f"{OWN_CODE}.Qwen3MoeBiasedForCausalLM",
-}
 _BIAS = "moe.expert_bias_E"
 
 Shapes = dict[str, tuple[int, ...]]
@@ -127,7 +124,7 @@ def check_own_code(folder: Path) -> None:
     other += [
         path
         for path in folder.glob("*.json")
-        if read_json(path, mend="export again").get("auto_map", _AUTO_MAP) != _AUTO_MAP
+        if read_json(path, mend="export again").get("auto_map", AUTO_MAP) != AUTO_MAP
     ]
     if other:
         raise UserError(
@@ -176,9 +173,9 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / "model.safetensors.index.json", index)
     tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
-    for name, content in _tokenizer_files(checkpoint.tokenizer_dir, recipe.seq_len).items():
+    for name, content in tokenizer_files(checkpoint.tokenizer_dir, recipe.seq_len).items():
         write_text(folder / name, json.dumps(content, ensure_ascii=False))
-    write_json(folder / "config.json", _config(recipe, tokenizer.eos_id, dtype, biased))
+    write_json(folder / "config.json", model_config(recipe, tokenizer.eos_id, dtype, biased))
     write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_id, "do_sample": False})
     if biased:
         shutil.copyfile(Path(__file__).with_name(f"{OWN_CODE}.py"), folder / f"{OWN_CODE}.py")
@@ -275,100 +272,3 @@ def _converted(checkpoint: Checkpoint, shard: Shapes, dtype: torch.dtype) -> dic
             )
         converted |= found
     return converted
-
-
-def _config(recipe: Recipe, eos_id: int, dtype: Dtype, biased: bool) -> dict[str, Any]:
-    model = recipe.model
-    common = {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.dim,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "num_key_value_heads": model.num_kv_heads,
-        "head_dim": model.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": recipe.seq_len,
-        "rms_norm_eps": model.norm_eps,
-        # Both spellings: of transformers 5 and of the versions before.
-        "rope_theta": model.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "tie_word_embeddings": model.tied_embeddings,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": eos_id,
-        "pad_token_id": None,
-        "use_cache": True,
-        "dtype": dtype,
-        "torch_dtype": dtype,
-    }
-    if model.moe is None:
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "intermediate_size": model.ffn_dim,
-            "mlp_bias": False,
-            **common,
-        }
-    moe = {
-        "num_experts": model.moe.num_experts,
-        "num_experts_per_tok": model.moe.top_k,
-        "moe_intermediate_size": model.moe.expert_ffn_dim,
-        # Of layers without experts, of which there are none.
-        "intermediate_size": model.moe.expert_ffn_dim,
-        "norm_topk_prob": True,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-        "router_aux_loss_coef": 0.0,
-    }
-    if not biased:
-        return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **moe, **common}
-    return {
-        "architectures": ["Qwen3MoeBiasedForCausalLM"],
-        "model_type": "qwen3_moe_biased",
-        "auto_map": _AUTO_MAP,
-        **moe,
-        **common,
-    }
-
-
-def has_tokenizer_of(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether an export's tokenizer makes of a text what training made of it; that of an older version may not."""
-    files = _tokenizer_files(checkpoint.tokenizer_dir, checkpoint.segment.recipe.seq_len)
-    mend = "delete the folder and export again"
-    return all(
-        (folder / name).is_file() and read_json(folder / name, mend=mend) == content
-        for name, content in files.items()
-    )
-
-
-def _tokenizer_files(source: Path, seq_len: int) -> dict[str, dict[str, Any]]:
-    """The corpus's tokenizer, which makes of a text the ids that training saw: nothing added, cut, filled or recognized.
-
-    `tokenizers` keeps no setting for the last in its file: transformers does, in tokenizer_config.json.
-    """
-    tokenizer = read_json(source / "tokenizer.json", mend="build the corpus again")
-    config = read_json(source / "tokenizer_config.json", mend="build the corpus again")
-    tokenizer |= {
-        "post_processor": _offsets_only(tokenizer.get("post_processor")),
-        "truncation": None,
-        "padding": None,
-    }
-    for token in tokenizer.get("added_tokens") or ():
-        token["special"] = token["special"] or token["content"] == config["eos_token"]
-    config |= {
-        "bos_token": None,
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "split_special_tokens": True,
-        "model_max_length": seq_len,
-    }
-    return {"tokenizer.json": tokenizer, "tokenizer_config.json": config}
-
-
-def _offsets_only(post_processor: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What of a post-processor adds no token: the byte level's, which trims offsets."""
-    if post_processor is not None and post_processor["type"] == "Sequence":
-        kept = [part for part in map(_offsets_only, post_processor["processors"]) if part is not None]
-        return {**post_processor, "processors": kept} if kept else None
-    return post_processor if post_processor is not None and post_processor["type"] == "ByteLevel" else None

@@ -8,9 +8,7 @@ from tst_titan.shown import in_markdown
 def model_card(record: dict[str, Any], corpus: dict[str, Any]) -> str:
     """Markdown with the hub's front matter, from an export's record and its corpus's manifest."""
     record, corpus = in_markdown(record), in_markdown(corpus)
-    settings, done, provenance = record["settings"], record["done"], record["provenance"]
-    recipe, model = settings["recipe"], settings["recipe"]["model"]
-    sources = ", ".join(f"{source['name']} (weight {source['weight']:g})" for source in corpus["sources"])
+    settings = record["settings"]
     code = (
         "\nIts router chooses experts by score plus a bias per expert, which no architecture of transformers holds. "
         "The model code is in this directory (`qwen3_moe_biased.py`); loading it takes `trust_remote_code=True` and "
@@ -19,7 +17,45 @@ def model_card(record: dict[str, Any], corpus: dict[str, Any]) -> str:
         else ""
     )
     remote = ", trust_remote_code=True" if record["needs_own_code"] else ""
-    rows = {
+    table = "\n".join(f"| {name} | {value} |" for name, value in _facts(record, corpus).items())
+    stages = "\n".join(f"- {_stage(stage)}" for stage in settings["stages"])
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- token-superposition-training
+- pretrained
+---
+
+# {settings["recipe"]["model"]["name"]} ({record["segment"]})
+
+A base model, pretrained by tst-titan and exported from its checkpoint with {record["dtype"]} weights. It was made for
+comparing ways to pretrain; it has not been tuned for instructions or safety.
+{code}
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("PATH")
+    model = AutoModelForCausalLM.from_pretrained("PATH"{remote})
+
+The tokenizer adds no special token: in training, documents were separated by the end-of-text token alone.
+
+## How it was trained
+
+{stages}
+
+| | |
+| --- | --- |
+{table}
+
+The resolved settings and the provenance record are in `tst_titan.json`.
+"""
+
+
+def _facts(record: dict[str, Any], corpus: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the table: what was trained, on what, with which code."""
+    done, provenance = record["done"], record["provenance"]
+    recipe, model = record["settings"]["recipe"], record["settings"]["recipe"]["model"]
+    sources = ", ".join(f"{source['name']} (weight {source['weight']:g})" for source in corpus["sources"])
+    return {
         "Segment": f"`{record['segment']}`",
         "Checkpoint": f"`{record['checkpoint']}`, digest `{record['checkpoint_digest']}`",
         "Architecture": f"{model['architecture']} `{model['name']}`: dim {model['dim']}, {model['num_layers']} layers, "
@@ -42,37 +78,6 @@ def model_card(record: dict[str, Any], corpus: dict[str, Any]) -> str:
         )
         or "unknown",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    stages = "\n".join(f"- {_stage(stage)}" for stage in settings["stages"])
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- token-superposition-training
-- pretrained
----
-
-# {model["name"]} ({record["segment"]})
-
-A base model, pretrained by tst-titan and exported from its checkpoint with {record["dtype"]} weights. It was made for
-comparing ways to pretrain; it has not been tuned for instructions or safety.
-{code}
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained("PATH")
-    model = AutoModelForCausalLM.from_pretrained("PATH"{remote})
-
-The tokenizer adds no special token: in training, documents were separated by the end-of-text token alone.
-
-## How it was trained
-
-{stages}
-
-| | |
-| --- | --- |
-{table}
-
-The resolved settings and the provenance record are in `tst_titan.json`.
-"""
 
 
 def _stage(stage: dict[str, Any]) -> str:

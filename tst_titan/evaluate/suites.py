@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
-import datasets.config
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
@@ -24,14 +22,14 @@ from tst_titan.evaluate.task_data import check_size
 from tst_titan.evaluate.task_files import (
     FORMATS,
     Definition,
-    Function,
     code_in,
     local_data,
     plain,
     read_definitions,
     references,
 )
-from tst_titan.evaluate.upstream import GROUP_FIELD_NAMES, Entry, Kind, TaskIndex, import_function
+from tst_titan.evaluate.task_settings import cache_dir, load_data, resolved
+from tst_titan.evaluate.upstream import GROUP_FIELD_NAMES, Entry, Kind, TaskIndex
 from tst_titan.files import digest_json
 from tst_titan.names import RULE, is_name
 from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
@@ -176,7 +174,7 @@ class Tasks:
             raise UserError(
                 f"task: {definition.settings.get('task')!r}; list the group's members", where=where
             )
-        self._entries[definition.name].cfg = _resolved(definition.settings, where)
+        self._entries[definition.name].cfg = resolved(definition.settings, where)
 
     def version(self, name: str) -> str:
         """The version that the definition states, and a digest of all that a user's own definitions put into the task.
@@ -226,7 +224,7 @@ class Tasks:
             for leaf in leaves.values():
                 if self._is_own(leaf) and "custom_dataset" not in leaf.settings:
                     where = self._where(leaf.name)
-                    check_data(where, leaf.settings, _data(_resolved(leaf.settings, where)))
+                    check_data(where, leaf.settings, load_data(resolved(leaf.settings, where)))
             loaded = self._manager.load([name])
         except UserError:
             raise
@@ -236,7 +234,7 @@ class Tasks:
             if isinstance(error, ConnectionError) or "find cache" in reason or "Couldn't find" in reason:
                 raise MissingData(
                     f"task {name}: its data ({', '.join(hub[:3])}{', ...' if hub[3:] else ''}) are not in the prepared "
-                    f"cache {_cache_dir()}, and an evaluation downloads nothing; on a machine with network run "
+                    f"cache {cache_dir()}, and an evaluation downloads nothing; on a machine with network run "
                     f"`tst-titan fetch-eval-data --tasks {name}` with the same HF_HOME, or copy that folder here"
                 ) from error
             raise UserError(
@@ -341,37 +339,3 @@ def _shots(name: str, leaf: _Leaf) -> int:
 
 def _where(definition: Definition) -> str:
     return f"task {definition.name} ({definition.path})"
-
-
-def _resolved(settings: Any, where: str) -> Any:
-    """Settings with functions in place of their names, and a cache of its own for each content of local data files.
-
-    The library tells the content of its cache by the files' times alone.
-    """
-    if isinstance(settings, Function):
-        try:
-            return import_function(settings.name, settings.folder)
-        except Exception as error:  # a module's own code raises anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(f"!function {settings.name}: {reason}", where=where) from error
-    if isinstance(settings, dict):
-        made = {key: _resolved(value, where) for key, value in settings.items()}
-        if local_data(settings):
-            given = made.get("dataset_kwargs") or {}
-            cache = Path(given.get("cache_dir") or _cache_dir()) / digest_json(
-                plain(settings)["data"], length=16
-            )
-            made["dataset_kwargs"] = {**given, "cache_dir": str(cache)}
-        return made
-    return [_resolved(entry, where) for entry in settings] if isinstance(settings, list) else settings
-
-
-def _data(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A task's data by split, as lm-eval loads them."""
-    return datasets.load_dataset(
-        settings.get("dataset_path"), settings.get("dataset_name"), **(settings.get("dataset_kwargs") or {})
-    )
-
-
-def _cache_dir() -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE)

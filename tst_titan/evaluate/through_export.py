@@ -11,8 +11,9 @@ from lm_eval.models.huggingface import HFLM
 
 from tst_titan.errors import UserError
 from tst_titan.evaluate.checkpoint import Checkpoint, Dtype
-from tst_titan.evaluate.export import check_own_code, has_tokenizer_of, read_export
+from tst_titan.evaluate.export import check_own_code, read_export
 from tst_titan.evaluate.export_seal import CARD, added_files, changed_files
+from tst_titan.evaluate.export_tokenizer import has_tokenizer_of
 
 _CPU_BATCH = 8
 

@@ -13,6 +13,9 @@ LOSS = "loss (nats a token)"
 MOST_VARIANTS = 6
 RUNNING = 9
 
+# Values on the x axis, each with what is written at it.
+Marks = tuple[tuple[float, str], ...]
+
 
 @dataclass(frozen=True)
 class LabelledCurve(RunCurve):
@@ -72,39 +75,58 @@ def curve_panels(
         members, left_out = _best_variants(members)
         switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
         marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
-        rings = _published_ends(members, colors, published or {})
-        per_point = max(curve.rows_per_point for curve in members)
-        mean = f" Each training point is the mean of {per_point} logged rows." if per_point > 1 else ""
         panels.append(
-            Panel(
-                title=f"Training loss: {where}",
-                x_label="step",
-                y_label=LOSS,
-                lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label]))
-                + rings,
-                marks=marks,
-                caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
-                f"with the plain next-token loss after the switch.{mean}{left_out}"
-                + (" Rings: published final training losses." if rings else ""),
+            _training_panel(
+                members, colors, where, marks, _published_ends(members, colors, published or {}), left_out
             )
         )
-        validation = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
-        if any(len(line.x) for line in validation):
-            panels.append(
-                Panel(
-                    title=f"Validation loss: {where}",
-                    x_label="step",
-                    y_label=LOSS,
-                    lines=validation,
-                    marks=marks,
-                    levels=() if entropy is None else ((entropy, "unigram entropy"),),
-                    caption="Plain next-token loss on held-out documents in both phases.",
-                )
-            )
-        for panel in (_recovery_zoom(members, colors, where, marks), _lead(members, colors, where, marks)):
-            if panel:
-                panels.append(panel)
+        others = (
+            _validation_panel(members, colors, where, marks, entropy),
+            _recovery_zoom(members, colors, where, marks),
+            _lead(members, colors, where, marks),
+        )
+        panels += [panel for panel in others if panel]
     return panels
+
+
+def _training_panel(
+    members: list[LabelledCurve],
+    colors: dict[str, int],
+    where: str,
+    marks: Marks,
+    rings: tuple[Line, ...],
+    left_out: str,
+) -> Panel:
+    per_point = max(curve.rows_per_point for curve in members)
+    mean = f" Each training point is the mean of {per_point} logged rows." if per_point > 1 else ""
+    return Panel(
+        title=f"Training loss: {where}",
+        x_label="step",
+        y_label=LOSS,
+        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label]))
+        + rings,
+        marks=marks,
+        caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
+        f"with the plain next-token loss after the switch.{mean}{left_out}"
+        + (" Rings: published final training losses." if rings else ""),
+    )
+
+
+def _validation_panel(
+    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: Marks, entropy: float | None
+) -> Panel | None:
+    lines = tuple(_validation_line(curve, colors[curve.label]) for curve in members)
+    if not any(len(line.x) for line in lines):
+        return None
+    return Panel(
+        title=f"Validation loss: {where}",
+        x_label="step",
+        y_label=LOSS,
+        lines=lines,
+        marks=marks,
+        levels=() if entropy is None else ((entropy, "unigram entropy"),),
+        caption="Plain next-token loss on held-out documents in both phases.",
+    )
 
 
 def _best_variants(members: list[LabelledCurve]) -> tuple[list[LabelledCurve], str]:
@@ -173,7 +195,7 @@ def _detail(curve: LabelledCurve) -> str:
 
 
 def _recovery_zoom(
-    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
+    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: Marks
 ) -> Panel | None:
     """The last stretch before the first switch to the end; the axis spans what the plain losses do there."""
     switched = [
@@ -228,9 +250,7 @@ def running_mean(values: np.ndarray, size: int) -> np.ndarray:
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def _lead(
-    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: tuple[tuple[float, str], ...]
-) -> Panel | None:
+def _lead(members: list[LabelledCurve], colors: dict[str, int], where: str, marks: Marks) -> Panel | None:
     """Each arm's validation loss minus the baseline's of the same seed at the same step: where it crosses zero."""
     baselines = {curve.seed: curve for curve in members if curve.baseline}
     leads: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}

@@ -16,15 +16,14 @@ import yaml
 
 from tst_titan import __version__
 from tst_titan.collect.notices import Notice
-from tst_titan.collect.study import SegmentCost, StudyResults
+from tst_titan.collect.study import StudyResults
 from tst_titan.collect.tables import PROVENANCE_COLUMNS, task_names
-from tst_titan.collect.usage import total
 from tst_titan.compare.downstream import downstream_table
 from tst_titan.compare.findings import Findings
 from tst_titan.compare.intervals import Interval
-from tst_titan.formats import MISSING, is_missing, number, scientific, short, with_error
-from tst_titan.plan import Accelerator
+from tst_titan.formats import is_missing, number, short, with_error
 from tst_titan.report.charts import HeatMap, Series, legend
+from tst_titan.report.cost_table import cost_note, cost_rows
 from tst_titan.report.figures import FigureSection, script_bundle, script_hash, script_json
 from tst_titan.report.tables import readable
 from tst_titan.report.theme import color_index, config, dark_figures, dash_of, variables
@@ -87,8 +86,8 @@ def study_report(
         table_note=_table_note(rows_in_mean),
         corpora=[_corpus_context(found, corpus_id) for corpus_id in found.corpora],
         downstream=_downstream(table),
-        costs=_cost_rows(found.costs),
-        cost_note=_cost_note(found.costs),
+        costs=cost_rows(found.costs),
+        cost_note=cost_note(found.costs),
         definition=_definition(study_file, found.plan.source),
         study_files=[(file.name, file.sha256) for file in found.plan.source.files],
         provenance=_provenance(found),
@@ -315,49 +314,6 @@ def _corpus_context(found: StudyResults, corpus_id: str) -> dict[str, Any]:
         "facts": facts,
         "notes": [notes] if isinstance(notes, str) else [str(note) for note in notes],
     }
-
-
-def _cost_rows(costs: Sequence[SegmentCost]) -> list[list[str]]:
-    arms: dict[str, list[SegmentCost]] = {}
-    for cost in costs:
-        arms.setdefault(cost.arm, []).append(cost)
-    rows = [_cost_row(arm, members) for arm, members in arms.items()]
-    return [*rows, _cost_row("all", list(costs))] if len(rows) > 1 else rows
-
-
-def _cost_row(name: str, members: list[SegmentCost]) -> list[str]:
-    finished = [cost for cost in members if cost.finished]
-    hours = [cost.usage.hours for cost in finished if cost.usage is not None]
-    flops = [float(cost.flops) for cost in finished if cost.flops is not None]
-    complete = len(hours) == len(flops) == len(finished) > 0
-    rate = sum(flops) / (sum(hours) * 3600) if complete and sum(hours) > 0 else None
-    used = total(cost.usage for cost in members if cost.usage is not None)
-    return [
-        name,
-        f"{len(finished)} of {len(members)}",
-        str(sum(cost.steps for cost in members)),
-        scientific(sum(cost.planned_flops for cost in members)),
-        scientific(sum(flops)) if flops else MISSING,
-        f"{sum(cost.planned_gpu_hours for cost in members):.3g}",
-        f"{used.hours:.3g} ({used.kind}, {used.source})" if used else MISSING,
-        f"{used.failed_hours:.3g} in {used.failed} of {used.attempts}" if used else MISSING,
-        scientific(rate),
-        ", ".join(sorted({cost.device for cost in finished if cost.device})),
-    ]
-
-
-def _cost_note(costs: Sequence[SegmentCost]) -> str:
-    planned = Accelerator()
-    hours = (
-        f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak. Hours used are "
-        "hours times devices over all attempts at all segments, unfinished ones included; in brackets what a device is, and "
-        "whose clock it was: sacct (Slurm's accounts, from the allocation on) or launcher (ours, from the trainer's start on)."
-    )
-    shared = sum(cost.num_runs > 1 for cost in costs)
-    if not shared:
-        return f"No segment is shared between runs. {hours}"
-    saved = sum(cost.steps * (cost.num_runs - 1) for cost in costs)
-    return f"{shared} of {len(costs)} segments are shared between runs, which saved {saved} training steps. {hours}"
 
 
 def _definition(study_file: Path, source: StudySource) -> str:
