@@ -31,6 +31,8 @@ EXPONENTS = (0.02, 2.0)
 FEWEST_VALUES, FEWEST_POINTS = 3, 6
 # A law that fits as badly as this once in twenty times is said not to hold.
 MISFIT = 0.05
+# Parameters of which `ScalingFit.intervals` are.
+_WITH_INTERVALS = ("params_exponent", "data_exponent", "offset")
 ONE_SEED = "one seed a size: nothing shows the noise that its runs share over the budgets"
 
 
@@ -109,19 +111,11 @@ def fit_scaling(
         raise CannotFitError(
             "the best exponents lie on the border of the search: the law does not fit these losses"
         )
-    names = ("params_exponent", "data_exponent", "offset")
-    intervals = dict.fromkeys(names, Interval(absent_because=ONE_SEED))
+    intervals = dict.fromkeys(_WITH_INTERVALS, Interval(absent_because=ONE_SEED))
     misfit = None
     noises = _noises(points, group, losses, seeds, noise, degrees, draws)
     if noises is not None:
-        samples, squares = [], []
-        for error in noises:
-            drawn_exponents, drawn = _fit(scaled, fitted + error, counts, exponents)
-            samples.append([*drawn_exponents, drawn[0]])
-            left = fitted + error - _basis(scaled, drawn_exponents) @ drawn
-            squares.append(float(counts @ left**2))
-        low, high = np.quantile(np.array(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        intervals = {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        intervals, squares = _refitted(scaled, fitted, counts, exponents, noises)
         misfit = (1 + sum(square >= counts @ (means - fitted) ** 2 for square in squares)) / (draws + 1)
     if counts.max() == 1:
         misfit = _pattern(scaled, means, exponents, weights)
@@ -138,6 +132,25 @@ def fit_scaling(
         misfit=misfit,
         design=np.stack([points.min(0), points.max(0)]),
     )
+
+
+def _refitted(
+    scaled: np.ndarray,
+    fitted: np.ndarray,
+    counts: np.ndarray,
+    exponents: np.ndarray,
+    noises: np.ndarray,
+) -> tuple[dict[str, Interval], list[float]]:
+    """Fits to what was fitted with each of `noises` on it: intervals of the parameters, and the squares that each fit left."""
+    samples, squares = [], []
+    for error in noises:
+        drawn_exponents, drawn = _fit(scaled, fitted + error, counts, exponents)
+        samples.append([*drawn_exponents, drawn[0]])
+        left = fitted + error - _basis(scaled, drawn_exponents) @ drawn
+        squares.append(float(counts @ left**2))
+    low, high = np.quantile(np.array(samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    bounds = zip(_WITH_INTERVALS, low, high, strict=True)
+    return {name: Interval(float(a), float(b)) for name, a, b in bounds}, squares
 
 
 def _check_design(points: np.ndarray) -> None:
