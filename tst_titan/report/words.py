@@ -6,9 +6,12 @@ from typing import Any
 import pandas as pd
 
 from tst_titan.compare.equal_loss import LARGEST_EXPONENT, ReadOff
+from tst_titan.compare.grids import Grid
 from tst_titan.compare.intervals import Interval
 from tst_titan.compare.paired import Difference
 
+# Cells named in a sentence.
+MOST_CELLS = 6
 COLUMN_NAMES = {"validation_loss": "validation loss", "final_train_loss": "final training loss"}
 
 
@@ -97,6 +100,26 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
     if interval.low == 0:
         return f"90% interval: one-sided, below {interval.high:.2f}{unit}."
     return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
+
+
+def grid_words(grid: Grid) -> str:
+    """The best cell of a grid, the cells that may be as good, and how far its value flatters."""
+    ratio, size = grid.best_cell
+    start = f"{column_name(grid.column).capitalize()} of {grid.name}: the best cell is s = {size}, r = {ratio:g} ({grid.best_value:.4f})"
+    same, noise = grid.plausibly_best(), grid.noise()
+    if same is None or noise is None:
+        return f"{start}; which cells are as good is not known: one seed a cell, and too few cells for a smooth surface."
+    source = "between seeds" if grid.spread is not None else "of single cells around a smooth surface"
+    places = sorted(same, key=lambda place: grid.losses[place])[:MOST_CELLS]
+    cells = ", ".join(f"s = {grid.bag_sizes[column]} r = {grid.step_ratios[row]:g}" for row, column in places)
+    more = f" and {len(same) - MOST_CELLS} more" if len(same) > MOST_CELLS else ""
+    told = f"{start}; with noise of {noise:.4f} {source}, {len(same)} cells are not told apart from it ({cells}{more})."
+    optimism = grid.optimism()
+    if optimism is None:
+        return told
+    return (
+        f"{told} As the best of many its value flatters by about {optimism:.4f}: confirm it with new seeds."
+    )
 
 
 def comparison_cells(row: dict[str, Any]) -> list[str]:
