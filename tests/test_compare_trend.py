@@ -33,18 +33,23 @@ def covered(truth, num_sizes, draws, error=0.03):
     return inside / draws
 
 
-@pytest.mark.parametrize("truth", [linear, saturating])
+def nearly_straight(params):
+    """Of small read-off errors the straight line's interval covered it in 0.15 of draws, eight times beyond six sizes."""
+    return np.exp(0.8 * (1 - (params / 5e5) ** -0.15))
+
+
+@pytest.mark.parametrize("truth", [linear, nearly_straight, saturating])
 @pytest.mark.parametrize("num_sizes", [3, 4, 6])
 def test_the_truth_of_a_larger_size_is_covered_whichever_form_it_has(truth, num_sizes):
-    assert covered(truth, num_sizes, 40) >= 0.85
+    assert covered(truth, num_sizes, 20) >= 0.85
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("truth", [linear, saturating])
+@pytest.mark.parametrize("truth", [linear, nearly_straight, saturating])
 @pytest.mark.parametrize("num_sizes", [3, 4, 6])
-@pytest.mark.parametrize("error", [0.01, 0.05])
+@pytest.mark.parametrize("error", [0.005, 0.05])
 def test_coverage_of_both_forms(truth, num_sizes, error):
-    assert covered(truth, num_sizes, 500, error) >= 0.88
+    assert covered(truth, num_sizes, 300, error) >= 0.85
 
 
 def test_a_form_that_the_speedups_contradict_has_no_say():

@@ -3,7 +3,7 @@
 Forms, x = log N from the smallest size on: linear, log speedup = a + b x; and saturating, a + b (1 - exp(-g x)) / g, whose gain
 stops growing. For each form a and b maximize the likelihood of normal log speedups (weights by their errors' squares; without errors all
 are equal) in which a bound counts as the probability to lie beyond it (a censored value, Tobin 1958). Errors that explain less than the scatter
-around a form are widened to it. g is one of a few values. A form that fits worse than the best one by more than an F test at 90% allows is contradicted and has no say.
+around a form are widened to it. g is one of 24 values from 0.03 to 1.5. A form that fits worse than the best one by more than an F test at 90% allows (99% without errors) is contradicted and has no say.
 Intervals are t-distributed with sizes - 2 degrees of freedom and are those of a new measurement.
 
 Few sizes do not tell the forms apart, so a prediction's interval holds all that are left, and none is made beyond `FARTHEST` times the sizes that were measured.
@@ -20,9 +20,11 @@ from tst_titan.compare.intervals import LEVEL, Interval
 from tst_titan.compare.scaling_law import FEWEST_VALUES, CannotFitError
 
 FARTHEST = 8.0
-RATES = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+RATES = tuple(np.geomspace(0.03, 1.5, 24))
 # Errors of read-offs are known from about this many degrees of freedom (two or three seeds, a few budgets).
 _ERROR_DEGREES = 4
+# Level of the test that contradicts a form where the scatter of few points is the only measure of their errors.
+_WITHOUT_ERRORS = 0.99
 _TWO_SIDED = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
@@ -149,7 +151,8 @@ def speedup_trend(
     if known:
         most = max(1.0, best / spare if spare else 1.0) * stats.f.ppf(LEVEL, 1, max(spare, _ERROR_DEGREES))
     else:
-        most = best / spare * stats.f.ppf(LEVEL, 1, spare) if spare else np.inf
+        # A curve goes through a few points closely by luck: only what is all but impossible counts.
+        most = best / spare * stats.f.ppf(_WITHOUT_ERRORS, 1, spare) if spare else np.inf
     left = [form for form in (linear, *saturating) if form.deviance - best <= most]
     bent = [form for form in left if form.rate]
     absent = {"linear": linear not in left, "saturating": not bent}

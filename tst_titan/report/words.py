@@ -8,6 +8,7 @@ import pandas as pd
 from tst_titan.compare.equal_loss import LARGEST_EXPONENT, ReadOff
 from tst_titan.compare.grids import Grid
 from tst_titan.compare.intervals import Interval
+from tst_titan.compare.over_sizes import PooledDifference
 from tst_titan.compare.paired import Difference
 
 # Cells named in a sentence.
@@ -56,6 +57,22 @@ def _together(item: Difference) -> str:
     low, high = item.simultaneous.low, item.simultaneous.high
     told = "zero is outside of it" if low > 0 or high < 0 else "zero is inside"
     return f" For all {item.num_arms} arms against this baseline together: {low:+.4f} to {high:+.4f}; {told}."
+
+
+def pooled_words(item: PooledDifference) -> str:
+    """A difference over several models, with the interval for models like these and new seeds."""
+    unit = " nats" if item.column in COLUMN_NAMES else ""
+    low, high = item.interval.low, item.interval.high
+    told = (
+        "zero is inside"
+        if low is not None and high is not None and low <= 0 <= high
+        else "zero is outside of it"
+    )
+    return (
+        f"At {item.kind} over {item.models} together (the longest budget of each), {item.label} minus the baseline is {item.value:+.4f}{unit} in "
+        f"{column_name(item.column)}: 90% interval {low:+.4f} to {high:+.4f} for models like these and new seeds "
+        f"({len(item.seeds)} seeds, p = {item.p_value:.2g}); {told}."
+    )
 
 
 def read_off_words(item: ReadOff) -> str:
