@@ -74,6 +74,7 @@ def comparisons_table(
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
     `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
     `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
+    `misfit_p` is small where the baseline's budgets lie on no curve of the kind that was read off.
     Last come differences over several models: the comparison is then "equal FLOPs, all models", `steps` the longest budget.
     """
     rows = [
@@ -103,6 +104,7 @@ def comparisons_table(
                 "runs": " ".join(item.runs),
                 "shape_low": shapes[0],
                 "shape_high": shapes[1],
+                "misfit_p": item.misfit,
                 **_published_cells(published_of("equal loss", item)),
             }
         )
@@ -134,6 +136,7 @@ COMPARISON_COLUMNS = [
     "simultaneous_low",
     "simultaneous_high",
     "num_arms",
+    "misfit_p",
 ]
 
 

@@ -99,7 +99,12 @@ def read_off_words(item: ReadOff) -> str:
         found = (
             f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
         )
-    return f"{start}{found} {interval_words(item.interval)}"
+    against = (
+        ""
+        if item.curve_holds
+        else f" The baseline's budgets do not lie on such a curve (lack of fit, p = {item.misfit:.2g}): do not trust the read-off or its interval."
+    )
+    return f"{start}{found} {interval_words(item.interval)}{against}"
 
 
 def shape_words(item: ReadOff) -> str:
