@@ -107,6 +107,29 @@ def test_budgets_that_share_seeds_have_their_noise_in_common_whatever_the_arms_s
         assert kept.interval.high - kept.interval.low > lost.interval.high - lost.interval.low
 
 
+def bumped(draw, bump):
+    """Four budgets, the third above the curve by `bump`."""
+    runs = table(THREE, [0, 1, 2], spread=0.004, correlation=0.5, draw=draw)
+    runs.loc[(runs["arm"] == "baseline") & (runs["steps"] == 4000), "validation_loss"] += bump
+    (found,) = equal_loss(runs, "validation_loss", draws=600)
+    return found
+
+
+def test_a_baseline_with_a_bump_is_flagged():
+    """The read-off trusted the curve all the same, and covered the truth in half of the draws."""
+    found = [bumped(draw, 0.1) for draw in range(10)]
+    assert sum(not item.curve_holds for item in found) >= 8
+    flagged = next(item for item in found if not item.curve_holds)
+    assert "do not trust the read-off or its interval" in read_off_words(flagged)
+    assert comparisons_table([], [flagged], [])["misfit_p"][0] == flagged.misfit < 0.05
+
+
+def test_a_smooth_baseline_is_seldom_flagged():
+    found = [bumped(draw, 0.0) for draw in range(12)]
+    assert sum(not item.curve_holds for item in found) <= 2
+    assert "do not trust" not in read_off_words(next(item for item in found if item.curve_holds))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 @pytest.mark.parametrize(("baseline", "arm_seeds"), SHARED.values(), ids=SHARED.keys())

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from collect_support import STUDY, fill_results, make_plan
 
-from tst_titan.compare.scaling_law import CannotFitError, fit_scaling, speedup_trend
+from tst_titan.compare.scaling_law import CannotFitError, fit_scaling
+from tst_titan.compare.trend import speedup_trend
 from tst_titan.report.scaling import model_sizes, scaling_charts
 from tst_titan.report.study import collect_study
 

@@ -14,6 +14,10 @@ Interval. Parametric bootstrap over seeds: the seed means are redrawn from a mul
 covariance that the seeds show (see `chains.py`), and curve and inverse are recomputed for every draw. With two budgets its low
 end is that of the most curved, its high end that of the line: it holds whatever k is between them. Where more than 5% of the
 draws never reach the loss, the interval is one-sided.
+
+Lack of fit. With four budgets and noise between seeds, `misfit` is the share of curves redrawn with that noise whose residuals are as large as those
+of the baseline's means: a small one says that no such curve goes through the budgets (a bump), and that the read-off and its interval, which
+trust the curve, are not to be trusted.
 """
 
 import math
@@ -29,6 +33,8 @@ from tst_titan.compare.pairing import Pair, equal_loss_pairs
 DRAWS = 2000
 # Steps of 1%: between budgets the fitted curve moves far less than the noise from one exponent to the next.
 _EXPONENTS = np.geomspace(0.02, 4.0, 500)
+# A curve that fits as badly as this once in twenty times is said not to hold.
+MISFIT = 0.05
 # Published exponents of the loss over data with a floor are 0.28 to 0.37 (docs/estimators.md): no curve should bend more than this.
 LARGEST_EXPONENT = 0.5
 _LINE = np.zeros(1)
@@ -42,6 +48,7 @@ class ReadOff:
     `bound` is "" for a measured read-off, "at least" where the baseline's largest budget does not reach the
     loss, "at most" where its smallest budget is already below it; `speedup` is then that bound. `shapes` is the range of
     baseline steps that curves of any plausible shape give, where two budgets do not tell the shape; None elsewhere.
+    `misfit`: p-value of the baseline's curve, None where too few budgets or seeds test it.
     """
 
     label: str
@@ -57,6 +64,12 @@ class ReadOff:
     runs: tuple[str, ...]
     remark: str = ""
     shapes: tuple[float, float] | None = None
+    misfit: float | None = None
+
+    @property
+    def curve_holds(self) -> bool:
+        """Whether nothing was found against the curve that was inverted."""
+        return self.misfit is None or self.misfit >= MISFIT
 
     @property
     def speedup(self) -> float:
@@ -101,6 +114,7 @@ def _read_off(pair: Pair, column: str, draws: int) -> ReadOff:
         runs=pair.runs,
         remark=pair.remark,
         shapes=shapes,
+        misfit=_misfit(list(by_budget.values()), budgets, means, draws),
     )
 
 
@@ -132,6 +146,22 @@ def _interval(
     if low == math.inf or high == 0.0:
         return Interval(absent_because="outside of the baseline's budgets: there the curve was not measured")
     return Interval(float(low), float(high))
+
+
+def _misfit(samples: list[pd.Series], budgets: np.ndarray, means: np.ndarray, draws: int) -> float | None:
+    """Share of redrawn curves with residuals as large as those of the budgets' means; None where nothing tests the curve."""
+    if len(budgets) < 4 or no_noise_known(samples):
+        return None
+    noise = seed_noise(samples, np.ones(len(samples)), draws)
+    drawn = _squares(budgets, fitted_losses(budgets, means, budgets) + noise)
+    return float((1 + (drawn >= _squares(budgets, means[None])).sum()) / (draws + 1))
+
+
+def _squares(budgets: np.ndarray, losses_DN: np.ndarray) -> np.ndarray:
+    """Residual sums of squares [D] of the best curves."""
+    offset, scale, exponent, unit = fit_curves(budgets, losses_DN, _EXPONENTS)
+    fitted = np.stack([_curve(offset, scale, exponent, steps / unit) for steps in budgets], axis=1)
+    return ((losses_DN - fitted) ** 2).sum(1)
 
 
 def _gap_weights(budgets: np.ndarray, means: np.ndarray, loss: float) -> np.ndarray:

@@ -8,6 +8,7 @@ import pandas as pd
 from tst_titan.compare.equal_loss import ReadOff, equal_loss
 from tst_titan.compare.intervals import Interval
 from tst_titan.compare.many_arms import simultaneous
+from tst_titan.compare.over_sizes import PooledDifference, pooled
 from tst_titan.compare.paired import Difference, equal_data, equal_flops
 from tst_titan.compare.pairing import (
     Pair,
@@ -31,13 +32,18 @@ class Findings:
     published: PublishedComparisons | None = None
     refused: tuple[Refusal, ...] = ()
 
+    @property
+    def pooled(self) -> tuple[PooledDifference, ...]:
+        """Differences over several models, each at its longest budget."""
+        return (*pooled("equal FLOPs", self.flops), *pooled("equal data", self.data))
+
     def published_of(self, kind: str, item: Difference | ReadOff) -> tuple[float | None, str]:
         """The paper's value of a comparison of this study, and the kind of bound it is; None where there is none."""
         return (None, "") if self.published is None else self.published.of(kind, item)
 
     def table(self) -> pd.DataFrame:
         """All of them as one tidy table (`comparisons.csv`)."""
-        return comparisons_table(self.flops, self.loss, self.data, self.published_of)
+        return comparisons_table(self.flops, self.loss, self.data, self.published_of, self.pooled)
 
 
 def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Findings:
@@ -82,12 +88,15 @@ def comparisons_table(
     loss: Iterable[ReadOff],
     data: Iterable[Difference],
     published_of: PublishedOf = lambda kind, item: (None, ""),
+    pooled: Iterable[PooledDifference] = (),
 ) -> pd.DataFrame:
     """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
 
     `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
     `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
     `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
+    `misfit_p` is small where the baseline's budgets lie on no curve of the kind that was read off.
+    Last come differences over several models: the comparison is then "equal FLOPs, all models", `steps` the longest budget.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -116,9 +125,11 @@ def comparisons_table(
                 "runs": " ".join(item.runs),
                 "shape_low": shapes[0],
                 "shape_high": shapes[1],
+                "misfit_p": item.misfit,
                 **_published_cells(published_of("equal loss", item)),
             }
         )
+    rows += [_pooled_row(item) for item in pooled]
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
@@ -146,11 +157,34 @@ COMPARISON_COLUMNS = [
     "simultaneous_low",
     "simultaneous_high",
     "num_arms",
+    "misfit_p",
 ]
 
 
 def _published_cells(found: tuple[float | None, str]) -> dict[str, object]:
     return {"published": found[0], "published_bound": found[1]}
+
+
+def _pooled_row(item: PooledDifference) -> dict[str, object]:
+    return {
+        "comparison": f"{item.kind}, all models",
+        "model": item.models,
+        "steps": max(difference.steps for difference in item.differences),
+        "arm": item.label,
+        "column": item.column,
+        "arm_value": sum(difference.arm_value for difference in item.differences) / len(item.differences),
+        "baseline_value": sum(difference.baseline_value for difference in item.differences)
+        / len(item.differences),
+        "kind": "difference",
+        "bound": "",
+        "value": item.value,
+        "low": item.interval.low,
+        "high": item.interval.high,
+        "p_value": item.p_value,
+        "num_seeds": len(item.seeds),
+        "remark": item.interval.absent_because,
+        "runs": " ".join(run for difference in item.differences for run in difference.runs),
+    }
 
 
 def _difference_row(kind: str, item: Difference) -> dict[str, object]:

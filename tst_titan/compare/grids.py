@@ -1,4 +1,9 @@
-"""Grids of bag size by step ratio: the best cell, and the cells not told apart from it."""
+"""Grids of bag size by step ratio: the best cell, the cells not told apart from it, and how far its value flatters.
+
+Noise of one cell: between seeds; with one seed a cell, how far the cells near the bottom lie off a smooth surface (`surface.py`), which counts what the surface
+cannot follow as noise, so too much rather than too little. The best of many noisy cells looks better than it is: by how much is simulated on that
+surface with that noise.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,12 +12,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tst_titan.compare.surface import Surface, TooFewCellsError, fit_surface
 from tst_titan.compare.variants import RECIPE, ambiguous, is_baseline
 
 Cell = tuple[float, int]
 # What all cells of one grid share.
 SETTING = ["model", "steps", "learning_rate", "bag_weighting", "superpose", "reinit_embeddings", *RECIPE]
 CONFIDENCE = 0.95
+# Fewer degrees of freedom than this around a surface are no measure of noise.
+FEWEST_DEGREES = 4
+DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,53 @@ class Grid:
         Estimator: one-sided t tests against the best cell with the pooled spread, at 95% over all cells together
         (Bonferroni), so that the truly best cell is left out with at most 5% probability.
         """
-        if self.spread is None:
-            return None
+        return None if self.spread is None else self._not_told_apart(self.spread, self.degrees)
+
+    def plausibly_best(self) -> frozenset[tuple[int, int]] | None:
+        """As `indistinguishable`, with one seed a cell by the noise around the smooth surface; None where no noise is known."""
+        if self.spread is not None or self.surface is None:
+            return self.indistinguishable()
+        return self._not_told_apart(self.surface.misfit, self.surface.degrees)
+
+    def _not_told_apart(self, spread: float, degrees: int) -> frozenset[tuple[int, int]]:
         num_others = max(1, int(np.isfinite(self.means).sum()) - 1)
-        factor = float(stats.t.ppf(1 - (1 - CONFIDENCE) / num_others, self.degrees))
-        errors = self.spread * np.sqrt(1 / np.maximum(self.counts, 1) + 1 / self.counts[self.best])
+        factor = float(stats.t.ppf(1 - (1 - CONFIDENCE) / num_others, degrees))
+        errors = spread * np.sqrt(1 / np.maximum(self.counts, 1) + 1 / self.counts[self.best])
         return self._cells(self.losses - self.losses[self.best] <= factor * errors)
+
+    @cached_property
+    def surface(self) -> Surface | None:
+        """The smooth surface of the losses; None where the cells allow none with a measure of its misfit."""
+        rows, columns = np.nonzero(np.isfinite(self.losses))
+        points = self._points(rows, columns)
+        try:
+            surface = fit_surface(points[:, 0], points[:, 1], self.losses[rows, columns])
+        except TooFewCellsError:
+            return None
+        return surface if surface.degrees >= FEWEST_DEGREES else None
+
+    def _points(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        sizes, ratios = np.log(np.array(self.bag_sizes, dtype=float)), np.array(self.step_ratios)
+        return np.stack([sizes[columns], ratios[rows]], axis=1)
+
+    def noise(self) -> float | None:
+        """Standard deviation of one run's value; None where neither seeds nor a surface tell it."""
+        if self.spread is not None:
+            return self.spread
+        return None if self.surface is None else self.surface.misfit
+
+    def optimism(self) -> float | None:
+        """How much better than its own mean the best cell looks, for being the best of all, in units of the column."""
+        noise = self.noise()
+        if noise is None or self.surface is None:
+            return None
+        rows, columns = np.nonzero(np.isfinite(self.losses))
+        near = self.surface.near
+        truth = self.surface.at(self._points(rows, columns)[near])
+        errors = noise / np.sqrt(self.counts[rows, columns][near])
+        drawn = errors * np.random.default_rng(0).standard_normal((DRAWS, len(truth)))
+        best = (truth + drawn).argmin(1)
+        return float(-drawn[np.arange(DRAWS), best].mean())
 
     def _cells(self, mask: np.ndarray) -> frozenset[tuple[int, int]]:
         return frozenset(

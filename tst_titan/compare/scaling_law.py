@@ -1,4 +1,4 @@
-"""Loss against parameters and data, and the gain of superposition against size: fits that refuse what they cannot tell.
+"""Loss against parameters and data: a fit that refuses what it cannot tell.
 
 Law: L(N, D) = E + A * (N / N0)^-a + B * (D / D0)^-b with E, A, B >= 0 (N0, D0: geometric means of the design). For given
 exponents the rest is a non-negative linear problem, so the search is over two exponents only (variable projection);
@@ -258,53 +258,3 @@ def _pattern(
     if explained <= 1e-16 * float(means @ means):
         return 1.0
     return float(stats.f.sf((explained - rest) / len(extra) / (rest / degrees), len(extra), degrees))
-
-
-@dataclass(frozen=True)
-class Trend:
-    """speedup = level * (N / unit)^slope over model sizes N, with the slope's interval; see `speedup_trend`."""
-
-    level: float
-    slope: float
-    unit: float
-    slope_interval: Interval
-    _error: float
-    _squares: float
-    _count: int
-
-    def at(self, params: float) -> tuple[float, Interval]:
-        """Speedup predicted for a size, with the 90% interval of a new measurement there."""
-        distance = np.log(params / self.unit)
-        value = np.log(self.level) + self.slope * distance
-        spread = self._error * np.sqrt(1 + 1 / self._count + distance**2 / self._squares)
-        half = stats.t.ppf((1 + LEVEL) / 2, self._count - 2) * spread
-        return float(np.exp(value)), Interval(float(np.exp(value - half)), float(np.exp(value + half)))
-
-
-def speedup_trend(params: np.ndarray, speedups: np.ndarray) -> Trend:
-    """Least squares of log speedup on log size, with t intervals from its own residuals.
-
-    Only measured read-offs belong here, no bounds. Raises `CannotFitError` for fewer than three sizes: two give a line
-    and no measure of its error.
-    """
-    if len(np.unique(params)) < FEWEST_VALUES:
-        raise CannotFitError(
-            f"measured speedups at {len(np.unique(params))} sizes: at least {FEWEST_VALUES} are needed"
-        )
-    unit = float(np.exp(np.log(params).mean()))
-    x, y = np.log(params / unit), np.log(speedups)
-    squares = float(x @ x)
-    slope = float(x @ y / squares)
-    residuals = y - y.mean() - slope * x
-    degrees = len(x) - 2
-    error = float(np.sqrt(residuals @ residuals / degrees))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error / np.sqrt(squares)
-    return Trend(
-        level=float(np.exp(y.mean())),
-        slope=slope,
-        unit=unit,
-        slope_interval=Interval(slope - float(half), slope + float(half)),
-        _error=error,
-        _squares=squares,
-        _count=len(x),
-    )

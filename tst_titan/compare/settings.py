@@ -1,7 +1,7 @@
 """Bag size and step ratio for a size that was not run, from the grids of sizes that were.
 
-Estimator. For every model size with a grid at one budget: loss = quadratic in (log s, r), least squares over the better half of
-the cells (more where that is too few; far from its bottom a grid is no parabola); its minimum is that size's best setting. Its error is a parametric bootstrap
+Estimator. For every model size with a grid at one budget: a polynomial surface in (log s, r) around its best cells, cubic where they are enough
+(`surface.py`); its minimum is that size's best setting. Its error is a parametric bootstrap
 with the larger of two spreads: between seeds, and of the cells around the surface. Over sizes, log s and r of these minima are
 straight lines in log N (least squares, weights by their errors' squares). A prediction's 90% interval is t-distributed with
 sizes - 2 degrees of freedom and has both parts: the line's own error and that of one more minimum around it.
@@ -20,10 +20,9 @@ from scipy import stats
 from tst_titan.compare.grids import Grid, find_grids
 from tst_titan.compare.intervals import LEVEL, Interval
 from tst_titan.compare.scaling_law import CannotFitError
+from tst_titan.compare.surface import TooFewCellsError, fit_surface
 
-FEWEST_SIZES, FEWEST_CELLS, FEWEST_VALUES = 3, 8, 3
-# Shares of the cells, from the best, that the surface is fitted to: the first that holds enough of them.
-SHARES = (0.5, 0.75, 1.0)
+FEWEST_SIZES = 3
 DRAWS = 400
 # A draw whose surface has no bottom says that the minimum is not known; more of them than this and it is not.
 MOST_LOST = 0.2
@@ -146,53 +145,22 @@ def optimum(grid: Grid, model: str, params: float) -> Optimum:
     """The bottom of a grid's surface with its errors; `CannotFitError` where it has none inside of the grid."""
     rows, columns = np.nonzero(np.isfinite(grid.losses))
     size, ratio = np.log(np.array(grid.bag_sizes, dtype=float))[columns], np.array(grid.step_ratios)[rows]
-    losses, counts = grid.losses[rows, columns], grid.counts[rows, columns]
-    for share in SHARES:
-        near = losses <= np.quantile(losses, share)
-        counted = (len(np.unique(size[near])), len(np.unique(ratio[near])), int(near.sum()))
-        if counted[0] >= FEWEST_VALUES and counted[1] >= FEWEST_VALUES and counted[2] >= FEWEST_CELLS:
-            break
-    size, ratio, losses, counts = size[near], ratio[near], losses[near], counts[near]
     where = f"the grid of {grid.name}"
-    for found, name, fewest in zip(
-        counted,
-        ("bag sizes", "step ratios", "cells"),
-        (FEWEST_VALUES, FEWEST_VALUES, FEWEST_CELLS),
-        strict=True,
-    ):
-        if found < fewest:
-            raise CannotFitError(f"{where} has {found} {name}: at least {fewest} are needed")
-    # Centered and scaled, so that the six terms are told apart as well as the cells allow.
-    center, scale = np.array([size.mean(), ratio.mean()]), np.array([size.std(), ratio.std()])
-    x, y = (size - center[0]) / scale[0], (ratio - center[1]) / scale[1]
-    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        raise CannotFitError(
-            f"{where} has too few cells off its rows and columns to tell bag size from step ratio"
-        )
-    solve = np.linalg.pinv(design)
-    weights = solve @ losses
-    bottom = _bottom(weights)
-    if bottom is None or abs(bottom[0]) > np.abs(x).max() or abs(bottom[1]) > np.abs(y).max():
+    try:
+        surface = fit_surface(size, ratio, grid.losses[rows, columns])
+    except TooFewCellsError as error:
+        raise CannotFitError(f"{where} has {error}") from error
+    bottom = surface.bottoms(surface.weights[None])[0]
+    if np.isnan(bottom).any():
         raise CannotFitError(f"{where} has no minimum inside: its best cell is at the border of what was run")
-    degrees = len(losses) - design.shape[1]
-    misfit = float(np.sqrt(((losses - design @ weights) ** 2).sum() / max(1, degrees)))
-    spread = np.maximum(misfit, (grid.spread or 0.0) / np.sqrt(counts))
+    counts = grid.counts[rows, columns][surface.near]
+    spread = np.maximum(surface.misfit, (grid.spread or 0.0) / np.sqrt(counts))
     random = np.random.default_rng(0)
-    draws = [_bottom(weights + solve @ (spread * random.standard_normal(len(losses)))) for _ in range(DRAWS)]
-    bottoms = np.array([draw for draw in draws if draw is not None])
+    bottoms = surface.bottoms(surface.redrawn(spread * random.standard_normal((DRAWS, len(counts)))))
+    bottoms = bottoms[~np.isnan(bottoms).any(1)]
     if len(bottoms) < (1 - MOST_LOST) * DRAWS:
         raise CannotFitError(f"{where} is too flat for its noise: many redrawn surfaces have no minimum")
     # Far draws of a flat surface would make the variance a matter of chance: the middle 90% measure it.
     low, high = np.quantile(bottoms, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    errors = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2)) * scale
-    return Optimum(model, params, center + scale * bottom, np.diag(errors**2))
-
-
-def _bottom(weights: np.ndarray) -> np.ndarray | None:
-    """The minimum of a quadratic surface; None where it opens downwards in some direction."""
-    _, a, b, aa, ab, bb = weights
-    hessian = np.array([[2 * aa, ab], [ab, 2 * bb]])
-    if np.linalg.eigvalsh(hessian)[0] <= 0:
-        return None
-    return np.linalg.solve(hessian, [-a, -b])
+    errors = (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
+    return Optimum(model, params, bottom, np.diag(errors**2))

@@ -32,6 +32,7 @@ from tst_titan.report.words import (
     column_name,
     comparison_cells,
     difference_words,
+    pooled_words,
     read_off_words,
 )
 from tst_titan.shown import hide_paths, known_folders
@@ -126,6 +127,7 @@ def finding_sentences(findings: Findings) -> list[str]:
         *(difference_words(item) for item in findings.flops),
         *(read_off_words(item) for item in findings.loss),
         *(difference_words(item, "equal data") for item in findings.data),
+        *(pooled_words(item) for item in findings.pooled),
     ]
 
 

@@ -21,6 +21,7 @@ from tst_titan.report.grid_charts import budget_panels, grid_charts
 from tst_titan.report.page import plain_report
 from tst_titan.report.recommended import known_sizes, recommendation_section
 from tst_titan.report.tables import write_csv, write_runs
+from tst_titan.report.words import grid_words
 from tst_titan.study.catalogue import PAPER_TASKS
 
 LOSS = "final_train_loss"
@@ -130,7 +131,13 @@ def collect_published(out: Path) -> PublishedResults:
             f"From Table 1 of {SOURCE}; comparisons.csv.",
         ),
         FigureSection("budgets", "Budgets", budgets, f"From Table 1 of {SOURCE}; table.csv."),
-        FigureSection("grids", "Bag size by step ratio", charts, f"From the grids of {SOURCE}; grids.csv."),
+        FigureSection(
+            "grids",
+            "Bag size by step ratio",
+            charts,
+            f"From the grids of {SOURCE}; grids.csv.",
+            [grid_words(grid) for grid in found.grids],
+        ),
         FigureSection("scaling", "Scaling", trends, f"From the grids of {SOURCE}; grids.csv.", sentences),
         FigureSection("hours", "B200-hours", hours, f"From Table 1 of {SOURCE}; table.csv."),
     ]

@@ -8,7 +8,8 @@ import pandas as pd
 from tst_titan.compare.equal_loss import ReadOff
 from tst_titan.compare.findings import Findings
 from tst_titan.compare.laws import LawRuns, Unfit, law_runs
-from tst_titan.compare.scaling_law import CannotFitError, ScalingFit, fit_scaling, speedup_trend
+from tst_titan.compare.scaling_law import CannotFitError, ScalingFit, fit_scaling
+from tst_titan.compare.trend import FARTHEST, Trend, read_off_trend
 from tst_titan.formats import short
 from tst_titan.plan import Plan
 from tst_titan.plan.costs import count_parameters
@@ -41,24 +42,20 @@ def scaling_charts(
             continue
         notes.append(f"{law_words(fit, f'Baseline{name}')} {_what_counts(runs)}")
         charts += _law_panels(fit, runs)
-    measured = [item for item in findings.loss if not item.bound]
     by_label: dict[str, list[ReadOff]] = {}
-    for item in measured:
+    for item in findings.loss:
         by_label.setdefault(item.label, []).append(item)
     for slot, (label, items) in enumerate(by_label.items()):
-        x = np.array([sizes[item.model] for item in items])
-        y = np.array([item.speedup for item in items])
         try:
-            trend = speedup_trend(x, y)
+            trend = read_off_trend(items, sizes)
         except CannotFitError as error:
             notes.append(f"The speedup's trend with size was not fitted for {label}: {error}.")
             continue
-        low, high = trend.slope_interval.low, trend.slope_interval.high
-        notes.append(
-            f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
-            f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f})."
-        )
-        charts.append(_trend_panel(label, slot, items, x, y, findings))
+        notes.append(trend_words(label, trend, sum(bool(item.bound) for item in items)))
+        measured = [item for item in items if not item.bound]
+        x = np.array([sizes[item.model] for item in measured])
+        y = np.array([item.speedup for item in measured])
+        charts.append(_trend_panel(label, slot, measured, x, y, findings))
     return charts, notes
 
 
@@ -103,6 +100,21 @@ def law_words(fit: ScalingFit, subject: str = "Baseline") -> str:
     return (
         f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their intervals say "
         "little, and it is not extrapolated."
+    )
+
+
+def trend_words(label: str, trend: Trend, num_bounds: int) -> str:
+    """The trend of a speedup with size, and what it says of a size four times the largest if it goes on or saturates."""
+    low, high = trend.slope_interval.low, trend.slope_interval.high
+    beyond = 4 * trend.sizes[1]
+    (grown, linear), (flat, saturating) = trend.linear_at(beyond), trend.saturating_at(beyond)
+    against = "".join(f" The {form} form is contradicted." for form in trend.contradicted)
+    bounds = f", {num_bounds} bounds counted as such" if num_bounds else ""
+    return (
+        f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
+        f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f}{bounds}). At {short(beyond)} parameters it would be "
+        f"{grown:.2f}x ({linear.low:.2f} to {linear.high:.2f}) if that goes on, {flat:.2f}x ({saturating.low:.2f} to {saturating.high:.2f}) if it "
+        f"saturates; nothing is said beyond {FARTHEST:g} times the sizes that were measured.{against}"
     )
 
 

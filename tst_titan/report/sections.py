@@ -17,6 +17,7 @@ from tst_titan.report.figures import FigureSection
 from tst_titan.report.grid_charts import budget_panels, grid_charts, learning_rate_panels
 from tst_titan.report.recommended import recommendation_section
 from tst_titan.report.scaling import model_sizes, scaling_charts
+from tst_titan.report.words import grid_words
 
 _FINAL = "From the final numbers of each run in table.csv."
 
@@ -64,7 +65,13 @@ def _settings(found: StudyResults, findings: Findings, colors: dict[str, int]) -
     published = PUBLISHED_LOSS if PUBLISHED_LOSS in finished.columns else None
     sections = [
         FigureSection("budgets", "Budgets", budget_panels(finished, column, colors, published), _FINAL),
-        FigureSection("grids", "Bag size by step ratio", _grid_figures(finished, column), _FINAL),
+        FigureSection(
+            "grids",
+            "Bag size by step ratio",
+            _grid_figures(finished, column),
+            _FINAL,
+            [grid_words(grid) for grid in find_grids(finished, column)],
+        ),
         FigureSection("downstream", "Downstream scores by bag size", _score_figures(found, finished), _FINAL),
         FigureSection(
             "learning-rates",

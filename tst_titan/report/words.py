@@ -6,9 +6,13 @@ from typing import Any
 import pandas as pd
 
 from tst_titan.compare.equal_loss import LARGEST_EXPONENT, ReadOff
+from tst_titan.compare.grids import Grid
 from tst_titan.compare.intervals import Interval
+from tst_titan.compare.over_sizes import PooledDifference
 from tst_titan.compare.paired import Difference
 
+# Cells named in a sentence.
+MOST_CELLS = 6
 COLUMN_NAMES = {"validation_loss": "validation loss", "final_train_loss": "final training loss"}
 
 
@@ -55,6 +59,22 @@ def _together(item: Difference) -> str:
     return f" For all {item.num_arms} arms against this baseline together: {low:+.4f} to {high:+.4f}; {told}."
 
 
+def pooled_words(item: PooledDifference) -> str:
+    """A difference over several models, with the interval for models like these and new seeds."""
+    unit = " nats" if item.column in COLUMN_NAMES else ""
+    low, high = item.interval.low, item.interval.high
+    told = (
+        "zero is inside"
+        if low is not None and high is not None and low <= 0 <= high
+        else "zero is outside of it"
+    )
+    return (
+        f"At {item.kind} over {item.models} together (the longest budget of each), {item.label} minus the baseline is {item.value:+.4f}{unit} in "
+        f"{column_name(item.column)}: 90% interval {low:+.4f} to {high:+.4f} for models like these and new seeds "
+        f"({len(item.seeds)} seeds, p = {item.p_value:.2g}); {told}."
+    )
+
+
 def read_off_words(item: ReadOff) -> str:
     """One sentence about an equal-loss read-off, a bound said to be one."""
     what = f"{column_name(item.column)} of {item.loss:.4f}"
@@ -79,7 +99,12 @@ def read_off_words(item: ReadOff) -> str:
         found = (
             f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
         )
-    return f"{start}{found} {interval_words(item.interval)}{_remark(item)}"
+    against = (
+        ""
+        if item.curve_holds
+        else f" The baseline's budgets do not lie on such a curve (lack of fit, p = {item.misfit:.2g}): do not trust the read-off or its interval."
+    )
+    return f"{start}{found} {interval_words(item.interval)}{against}{_remark(item)}"
 
 
 def _remark(item: Difference | ReadOff) -> str:
@@ -102,6 +127,26 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
     if interval.low == 0:
         return f"90% interval: one-sided, below {interval.high:.2f}{unit}."
     return f"90% interval {interval.low:.2f}{unit} to {interval.high:.2f}{unit}."
+
+
+def grid_words(grid: Grid) -> str:
+    """The best cell of a grid, the cells that may be as good, and how far its value flatters."""
+    ratio, size = grid.best_cell
+    start = f"{column_name(grid.column).capitalize()} of {grid.name}: the best cell is s = {size}, r = {ratio:g} ({grid.best_value:.4f})"
+    same, noise = grid.plausibly_best(), grid.noise()
+    if same is None or noise is None:
+        return f"{start}; which cells are as good is not known: one seed a cell, and too few cells for a smooth surface."
+    source = "between seeds" if grid.spread is not None else "of single cells around a smooth surface"
+    places = sorted(same, key=lambda place: grid.losses[place])[:MOST_CELLS]
+    cells = ", ".join(f"s = {grid.bag_sizes[column]} r = {grid.step_ratios[row]:g}" for row, column in places)
+    more = f" and {len(same) - MOST_CELLS} more" if len(same) > MOST_CELLS else ""
+    told = f"{start}; with noise of {noise:.4f} {source}, {len(same)} cells are not told apart from it ({cells}{more})."
+    optimism = grid.optimism()
+    if optimism is None:
+        return told
+    return (
+        f"{told} As the best of many its value flatters by about {optimism:.4f}: confirm it with new seeds."
+    )
 
 
 def comparison_cells(row: dict[str, Any]) -> list[str]:
