@@ -16,6 +16,7 @@ from finished_study import FinishedStudy, finished_study, numbers
 
 from tst_titan.cli import main
 from tst_titan.cluster.lock import segment_lock
+from tst_titan.collect.status import segment_statuses
 from tst_titan.errors import UserError
 from tst_titan.files import digest_file, read_json, write_json
 from tst_titan.plan import Segment, load_plan
@@ -159,6 +160,12 @@ def test_plan_and_workflow_train_a_pruned_state_again_for_a_later_study_and_only
     said = capsys.readouterr().out
     assert "of these 1 are trained again" in said
     assert f"  {first(study).id}\n" in said
+
+    wanted = load_plan(Path("studies/later.yaml"), study.results)
+    states = {status.id: status.state for status in segment_statuses(wanted, study.results)}
+    (child,) = (segment for segment in wanted.new_segments if segment.parent == first(study).id)
+    assert (states[first(study).id], states[child.id]) == ("queued", "waiting")
+    assert study.shows_its_status() == [""] * 5
 
     jobs = snakemake("studies/later")
     assert f"Train {first(study).id} again, whose checkpoint was pruned" in jobs
