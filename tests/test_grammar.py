@@ -56,6 +56,7 @@ def test_a_name_may_hold_a_dot_and_the_nearest_one_is_told(tmp_path: Path) -> No
         ["recommend", "3B"],
         ["data", "build", "--corpus", "none"],
         ["build"],
+        ["prune"],
     ],
     ids=lambda words: words[0],
 )

@@ -13,7 +13,7 @@ ROOMS = ("study", "plan", "cluster", "data", "train", "evaluate", "collect", "co
 # Rooms that import nothing of the package but their own, so that each can be read, tested and used alone.
 ALONE = {"superposition": {"torch"}, "compare": {"numpy", "pandas", "scipy"}}
 # Modules beside the rooms that know of all: the command, and what the Snakefile asks.
-ABOVE = {"before_jobs", "build", "cli", "configuration", "clean", "workflow"}
+ABOVE = {"before_jobs", "build", "cli", "configuration", "clean", "needless", "prune", "workflow"}
 
 STANDARD = sys.stdlib_module_names
 

@@ -10,7 +10,7 @@ import pytest
 from checkouts import REPOSITORY, copy_workflow
 
 CORPORA = ("corpus_listing", "corpus_part", "corpus", "corpus_growth")
-RULES = (*CORPORA, "train", "export", "evaluate", "fetch_eval_data", "study", "published")
+RULES = (*CORPORA, "train", "restore", "export", "evaluate", "fetch_eval_data", "study", "published")
 OUTSIDE = "Shell command directly uses variable {} from outside of the rule"
 # By lint: the rules that it names, and why they are as they are.
 ACCEPTED = {
@@ -20,7 +20,7 @@ ACCEPTED = {
         "and `srun_options` bring modules or a container.",
     ),
     "No log directive defined": (
-        (*CORPORA, "train", "fetch_eval_data", "study", "published"),
+        (*CORPORA, "train", "restore", "fetch_eval_data", "study", "published"),
         "Training's log lies with its segment (train.log), where `tst-titan status` reads it, and what a user follows is printed; the others "
         "take minutes and run one at a time, in the terminal, where a mistake of the user's is to be seen.",
     ),
@@ -29,15 +29,15 @@ ACCEPTED = {
         "The command of the Python that runs Snakemake, the same in all rules.",
     ),
     OUTSIDE.format("STUDIES"): (
-        (*CORPORA, "train", "study"),
+        (*CORPORA, "train", "restore", "study"),
         "A param is a reason to run again (rerun-triggers: params): moving the studies would train all of them anew.",
     ),
     OUTSIDE.format("RESULTS"): (
-        (*CORPORA, "train", "export", "evaluate", "study"),
+        (*CORPORA, "train", "restore", "export", "evaluate", "study"),
         "As STUDIES: results that are moved to another disk are the same results.",
     ),
     OUTSIDE.format("TITAN"): (
-        ("train", "evaluate", "fetch_eval_data"),
+        ("train", "restore", "evaluate", "fetch_eval_data"),
         "Hardware, accelerator, processes and trust say how a job runs, never what it computes: another machine must not train again.",
     ),
 }

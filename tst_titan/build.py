@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tst_titan.configuration import DEFAULTS_FILE, read_configuration, site_file, sources_of
 from tst_titan.errors import UserError
-from tst_titan.study.find import find_study
+from tst_titan.study.find import find_among
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,12 +41,7 @@ def run(args: argparse.Namespace) -> None:
         if Path(word).name == STUDY_NAME:
             targets.append(studies / STUDY_NAME)
             continue
-        file = find_study(word, studies)
-        if file.resolve().parent != studies.resolve():
-            raise UserError(
-                f"studies are built where they lie together: move it to {studies}/, or set `studies: {file.parent}` in site.yaml",
-                where=file,
-            )
+        file = find_among(word, studies)
         files.append(file)
         targets.append(studies / file.stem)
     _, broken = load_plans(studies, configuration.results, max_segment_steps=configuration.max_segment_steps)

@@ -16,6 +16,7 @@ COMMANDS = (
     "tst_titan.evaluate.command",
     "tst_titan.report.command",
     "tst_titan.cluster.command",
+    "tst_titan.prune",
     "tst_titan.clean",
 )
 

@@ -83,6 +83,30 @@ class SegmentFiles:
         return step_folder(self.checkpoints, step)
 
     @property
+    def pruned(self) -> Path:
+        """The record of a checkpoint that `tst-titan prune` deleted."""
+        return self.folder / "pruned.json"
+
+    @property
+    def pruned_index(self) -> Path:
+        """What is kept of that checkpoint: its index and its seals."""
+        return self.folder / "pruned"
+
+    def pruned_aside(self, step: int) -> Path:
+        """A checkpoint that is being deleted: no longer one, as its name says."""
+        return self.checkpoints / f".pruned-{_STEP}{step}"
+
+    @property
+    def restoring(self) -> Path:
+        """Where a segment whose checkpoint was pruned is trained again: a segment's folder, too."""
+        return self.folder / "restoring"
+
+    @property
+    def restored(self) -> Path:
+        """The workflow's mark that the checkpoint is there again."""
+        return self.folder / "restored"
+
+    @property
     def job(self) -> Path:
         """What the launcher told the workers."""
         return self.folder / "job.json"

@@ -30,6 +30,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate.task_files import definitions_state
 from tst_titan.files import read_json
 from tst_titan.plan import Plan, Segment, load_plans
+from tst_titan.pruned import is_pruned
 from tst_titan.published import STUDY_NAME as PUBLISHED
 from tst_titan.results import CorpusFiles, Logs, Results
 from tst_titan.study.catalogue import MODELS
@@ -213,11 +214,26 @@ class Workflow:
         """The corpus and the parent. A finished segment needs neither: nothing that is made later retrains it."""
         if self.results.segment(wildcards.segment).done.exists():
             return {}
+        return self.restoring_inputs(wildcards)
+
+    @one_message
+    def restoring_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        """The corpus and the parent, of a segment that is trained, or trained again."""
         segment = self.segment(wildcards)
         inputs = {"corpus": self._corpus_of(segment)}
         if segment.parent:
-            inputs["parent"] = self.results.segment(segment.parent).done
+            inputs["parent"] = self._state_of(segment.parent)
         return inputs
+
+    def _state_of(self, segment: str) -> Path:
+        """What stands for the state that a segment ended with: where its checkpoint was pruned, the mark that it is there again."""
+        files = self.results.segment(segment)
+        pruned = segment in self.segments and is_pruned(files, self.segments[segment].end_step)
+        return files.restored if pruned else files.done
+
+    def _to_read(self, segment: str, output: Path) -> Path:
+        """What is needed of a segment for an `output` that is made of its checkpoint; once that is there, no checkpoint."""
+        return self.results.segment(segment).done if output.exists() else self._state_of(segment)
 
     def _training_job(self, value: Callable[[Segment, Hardware], Any]) -> Callable[[Wildcards], Any]:
         """What a training job asks for: `value` of its segment and the hardware of the segment's model."""
@@ -278,9 +294,16 @@ class Workflow:
     def evaluation_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
         """The finished segment, and the corpus, whose tokenizer and held-out text are needed."""
         return {
-            "done": self.results.segment(wildcards.segment).done,
+            "done": self._to_read(
+                wildcards.segment, self.results.evaluation(wildcards.segment, wildcards.group)
+            ),
             "corpus": self._corpus_files(self.segment(wildcards)).manifest,
         }
+
+    @one_message
+    def export_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
+        """The finished segment."""
+        return {"done": self._to_read(wildcards.segment, self.results.export(wildcards.segment))}
 
     @one_message
     def own_definitions(self, wildcards: Wildcards) -> Any:
@@ -299,7 +322,7 @@ class Workflow:
     def study_inputs(self, wildcards: Wildcards) -> dict[str, list[Path]]:
         """Finished segments and evaluations of a study. One that cannot be planned or trained here ends the run before any job."""
         plan = planned(wildcards.study, self.plans, self.broken, self.studies)
-        missing = [segment for name, segment in plan.segments.items() if name not in plan.finished]
+        missing = plan.new_segments
         for note in check_training(missing, self.configuration.hardware, self.site):
             print(f"hardware: {note}", file=sys.stderr)
         self._refuse_changed_inputs(missing)
@@ -323,7 +346,9 @@ class Workflow:
         """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
         evaluations would not find when all training is done."""
         # Of targets that are no study, too.
-        self._refuse_changed_inputs(self.segment(job.wildcards) for job in jobs if job.rule.name == "train")
+        self._refuse_changed_inputs(
+            self.segment(job.wildcards) for job in jobs if job.rule.name in ("train", "restore")
+        )
         if slurm:
             folders = [Path.cwd(), self.results.root]
             check_slurm([job for job in jobs if not job.is_local], folders, executor_settings)

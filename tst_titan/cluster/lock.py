@@ -144,6 +144,26 @@ def folder_lock(
 
 
 @contextmanager
+def lock_if_free(folder: Path) -> Iterator[FolderLock]:
+    """Hold the `lock` of a folder that is there, without waiting: `UserError` names who is at work, or was on another node."""
+    with open_own(folder / "lock", "a+") as file:
+        lock = FolderLock(folder / "lock", file, myself(), "held")
+        free, other = try_flock(file), read_holder(lock.path)
+        # On another node the kernel's lock may not be seen: there a name alone counts.
+        if free is False or (other is not None and not (free and other.node == lock.holder.node)):
+            raise UserError(
+                f"{other or 'another process'} is at work here: wait for its end (if it was killed, and runs no more, delete "
+                f"{lock.path.name})",
+                where=folder,
+            )
+        lock.write()
+        try:
+            yield lock
+        finally:
+            _write(lock.path, "")
+
+
+@contextmanager
 def beating(lock: FolderLock) -> Iterator[None]:
     """Beat in the background while the block runs; `LockLost`, out of the block, once another has taken the lock."""
     ended, lost = threading.Event(), list[LockLost]()

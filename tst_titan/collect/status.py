@@ -20,7 +20,7 @@ from tst_titan.collect.usage import Usage, study_usage, total
 from tst_titan.formats import duration, scientific, short
 from tst_titan.metrics_rows import last_training_rows
 from tst_titan.plan import Accelerator, Plan, load_plan
-from tst_titan.results import Results
+from tst_titan.results import Results, SegmentFiles
 from tst_titan.shown import printable
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "stopped": "yellow"}
@@ -53,6 +53,8 @@ def segment_statuses(
     statuses = []
     for segment in plan.segments.values():
         files = Results(results).segment(segment.id)
+        if segment.id in plan.again:
+            files = SegmentFiles(files.restoring)
         folder = files.folder
         done, notices = read_done(segment, folder)
         if done is not None:

@@ -15,6 +15,7 @@ from tst_titan.errors import UserError
 from tst_titan.files import read_json
 from tst_titan.names import is_segment_id
 from tst_titan.plan.settings import Segment, segment_from_dict
+from tst_titan.pruned import is_pruned, pruned_mend
 from tst_titan.results import (
     PROVENANCE,
     SETTINGS,
@@ -78,6 +79,8 @@ def find_checkpoint(
     name = checkpoint_name(segment.end_step)
     done = _done(files, segment_id, name)
     path, corpus = files.folder / name, Results(results).corpus(segment.recipe.corpus.id)
+    if is_pruned(files, segment.end_step):
+        raise UserError(f"the checkpoint {pruned_mend(segment_id)}", where=path)
     if not checkpoint_index(path).is_file():
         raise UserError(
             f"the checkpoint is missing; delete {files.done} and train the segment again", where=path

@@ -14,6 +14,7 @@ from tst_titan.plan.chains import Chains
 from tst_titan.plan.costs import Accelerator, flops_per_step
 from tst_titan.plan.finished import Difference, differences
 from tst_titan.plan.settings import CorpusSettings, Recipe, Segment, Stage
+from tst_titan.plan.states import lost_start, trained_again
 from tst_titan.plan.trajectory import run_stages
 from tst_titan.study import LoadedStudy, RunDefinition, Study, catalogue, load_study
 from tst_titan.study.yaml_file import StudySource
@@ -58,7 +59,8 @@ class Run:
 class Plan:
     """What building one study takes.
 
-    `segments` are in dependency order; those in `finished` lie in `results/` and need no job. A finished segment
+    `segments` are in dependency order; those in `finished` lie in `results/` and need no job, but for those `again`: their
+    checkpoint was pruned, and something still to be done starts from it. A finished segment
     has the parent it was really trained from, or none where that one is gone. `differences` names segments to train
     whose near twin was trained under settings that no study wants any more. `data_tokens`: by corpus, the training
     tokens that its longest run reads. `validate_every`: steps between validations, 0 for at the end only.
@@ -71,6 +73,7 @@ class Plan:
     runs: tuple[Run, ...]
     segments: dict[str, Segment]
     finished: frozenset[str]
+    again: frozenset[str]
     corpora: dict[str, CorpusSettings]
     data_tokens: dict[str, int]
     task_groups: dict[str, tuple[str, ...]]
@@ -100,8 +103,10 @@ class Plan:
 
     @property
     def new_segments(self) -> tuple[Segment, ...]:
-        """The segments that are still to be trained."""
-        return tuple(segment for id, segment in self.segments.items() if id not in self.finished)
+        """The segments that are still to be trained, or to be trained again."""
+        return tuple(
+            segment for id, segment in self.segments.items() if id not in self.finished or id in self.again
+        )
 
 
 def load_plan(study_file: Path, results: Path) -> Plan:
@@ -192,6 +197,11 @@ def make_plans(
     damaged = {
         plan.study: error for plan in plans for id, error in chains.damaged.items() if id in plan.segments
     }
+    damaged |= {
+        plan.study: error
+        for plan in plans
+        if (error := lost_start(plan.segments, plan.again, results)) is not None
+    }
     usable = [plan for plan in plans if plan.study not in damaged]
     return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in usable], damaged
 
@@ -219,6 +229,9 @@ def _plan(
         corpus = item.recipe.corpus.id
         data_tokens[corpus] = max(data_tokens[corpus], run.data_tokens)
     definition = study.definition
+    finished = frozenset(id for id in segments if id in chains.finished)
+    evaluations = {state for run in runs for state in run.evaluations}
+    groups = definition.evaluate.tasks or ()
     return Plan(
         study=study.name,
         file=study.file,
@@ -226,12 +239,11 @@ def _plan(
         definition=definition,
         runs=runs,
         segments=segments,
-        finished=frozenset(id for id in segments if id in chains.finished),
+        finished=finished,
+        again=trained_again(chains.results, segments, finished, evaluations, groups),
         corpora=corpora,
         data_tokens=data_tokens,
-        task_groups={
-            task: catalogue.TASK_GROUPS.get(task, (task,)) for task in definition.evaluate.tasks or ()
-        },
+        task_groups={task: catalogue.TASK_GROUPS.get(task, (task,)) for task in groups},
         compare=definition.compare,
         log_every=definition.log_every,
         validate_every=definition.validation.every or 0,

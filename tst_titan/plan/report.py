@@ -22,6 +22,7 @@ def plan_as_dict(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "start_step": segment.start_step,
             "end_step": segment.end_step,
             "finished": id in plan.finished,
+            "again": id in plan.again,
             "runs": num_runs[id],
             "flops": job_flops(segment),
             "gpu_hours": accelerator.hours(job_flops(segment)),
@@ -56,6 +57,7 @@ def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "runs": len(plan.runs),
         "segments": len(plan.segments),
         "segments_finished": len(plan.finished),
+        "segments_again": len(plan.again),
         "equivalent_tokens": sum(run.equivalent_tokens for run in plan.runs),
         "data_tokens": sum(run.data_tokens for run in plan.runs),
         "flops_without_sharing": plan.flops_without_sharing,
@@ -120,7 +122,7 @@ def _segment_table(plan: Plan, num_runs: Counter[str], accelerator: Accelerator)
         table.add_column(column, justify="right")
     for id, segment in plan.segments.items():
         row = (f"{segment.start_step:,}", f"{segment.end_step:,}", str(num_runs[id]))
-        state = "done" if id in plan.finished else "new"
+        state = "again" if id in plan.again else "done" if id in plan.finished else "new"
         table.add_row(id, *row, hours_text(accelerator.hours(job_flops(segment))), state)
     return table
 
@@ -145,10 +147,19 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
         f"shared: {sums['flops_with_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_with_sharing'])} hours: "
         f"sharing saves {sums['saved_by_sharing']:.1%}\n"
         f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
-        f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished)} reused from results); "
+        f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished) - len(plan.again)} reused from results); "
         f"checkpoints {short_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
+    if again := [segment for id, segment in plan.segments.items() if id in plan.again]:
+        flops = sum(map(job_flops, again))
+        console.print(
+            f"of these {len(again)} are trained again ({flops:.3g} FLOPs, {hours_text(accelerator.hours(flops))} hours), as "
+            "`tst-titan prune` deleted checkpoints that this study goes on from:",
+            highlight=False,
+        )
+        for segment in again:
+            console.print(f"  {segment.id}", highlight=False, markup=False)
 
 
 def _print_differences(console: Any, plan: Plan) -> None:

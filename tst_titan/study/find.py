@@ -32,3 +32,14 @@ def find_study(name: str, studies: Path = STUDIES) -> Path:
     near = nearest(Path(stem).name, names)
     hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names) or 'none'}"
     raise UserError(f"study {name!r}: no such file ({', '.join(map(str, places))}); {hint}")
+
+
+def find_among(name: str, studies: Path) -> Path:
+    """The definition that `name` means, which lies in the folder `studies` itself; `UserError` for one elsewhere."""
+    file = find_study(name, studies)
+    if file.resolve().parent != studies.resolve():
+        raise UserError(
+            f"studies are built where they lie together: move it to {studies}/, or set `studies: {file.parent}` in site.yaml",
+            where=file,
+        )
+    return file

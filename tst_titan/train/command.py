@@ -33,6 +33,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--utilization", type=float, default=0.4, help="the share of their peak that training reaches"
     )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="train a finished segment again whose checkpoint `tst-titan prune` deleted",
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from tst_titan.train.hardware_section import read_section
     from tst_titan.train.job import Job
     from tst_titan.train.launch import run_segment
+    from tst_titan.train.restore import restore_segment
 
     plans, errors = load_plans(args.studies, args.results, max_segment_steps=args.max_segment_steps)
     segment = find_segment(plans, args.segment, errors)
@@ -56,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     hardware = hardware_for(segment, read_section(args.hardware), memory)
     if memory:
         print(f"{segment.id}: {fit_note(segment, hardware, memory)}", file=sys.stderr)
-    return run_segment(
+    train = restore_segment if args.restore else run_segment
+    return train(
         Job(
             segment=segment,
             hardware=hardware,

@@ -20,7 +20,8 @@ from tst_titan.files import open_own, read_json, write_json
 from tst_titan.meeting import private_meeting
 from tst_titan.metrics_rows import last_training_rows, read_rows
 from tst_titan.processes import held_port
-from tst_titan.results import CorpusFiles, checkpoint_name, checkpoint_steps
+from tst_titan.pruned import is_pruned, pruned_mend
+from tst_titan.results import CorpusFiles, checkpoint_name, checkpoint_steps, segment_of_checkpoint
 from tst_titan.train import node
 from tst_titan.train.attempts import (
     STANDSTILL,
@@ -59,13 +60,18 @@ def run_segment(job: Job) -> int:
                 return 0
             status = _attempt(job, lock)
     except HeldByJob as held:
-        print(f"{job.segment.id}: Slurm job {held.job} trains it; this job goes behind that", file=sys.stderr)
-        _run_again(job, after=held.job)
-        return EXIT_CONTINUE
+        return go_behind(job, held)
     # With the lock given back: the next start may come at once, on another node.
     if status == EXIT_CONTINUE and own_job.launches():
         _run_again(job)
     return status
+
+
+def go_behind(job: Job, held: HeldByJob) -> int:
+    """Put this job of Slurm into the queue behind the one that holds its segment; returns the exit status."""
+    print(f"{job.segment.id}: Slurm job {held.job} trains it; this job goes behind that", file=sys.stderr)
+    _run_again(job, after=held.job)
+    return EXIT_CONTINUE
 
 
 def _run_again(job: Job, *, after: str | None = None) -> None:
@@ -141,6 +147,13 @@ def _not_its_fault(job: Job, failure: Failure | None) -> str:
 def _check_inputs(job: Job) -> None:
     if not CorpusFiles(job.corpus_dir).manifest.exists():
         raise UserError("no such corpus; build it first: tst-titan data build STUDY", where=job.corpus_dir)
+    if job.parent_checkpoint and is_pruned(
+        segment_of_checkpoint(job.parent_checkpoint), job.segment.start_step
+    ):
+        raise UserError(
+            f"the checkpoint that {job.segment.id} starts from {pruned_mend(str(job.segment.parent))}",
+            where=job.parent_checkpoint,
+        )
     if job.parent_checkpoint and not job.parent_checkpoint.is_dir():
         raise UserError(
             f"the checkpoint that {job.segment.id} starts from is missing; train "

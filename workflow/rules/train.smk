@@ -18,9 +18,26 @@ rule train:
         " --utilization {TITAN.site.utilization} {TITAN.gpu_memory:q}"
 
 
+rule restore:
+    # A finished segment whose checkpoint was pruned, where a state is needed that starts from it.
+    input:
+        unpack(TITAN.restoring_inputs),
+    output:
+        touch(RESULTS.segment("{segment}").restored),
+    threads: TITAN.training_threads
+    resources:
+        **TITAN.training_resources,
+    message:
+        "Train {wildcards.segment} again, whose checkpoint was pruned"
+    shell:
+        "{TST_TITAN} train {wildcards.segment:q} --restore --studies {STUDIES:q} --results {RESULTS.root:q} {TITAN.split:q}"
+        " --hardware {TITAN.hardware:q} --accelerator {TITAN.site.accelerator:q}"
+        " --utilization {TITAN.site.utilization} {TITAN.gpu_memory:q}"
+
+
 rule export:
     input:
-        RESULTS.segment("{segment}").done,
+        unpack(TITAN.export_inputs),
     output:
         directory(RESULTS.export("{segment}")),
     log:
