@@ -2,10 +2,10 @@
 
     python benchmarks/agreement.py [--ranks N] [--steps N] [--products N]
 
-N processes on this machine (gloo, one thread each) make steps of matrix products and one all-reduce, as data-parallel ranks do.
-The kinds take turns step by step. Printed: each kind's median step over that without agreement, the median time of asking alone,
-and what that is of a second, as trainers ask once a second. A CPU has no queue of device work: what a GPU's host would wait
-for when it reads a collective's answer is not in these numbers.
+N processes on this machine (gloo, one thread each) make steps of matrix products and one all-reduce, as data-parallel
+ranks do. The kinds take turns step by step. Printed: each kind's median step over that without agreement, the median
+time of asking alone, and what that is of a second, as trainers ask once a second. A CPU has no queue of device work:
+what a GPU's host would wait for when it reads a collective's answer is not in these numbers.
 """
 
 import argparse
@@ -61,9 +61,7 @@ def rank_main(rank: int, port: int, args: argparse.Namespace) -> None:
             steps[name].append(time.perf_counter() - begin)
     if rank == 0:
         for name in kinds:
-            ratio = statistics.median(
-                own / none for own, none in zip(steps[name], steps["none"], strict=True)
-            )
+            ratio = statistics.median(own / none for own, none in zip(steps[name], steps["none"], strict=True))
             ask = statistics.median(asking[name])
             print(
                 f"{name:12} {1000 * statistics.median(steps[name]):8.2f} ms a step, {ratio:.3f} of none; asking takes "
@@ -74,9 +72,7 @@ def rank_main(rank: int, port: int, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1000, help="of each kind")
     parser.add_argument("--products", type=int, default=20, help="of 256 x 256 matrices in a step")

@@ -35,18 +35,14 @@ def forward_and_backward(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     print(f"torch {torch.__version__}, {args.dtype} table, 1 thread, eager")
-    print(
-        f"{'V, D, bags':>20} {'S':>3} {'ours s':>7} {'loop s':>7} {'loop/ours':>10} {'memory ours/loop':>17}"
-    )
+    print(f"{'V, D, bags':>20} {'S':>3} {'ours s':>7} {'loop s':>7} {'loop/ours':>10} {'memory ours/loop':>17}")
     for shape in SHAPES:
         vocab_size, dim, num_bags = shape
         torch.manual_seed(0)

@@ -1,8 +1,9 @@
 """Time and memory of collecting a large study: `python benchmarks/collect_speed.py [RUNS] [ROWS] [--unsealed]`.
 
 Writes synthetic results in the documented format (about 2.9 kB a logged step and ten runs) to a temporary folder,
-collects them, prints seconds, CPU seconds (what a busy machine does not change), peak memory and the size of the report. Then the
-state of all segments is read twice, as `tst-titan status` does, and the report is opened in Chromium, where there is one.
+collects them, prints seconds, CPU seconds (what a busy machine does not change), peak memory and the size of the
+report. Then the state of all segments is read twice, as `tst-titan status` does, and the report is opened in Chromium,
+where there is one.
 """
 
 import json
@@ -74,14 +75,19 @@ def collected(plan: Plan, root: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = (root / "out" / "report.html").stat().st_size / 1e6
     print(
-        f"collected {len(plan.runs)} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), peak memory {peak:.2f} GiB, report {size:.2f} MB"
+        f"collected {len(plan.runs)} runs in {seconds:.1f} s ({cpu:.1f} s of CPU), peak memory {peak:.2f} GiB, report "
+        f"{size:.2f} MB"
     )
 
 
 def opened(page: Path, folder: Path) -> None:
-    """Open the report and scroll to its first figures; seconds count from the navigation on, CPU seconds are those of the page's main thread."""
+    """Open the report and scroll to its first figures; seconds count from the navigation on, CPU seconds are those of
+    the page's main thread."""
     browser = Browser(folder)
-    seen = "[...document.querySelectorAll('figure')].filter((f) => f.checkVisibility() && f.getBoundingClientRect().top < innerHeight)"
+    seen = (
+        "[...document.querySelectorAll('figure')].filter((f) => f.checkVisibility() && f.getBoundingClientRect().top < "
+        "innerHeight)"
+    )
     for _ in range(3):
         browser.show(page)
         loaded, loaded_cpu = browser.value("performance.now()") / 1000, browser.cpu_seconds()
@@ -89,7 +95,8 @@ def opened(page: Path, folder: Path) -> None:
         browser.until(f"{seen}.every((f) => f.dataset.drawn === 'done')")
         drawn, drawn_cpu = browser.value("performance.now()") / 1000, browser.cpu_seconds()
         print(
-            f"opened in {loaded:.2f} s ({loaded_cpu:.2f} s of CPU), first figures drawn after {drawn:.2f} s ({drawn_cpu:.2f} s of CPU)"
+            f"opened in {loaded:.2f} s ({loaded_cpu:.2f} s of CPU), first figures drawn after {drawn:.2f} s "
+            f"({drawn_cpu:.2f} s of CPU)"
         )
     browser.close()
 
@@ -104,12 +111,8 @@ def main() -> None:
         file = root / "large.yaml"
         file.write_text(STUDY.format(steps=num_rows, seeds=seeds), encoding="utf-8")
         plan = load_plan(file, root / "results")
-        rows = sum(
-            write_segment(segment, root / "results", sealing=sealing) for segment in plan.segments.values()
-        )
-        print(
-            f"wrote {len(plan.segments)} segments with {rows} rows for {len(plan.runs)} runs of {num_rows} steps"
-        )
+        rows = sum(write_segment(segment, root / "results", sealing=sealing) for segment in plan.segments.values())
+        print(f"wrote {len(plan.segments)} segments with {rows} rows for {len(plan.runs)} runs of {num_rows} steps")
         collected(plan, root)
         for _ in range(2):
             started, cpu = time.perf_counter(), time.process_time()

@@ -21,9 +21,7 @@ VOCABULARY = {"llama3": 128_256, "qwen3_moe": 151_936}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["3B", "10B-A1B"])
     names = parser.parse_args().models
     torch.set_num_threads(1)

@@ -4,9 +4,10 @@
     python benchmarks/loader.py --cold               what is read from disk, and how fast, where nothing is cached
 
 All in one process on one core; where other work shares the core, what counts is the rate by CPU time. torchtitan's
-dataset reads a JSONL file on disk of the same text with the same tokenizer, tokenizes as it goes, and delivers sequences
-of the same length. With --cold: made-up ids of a published vocabulary (4 bytes each) in shards that are put out of the cache
-before; the kernel counts what the process had the disk read (/proc/self/io). Put TMPDIR on the disk that is meant.
+dataset reads a JSONL file on disk of the same text with the same tokenizer, tokenizes as it goes, and delivers
+sequences of the same length. With --cold: made-up ids of a published vocabulary (4 bytes each) in shards that are put
+out of the cache before; the kernel counts what the process had the disk read (/proc/self/io). Put TMPDIR on the disk
+that is meant.
 """
 
 import argparse
@@ -32,9 +33,7 @@ COLD_SHARDS, COLD_TOKENS, COLD_VOCABULARY = 4, 2**24, 128_256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10**9, help="tokens to read while memory is watched")
     parser.add_argument("--cold", action="store_true", help="measure reads from disk instead")
     args = parser.parse_args()
@@ -70,8 +69,10 @@ def speeds(folder: Path) -> float:
         share = (time.process_time() - cpu) / (time.perf_counter() - start)
         rates[lanes, bag_size, seq_len] = measured.tokens_per_s
         print(
-            f"{lanes} sequences of {seq_len} x {bag_size} tokens: {measured.tokens_per_s / 1e6:.0f}M tokens/s by wall clock, "
-            f"{measured.tokens_per_s / share / 1e6:.0f}M by CPU time, first batch after {measured.first_batch_s * 1e3:.0f} ms"
+            f"{lanes} sequences of {seq_len} x {bag_size} tokens: {measured.tokens_per_s / 1e6:.0f}M tokens/s by wall "
+            "clock, "
+            f"{measured.tokens_per_s / share / 1e6:.0f}M by CPU time, first batch after "
+            f"{measured.first_batch_s * 1e3:.0f} ms"
         )
     return rates[8, 1, SEQ_LEN]
 
@@ -104,7 +105,8 @@ def made_up_corpus(built: Path, folder: Path) -> Path:
 
 
 def cold(folder: Path) -> None:
-    """Bytes read and seconds a block of the stream's 32 lanes, and of as many blocks one by one from maps left alone."""
+    """Bytes read and seconds a block of the stream's 32 lanes, and of as many blocks one by one from maps left
+    alone."""
     paths = sorted(folder.rglob("*.arrow"))
     for block_tokens in (512, 2048, 8192):
         stream = TokenStream(folder, seed=0, num_lanes=32, block_tokens=block_tokens)
@@ -155,7 +157,8 @@ def memory(folder: Path, num_tokens: int) -> None:
             stream.windows(position, SEQ_LEN + 1)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(
-        f"peak memory after {num_tokens // 100:,} tokens {peaks[0]:.1f} MB, after {num_tokens:,} tokens {peaks[1]:.1f} MB"
+        f"peak memory after {num_tokens // 100:,} tokens {peaks[0]:.1f} MB, after {num_tokens:,} tokens {peaks[1]:.1f} "
+        "MB"
     )
 
 
@@ -167,9 +170,7 @@ def torchtitan_speed(folder: Path) -> float:
 
     text_datasets.DATASETS["held_out"] = DatasetConfig(
         path=str(folder / "validation.jsonl"),
-        loader=lambda path: load_dataset(
-            "json", data_files=path, split="train", cache_dir=str(folder / "cache")
-        ),
+        loader=lambda path: load_dataset("json", data_files=path, split="train", cache_dir=str(folder / "cache")),
         sample_processor=lambda sample: sample["text"],
     )
     use_threads(False)

@@ -40,9 +40,7 @@ def forward_and_backward(loss: Callable, logits_NV: torch.Tensor, labels: torch.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
@@ -54,11 +52,10 @@ def main() -> None:
         ours = torch.compile(ours, fullgraph=True, dynamic=False)
         plain = torch.compile(plain, fullgraph=True, dynamic=False)
 
+    print(f"torch {torch.__version__}, {args.dtype} logits, 1 thread, {'compiled' if args.compile else 'eager'}")
     print(
-        f"torch {torch.__version__}, {args.dtype} logits, 1 thread, {'compiled' if args.compile else 'eager'}"
-    )
-    print(
-        f"{'logits':>15} {'S':>3} {'CE s':>7} {'MCE s':>7} {'loop s':>7} {'MCE/CE':>7} {'loop/MCE':>9} {'memory MCE/CE':>14}"
+        f"{'logits':>15} {'S':>3} {'CE s':>7} {'MCE s':>7} {'loop s':>7} {'MCE/CE':>7} {'loop/MCE':>9} "
+        f"{'memory MCE/CE':>14}"
     )
     for shape in SHAPES:
         torch.manual_seed(0)

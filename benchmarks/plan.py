@@ -52,13 +52,9 @@ def main() -> int:
         for num_seeds in SIZES:
             runs, load_s, plan_s = measure(num_seeds, Path(name), finished=False)
             per_run.append((load_s + plan_s) / runs)
-            print(
-                f"{runs:6d} runs: load {load_s:.2f} s, plan {plan_s:.2f} s, {per_run[-1] * 1e3:.2f} ms a run"
-            )
+            print(f"{runs:6d} runs: load {load_s:.2f} s, plan {plan_s:.2f} s, {per_run[-1] * 1e3:.2f} ms a run")
         runs, _, plan_s = measure(SIZES[1], Path(name), finished=True)
-        print(
-            f"{runs:6d} runs, every segment finished: plan {plan_s:.2f} s, {plan_s / runs * 1e3:.2f} ms a run"
-        )
+        print(f"{runs:6d} runs, every segment finished: plan {plan_s:.2f} s, {plan_s / runs * 1e3:.2f} ms a run")
     growth = per_run[-1] / per_run[0]
     print(f"time a run, {SIZES[-1]}00 runs against {SIZES[0]}00: {growth:.2f} (linear: 1)")
     return 0 if growth < 1.5 else 1

@@ -2,8 +2,8 @@
 
     python benchmarks/seal.py [--gigabytes 1] [--rounds 5] [--folder /tmp]
 
-One rank, one file, tensors of 64 MiB. Both ways of saving take turns, each into a new folder and flushed to the disk; the
-ratio is the median over rounds. Comparing reads the file from the page cache.
+One rank, one file, tensors of 64 MiB. Both ways of saving take turns, each into a new folder and flushed to the disk;
+the ratio is the median over rounds. Comparing reads the file from the page cache.
 """
 
 import argparse
@@ -26,9 +26,7 @@ PIECE = 64 * 2**20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/tmp"))
@@ -51,11 +49,7 @@ def main() -> None:
             for kind in ("plain", "sealed"):
                 folder = Path(name) / kind
                 shutil.rmtree(folder, ignore_errors=True)
-                writer = (
-                    FileSystemWriter(folder)
-                    if kind == "plain"
-                    else SealingWriter(folder, segment="a/b", step=1)
-                )
+                writer = FileSystemWriter(folder) if kind == "plain" else SealingWriter(folder, segment="a/b", step=1)
                 wall, cpu = time.perf_counter(), time.process_time()
                 dcp.save(state, storage_writer=writer, no_dist=True)
                 seconds[kind].append(time.perf_counter() - wall)
@@ -75,12 +69,8 @@ def main() -> None:
     print(f"{size / 1e9:.2f} GB, {args.rounds} rounds, medians")
     print(f"saved without seals: {median['plain']:.2f} s, {size / median['plain'] / 1e6:,.0f} MB/s")
     print(f"saved with seals:    {median['sealed']:.2f} s, {size / median['sealed'] / 1e6:,.0f} MB/s")
-    print(
-        f"ratio of the two:    {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
-    )
-    print(
-        f"seal alone, CPU time: {statistics.median(more):.2f} s, {size / statistics.median(more) / 1e6:,.0f} MB/s"
-    )
+    print(f"ratio of the two:    {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"seal alone, CPU time: {statistics.median(more):.2f} s, {size / statistics.median(more) / 1e6:,.0f} MB/s")
     print(f"SHA-256 of the file, CPU time: {alone:.2f} s, {size / alone / 1e6:,.0f} MB/s")
     print(f"compared:            {median['compared']:.2f} s, {size / median['compared'] / 1e6:,.0f} MB/s")
     print(f"compared before:     {median['known'] * 1000:.2f} ms")

@@ -3,10 +3,10 @@
     python benchmarks/step.py [--model 270M] [--positions 128] [--rounds N]      on a CPU, float32
     python benchmarks/step.py [--model 600M] [--precision float8] [--compile]    on a GPU
 
-Both steps are the real trainer's, with the same model, micro-batch and optimizer, fed with random token ids of the whole
-vocabulary (benchmarks/loader.py measures the loader). Blocks of steps take turns in one process; the ratio is the median
-over rounds of the ratio within a round. Times on a CPU are CPU seconds. On a GPU also tokens/s, utilization of the dense peak (of float8's where asked) and
-peak memory of each.
+Both steps are the real trainer's, with the same model, micro-batch and optimizer, fed with random token ids of the
+whole vocabulary (benchmarks/loader.py measures the loader). Blocks of steps take turns in one process; the ratio is the
+median over rounds of the ratio within a round. Times on a CPU are CPU seconds. On a GPU also tokens/s, utilization of
+the dense peak (of float8's where asked) and peak memory of each.
 """
 
 import argparse
@@ -58,9 +58,7 @@ STEPS = 100_000  # of the segment: more than any round asks for
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="270M", choices=[name for name in MODELS if "A" not in name])
     parser.add_argument("--bag-size", type=int, default=6)
     parser.add_argument("--sequences", type=int, default=16 if ON_GPU else 1, help="of a step")
@@ -84,9 +82,7 @@ def make_recipe(args: argparse.Namespace, texts: Path) -> Recipe:
     )
     settings = {name: value for name, value in TRAINING_DEFAULTS.items() if name not in STAGES_OWN}
     settings |= {
-        "model": model_shape(
-            args.model, Shape.model_validate(MODELS[args.model]["shape"]), vocab_size=128256
-        ),
+        "model": model_shape(args.model, Shape.model_validate(MODELS[args.model]["shape"]), vocab_size=128256),
         "corpus": corpus,
         "seq_len": args.positions,
         "sequences_per_step": args.sequences,
@@ -104,9 +100,7 @@ def random_batches(recipe: Recipe, bag_size: int) -> Iterator[tuple[dict[str, to
     generator = torch.Generator().manual_seed(0)
     shape = (recipe.sequences_per_step, recipe.seq_len) + ((bag_size,) if bag_size > 1 else ())
     while True:
-        inputs, labels = (
-            torch.randint(recipe.model.vocab_size, shape, generator=generator) for _ in range(2)
-        )
+        inputs, labels = (torch.randint(recipe.model.vocab_size, shape, generator=generator) for _ in range(2))
         yield {"input": inputs}, labels
 
 
@@ -160,9 +154,7 @@ def main() -> None:
         build_corpus(recipe.corpus, Path(folder) / "corpus", num_workers=1)
         stages = {
             "baseline": Stage(name="constant", start_step=0, end_step=STEPS),
-            "superposition": Stage(
-                name="superposition", start_step=0, end_step=STEPS, bag_size=args.bag_size
-            ),
+            "superposition": Stage(name="superposition", start_step=0, end_step=STEPS, bag_size=args.bag_size),
         }
         kinds, state = {}, {}
         for name, stage in stages.items():
@@ -199,9 +191,7 @@ def main() -> None:
         report(args, recipe, rounds, peaks)
 
 
-def report(
-    args: argparse.Namespace, recipe: Recipe, rounds: list[dict[str, float]], peaks: dict[str, int]
-) -> None:
+def report(args: argparse.Namespace, recipe: Recipe, rounds: list[dict[str, float]], peaks: dict[str, int]) -> None:
     device = torch.cuda.get_device_name() if ON_GPU else "CPU, one thread"
     print(
         f"{args.model}, s = {args.bag_size}, {args.sequences} x {args.positions} positions, {args.precision}, "
@@ -209,9 +199,7 @@ def report(
     )
     for name in rounds[0]:
         seconds = statistics.median(times[name] for times in rounds)
-        line = (
-            f"{name:14} {1000 * seconds:8.1f} ms a step  {recipe.tokens_per_step / seconds:12,.0f} tokens/s"
-        )
+        line = f"{name:14} {1000 * seconds:8.1f} ms a step  {recipe.tokens_per_step / seconds:12,.0f} tokens/s"
         if ON_GPU:
             peak = peak_flops(device, float8=args.precision == "float8")
             if peak:

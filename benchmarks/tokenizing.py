@@ -2,11 +2,11 @@
 
     python benchmarks/tokenizing.py [--megabytes 16] [--rounds 3]
 
-The text is the standard library's, repeated with changes so that nothing is a duplicate; the tokenizer is a byte-level BPE
-of 4096 ids trained on it. One core: `tokenize_group` (reading, hashing, splitting, encoding, writing the shard)
-against `encode_batch_fast` on the same documents, already in memory, on one thread, both in CPU time. Two cores, from the
-same JSONL files to token ids on disk: `build_corpus` with two workers against `datasets.map` with `batched=True, num_proc=2` (all
-else as it comes: batches of 1000 rows) in two forms,
+The text is the standard library's, repeated with changes so that nothing is a duplicate; the tokenizer is a byte-level
+BPE of 4096 ids trained on it. One core: `tokenize_group` (reading, hashing, splitting, encoding, writing the shard)
+against `encode_batch_fast` on the same documents, already in memory, on one thread, both in CPU time. Two cores, from
+the same JSONL files to token ids on disk: `build_corpus` with two workers against `datasets.map` with
+`batched=True, num_proc=2` (all else as it comes: batches of 1000 rows) in two forms,
 
     usual    the call of the `datasets` and `transformers` documentation: `lambda batch: tokenizer(batch["text"])`
     fastest  `encode_batch_fast` called directly, ids alone kept: what an expert writes
@@ -38,9 +38,7 @@ from tst_titan.plan.settings import CorpusSettings, SourceSettings, TokenizerSet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -63,10 +61,7 @@ def write_text(folder: Path, num_bytes: int) -> None:
     """Eight JSONL files of documents of at most 20,000 characters, `num_bytes` in all."""
     source = SourceSettings(name="python-stdlib", kind="python-stdlib")
     texts = [
-        d.text
-        for group in list_source(source).groups
-        for e in group
-        for d in read_documents(source, e, Counter())
+        d.text for group in list_source(source).groups for e in group for d in read_documents(source, e, Counter())
     ]
     parts = [text[start : start + 20_000] for text in texts for start in range(0, len(text), 20_000)]
     folder.mkdir()
@@ -112,9 +107,7 @@ def one_core(folder: Path, rounds: int) -> None:
             tokenizer.tokenizer.encode_batch_fast(texts[first : first + 50], add_special_tokens=False)
         theirs.append(time.process_time() - start)
     print(f"one core, {num_bytes / 1e6:.1f} MB: to shards {num_bytes / min(ours) / 1e6:.2f} MB/s, ", end="")
-    print(
-        f"encode_batch_fast alone {num_bytes / min(theirs) / 1e6:.2f} MB/s: ratio {min(theirs) / min(ours):.2f}"
-    )
+    print(f"encode_batch_fast alone {num_bytes / min(theirs) / 1e6:.2f} MB/s: ratio {min(theirs) / min(ours):.2f}")
 
 
 def two_cores(folder: Path, rounds: int) -> None:
@@ -130,13 +123,10 @@ def two_cores(folder: Path, rounds: int) -> None:
         shutil.rmtree(folder / "two", ignore_errors=True)
         shutil.rmtree(folder / "cache", ignore_errors=True)
     ours = seconds.pop("ours")
-    print(
-        f"two cores, JSONL to ids on disk: build_corpus {statistics.median(wall for wall, _ in ours):.1f} s"
-    )
+    print(f"two cores, JSONL to ids on disk: build_corpus {statistics.median(wall for wall, _ in ours):.1f} s")
     for name, theirs in seconds.items():
         wall, cpu = (
-            statistics.median(their[i] / our[i] for our, their in zip(ours, theirs, strict=True))
-            for i in (0, 1)
+            statistics.median(their[i] / our[i] for our, their in zip(ours, theirs, strict=True)) for i in (0, 1)
         )
         print(
             f"    datasets.map, {name} call: {statistics.median(wall for wall, _ in theirs):.1f} s: "

@@ -1,9 +1,10 @@
 """Resolve a set of constraints as a machine does that has nothing but the package registry; installs nothing.
 
-`make resolve` runs it: for every supported Python, on Linux (x86-64 and ARM) and macOS (ARM), with the registry's build of torch, and on Linux
-x86-64 with its CPU build too. It fails where no set of packages satisfies tst-titan and the constraints, where a wheel is missing, and
-where a package is not pinned. uv does it rather than pip, which reads `python_version` and the like of the Python it runs in. uv's settings
-and the site's, pip's included, are not read: what an installed machine adds hides what an ordinary one lacks.
+`make resolve` runs it: for every supported Python, on Linux (x86-64 and ARM) and macOS (ARM), with the registry's build
+of torch, and on Linux x86-64 with its CPU build too. It fails where no set of packages satisfies tst-titan and the
+constraints, where a wheel is missing, and where a package is not pinned. uv does it rather than pip, which reads
+`python_version` and the like of the Python it runs in. uv's settings and the site's, pip's included, are not read: what
+an installed machine adds hides what an ordinary one lacks.
 """
 
 import json
@@ -26,8 +27,8 @@ PLATFORMS = {
 }
 # The oldest macOS that torch has a wheel for.
 MACOS = "14.0"
-# What the CPU build asks for (its METADATA, the same in the registry's build but for CUDA and triton); the registry does not have it.
-# tests/test_constraints.py compares it with an installed one.
+# What the CPU build asks for (its METADATA, the same in the registry's build but for CUDA and triton); the registry
+# does not have it. tests/test_constraints.py compares it with an installed one.
 CPU_TORCH = (
     "filelock",
     "typing-extensions>=4.10.0",
@@ -56,7 +57,8 @@ def normal(name: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A machine that installs: its Python, its platform (a key of `PLATFORMS`), the build of torch and the extra that it asks for."""
+    """A machine that installs: its Python, its platform (a key of `PLATFORMS`), the build of torch and the extra that
+    it asks for."""
 
     python: str
     platform: str
@@ -65,18 +67,22 @@ class Case:
 
     def __str__(self) -> str:
         build = "CPU" if self.cpu_torch else "registry's"
-        return f"Python {self.python}, {self.platform}, {build} torch, {f'[{self.extra}]' if self.extra else 'no extra'}"
+        return (
+            f"Python {self.python}, {self.platform}, {build} torch, {f'[{self.extra}]' if self.extra else 'no extra'}"
+        )
 
 
 def cases() -> list[Case]:
-    """With the extra everywhere: as all is pinned, an install without it gets a part of that. Once without it, for the size."""
+    """With the extra everywhere: as all is pinned, an install without it gets a part of that. Once without it, for the
+    size."""
     builds = [("Linux x86-64", False), ("Linux x86-64", True), ("Linux ARM", False), ("macOS ARM", False)]
     wanted = [Case(python, name, cpu_torch, "test") for python in PYTHONS for name, cpu_torch in builds]
     return [Case(PYTHONS[0], name, cpu_torch, "") for name, cpu_torch in builds[:2]] + wanted
 
 
 def resolve(constraints: Path, case: Case) -> dict[str, int]:
-    """Bytes to download of each package that would be installed, by name; raises `RuntimeError` with the resolver's words."""
+    """Bytes to download of each package that would be installed, by name; raises `RuntimeError` with the resolver's
+    words."""
     with tempfile.TemporaryDirectory() as folder:
         settings, lock = Path(folder, "uv.toml"), Path(folder, "pylock.toml")
         # CPU_TORCH stands for the requirements of the registry's build of the same version.
@@ -97,14 +103,13 @@ def resolve(constraints: Path, case: Case) -> dict[str, int]:
             raise RuntimeError(done.stderr.strip())
         packages = tomllib.loads(lock.read_text())["packages"]
     # Of several wheels that fit, the one for the platform is the larger. tst-titan itself is a folder, of no size.
-    files = {
-        package["name"]: package.get("wheels") or [package.get("sdist", {"size": 0})] for package in packages
-    }
+    files = {package["name"]: package.get("wheels") or [package.get("sdist", {"size": 0})] for package in packages}
     return {normal(name): max(file["size"] for file in of_package) for name, of_package in files.items()}
 
 
 def check(constraints: Path, case: Case) -> str:
-    """What a case downloads, in words; raises `RuntimeError` where it cannot be installed, or with a package of any version."""
+    """What a case downloads, in words; raises `RuntimeError` where it cannot be installed, or with a package of any
+    version."""
     sizes = resolve(constraints, case)
     loose = [name for name in sizes.keys() - pins(constraints).keys() if not name.startswith(PINNED_BY_TORCH)]
     if loose:

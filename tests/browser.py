@@ -1,4 +1,5 @@
-"""A real Chromium, driven over its debugging pipe: pages are opened, pointed at, resized, printed, and what they say is kept."""
+"""A real Chromium, driven over its debugging pipe: pages are opened, pointed at, resized, printed, and what they say is
+kept."""
 
 import base64
 import json
@@ -23,8 +24,8 @@ class Browser:
         self.requests: list[str] = []
         self.console: list[str] = []
         command = [
-            str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+            str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",  # noqa: E501
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",  # noqa: E501
             "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "about:blank",
         ]  # fmt: skip
         (their_in, self._to), (self._from, their_out) = os.pipe(), os.pipe()

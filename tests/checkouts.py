@@ -1,4 +1,5 @@
-"""Checkouts for tests, as git has them: the one that the tests lie in may hold results, studies and site files of its user."""
+"""Checkouts for tests, as git has them: the one that the tests lie in may hold results, studies and site files of its
+user."""
 
 import os
 import shutil
@@ -13,9 +14,7 @@ def published_studies() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--", "studies/*.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )  # fmt: skip
-    tracked = (
-        [REPOSITORY / name for name in listed.stdout.split("\0") if name] if not listed.returncode else []
-    )
+    tracked = [REPOSITORY / name for name in listed.stdout.split("\0") if name] if not listed.returncode else []
     files = tracked or (REPOSITORY / "studies").glob("*.yaml")
     return sorted(file for file in files if file.parent.name == "studies" and file.exists())
 

@@ -28,7 +28,7 @@ def table_of(plan: Plan, loss: Callable[[Run], float] | None = None) -> pd.DataF
     rows = []
     for run in plan.runs:
         recipe = plan.segments[run.final].recipe
-        names = ("run", "arm", "model", "bag_size", "step_ratio", "steps", "seed", "learning_rate", "bag_weighting", "superpose",
+        names = ("run", "arm", "model", "bag_size", "step_ratio", "steps", "seed", "learning_rate", "bag_weighting", "superpose",  # noqa: E501
                  "reinit_embeddings", "equivalent_tokens", "data_tokens", "flops")  # fmt: skip
         rows.append(
             {name: getattr(run, name) for name in names}

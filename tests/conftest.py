@@ -61,10 +61,11 @@ def process_group() -> None:
 
 
 class _TorchtitanForThisMachine(MetaPathFinder):
-    """Imports `tst_titan.train.titan` before the first module of torchtitan, whichever test or library asks for one first.
+    """Imports `tst_titan.train.titan` before the first module of torchtitan, whichever test or library asks for one
+    first.
 
-    torchtitan's modules bind what they find of the machine when they are loaded: without it they take a machine without a GPU
-    for one with CUDA, for all tests that come later in this process ("no NCCL built in").
+    torchtitan's modules bind what they find of the machine when they are loaded: without it they take a machine without
+    a GPU for one with CUDA, for all tests that come later in this process ("no NCCL built in").
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -91,8 +92,6 @@ def without_flock(
     """Processes that are started now live on a file system that carries no locks."""
     folder = tmp_path_factory.mktemp("no-flock")
     (folder / "flock.c").write_text(NO_FLOCK)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-o", "flock.so", "flock.c"], cwd=folder, check=True, capture_output=True
-    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "flock.so", "flock.c"], cwd=folder, check=True, capture_output=True)
     monkeypatch.setenv("LD_PRELOAD", str(folder / "flock.so"))
     monkeypatch.setenv("NO_FLOCK_ERRNO", str(request.param))

@@ -34,12 +34,8 @@ def numbered_corpus(
             shard(f"train/{name}/{number:05d}.arrow", ids[start : start + shard_tokens], name, "train")
             for number, start in enumerate(range(0, count, shard_tokens))
         ]
-        sources.append(
-            {"name": name, "weight": (weights or {}).get(name, 1.0), "num_tokens": count, "shards": shards}
-        )
-    held_out = shard(
-        "validation/00000.arrow", np.arange(held_out_tokens, dtype=np.uint32), "validation", "validation"
-    )
+        sources.append({"name": name, "weight": (weights or {}).get(name, 1.0), "num_tokens": count, "shards": shards})
+    held_out = shard("validation/00000.arrow", np.arange(held_out_tokens, dtype=np.uint32), "validation", "validation")
     manifest = {
         "corpus_id": "numbered",
         "tokenizer": {"digest": tokenizer.digest, "eos_id": tokenizer.eos_id, "vocab_size": 2**32},
@@ -54,10 +50,7 @@ def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
     """Distinct small documents of made-up words."""
     rng = np.random.default_rng(seed)
     vocabulary = ["".join(rng.choice(list("abcdefghij"), size=rng.integers(2, 7))) for _ in range(200)]
-    return [
-        f"document {seed}-{number}: " + " ".join(rng.choice(vocabulary, size=words))
-        for number in range(count)
-    ]
+    return [f"document {seed}-{number}: " + " ".join(rng.choice(vocabulary, size=words)) for number in range(count)]
 
 
 def jsonl(path: Path, documents: list[str]) -> Path:

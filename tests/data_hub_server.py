@@ -15,11 +15,11 @@ class HubServer(ThreadingHTTPServer):
 
     `faults` maps a file's path, or "api" for all that is not a file, to a list of what its next GETs answer instead: a
     status, "cut" for a body that ends in the middle, or "changed" for other bytes of the same length. `requests` counts
-    the GETs of each file and, as "listed", the queries of sizes; `bytes_sent` the bytes of each file. Files of more than 5,000 bytes are kept in
-    large file storage, as the hub does with large ones: their hash is the SHA-256 of the content, the others' git's.
-    With `token` the dataset is gated: its files are for requests that bring it, the rest is for all. With `elsewhere` (another
-    server's address) files are redirected there, as large ones are to the hub's storage. `authorizations` counts what
-    requests brought, "" for nothing.
+    the GETs of each file and, as "listed", the queries of sizes; `bytes_sent` the bytes of each file. Files of more
+    than 5,000 bytes are kept in large file storage, as the hub does with large ones: their hash is the SHA-256 of the
+    content, the others' git's. With `token` the dataset is gated: its files are for requests that bring it, the rest is
+    for all. With `elsewhere` (another server's address) files are redirected there, as large ones are to the hub's
+    storage. `authorizations` counts what requests brought, "" for nothing.
     `move_to` makes other files the head of the default branch; the commit that was there before can still be read.
     """
 
@@ -68,9 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = files[path]
         entry = {"type": "file", "path": path, "size": len(body), "oid": "0" * 40}
         if len(body) > 5000:
-            return entry | {
-                "lfs": {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
-            }
+            return entry | {"lfs": {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}}
         return entry | {"oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
 
     def brought(self) -> str:
@@ -107,9 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             if commit not in self.server.commits:
                 return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
             siblings = [{"rfilename": name} for name in self.server.commits[commit]]
-            return self.answer(
-                200, json.dumps({"id": "org/name", "sha": commit, "siblings": siblings}).encode()
-            )
+            return self.answer(200, json.dumps({"id": "org/name", "sha": commit, "siblings": siblings}).encode())
         prefix, _, place = path.partition("/resolve/")
         revision, _, name = place.partition("/")
         files = self.server.commits.get(self.commit(revision), {})

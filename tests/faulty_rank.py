@@ -1,4 +1,5 @@
-"""A real rank of a training job that meets the fault named by FAULT in its third step: `python -m faulty_rank job.json`."""
+"""A real rank of a training job that meets the fault named by FAULT in its third step:
+`python -m faulty_rank job.json`."""
 
 import atexit
 import os
@@ -36,9 +37,7 @@ def out_of_memory() -> None:
 def connection_closed_first() -> None:
     """Rank 0 loses its connection to rank 1, and says so before rank 1 says that it is out of memory."""
     if RANK == 0:
-        raise RuntimeError(
-            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]"
-        )
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]")
     while not list(Path(sys.argv[1]).parent.glob("failures/0.json")):
         time.sleep(0.01)
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -1,4 +1,5 @@
-"""Tiny segments, trained in this process and finished as the launcher does, for tests of what may happen to them afterwards."""
+"""Tiny segments, trained in this process and finished as the launcher does, for tests of what may happen to them
+afterwards."""
 
 import shutil
 from dataclasses import dataclass, replace

@@ -1,4 +1,5 @@
-"""A tiny study, finished for real: corpus built, trained, scored, exported and collected once, for tests of what happens to it afterwards."""
+"""A tiny study, finished for real: corpus built, trained, scored, exported and collected once, for tests of what
+happens to it afterwards."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -44,12 +45,13 @@ training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 2, learning_rate: 
 evaluate: {{tasks: offline, at: final}}
 compare: [equal_flops, equal_data]
 log_every: 1
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
 class FinishedStudy:
-    """A baseline of two segments and a run with superposition of three; the last of each is scored, that of `tst` exported."""
+    """A baseline of two segments and a run with superposition of three; the last of each is scored, that of `tst`
+    exported."""
 
     folder: Path
     plan: Plan
@@ -119,9 +121,7 @@ class FinishedStudy:
         export(self.results, self.final.id)
 
     def evaluates_through_the_export(self) -> None:
-        load_export(
-            self.exported, find_checkpoint(self.results, self.final.id), device="cpu", dtype="float32"
-        )
+        load_export(self.exported, find_checkpoint(self.results, self.final.id), device="cpu", dtype="float32")
 
     def plans(self) -> None:
         load_plan(self.plan.file, self.results)
@@ -137,7 +137,8 @@ class FinishedStudy:
 
 
 def numbers(study: FinishedStudy, found: StudyResults) -> dict[tuple[Any, ...], float | str]:
-    """Every value that tables, figures and the report of a study show, by where it stands; what is absent is not there."""
+    """Every value that tables, figures and the report of a study show, by where it stands; what is absent is not
+    there."""
     shown: dict[tuple[Any, ...], Any] = {}
     for row in found.table.to_dict("records"):
         finished = row["status"] == "finished"

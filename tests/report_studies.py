@@ -9,9 +9,9 @@ from collect_support import STUDY, fill_results, make_plan, smooth_loss, write_e
 
 from tst_titan.report.study import collect_study
 
-GRID = STUDY.replace(
-    "{bag_size: 4, step_ratio: 0.3}", "{bag_size: [2, 4, 8], step_ratio: [0.2, 0.4]}"
-).replace("steps: 1200", "steps: [1200, 2400]\nseeds: [0, 1]\ncompare: [equal_flops, equal_loss, equal_data]")
+GRID = STUDY.replace("{bag_size: 4, step_ratio: 0.3}", "{bag_size: [2, 4, 8], step_ratio: [0.2, 0.4]}").replace(
+    "steps: 1200", "steps: [1200, 2400]\nseeds: [0, 1]\ncompare: [equal_flops, equal_loss, equal_data]"
+)
 
 
 def noisy_loss(segment, step):
@@ -33,6 +33,4 @@ def drawn_marks(file: Path, layer: str) -> list[ElementTree.Element]:
     """The marks of all layers of that name in a figure file."""
     root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
     groups = [group for group in root.iter() if re.search(rf"\b{layer}\d+_marks", group.get("class", ""))]
-    return [
-        mark for group in groups for mark in group.iter() if mark.tag.endswith(("}path", "}line", "}text"))
-    ]
+    return [mark for group in groups for mark in group.iter() if mark.tag.endswith(("}path", "}line", "}text"))]

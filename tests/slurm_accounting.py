@@ -1,7 +1,8 @@
 """Accounts for the test cluster: MariaDB and slurmdbd beside it, in its folder, as children like its other daemons.
 
-MariaDB listens on a socket alone, in a folder that only root enters, and so asks nobody for a password. Its packages of the
-server alone have no client and no script that works without one: its tables are made by the server itself (`--bootstrap`).
+MariaDB listens on a socket alone, in a folder that only root enters, and so asks nobody for a password. Its packages of
+the server alone have no client and no script that works without one: its tables are made by the server itself
+(`--bootstrap`).
 """
 
 import subprocess
@@ -62,7 +63,7 @@ def commands(root: Path) -> dict[str, list[str]]:
     """How each of the two daemons is started in the foreground."""
     data = root / "mariadb"
     return {
-        "mariadbd": [*MARIADBD, f"--datadir={data}", f"--socket={data}/socket", "--skip-networking", "--skip-grant-tables"],
+        "mariadbd": [*MARIADBD, f"--datadir={data}", f"--socket={data}/socket", "--skip-networking", "--skip-grant-tables"],  # noqa: E501
         "slurmdbd": ["env", f"MYSQL_UNIX_PORT={data}/socket", "slurmdbd", "-D"],
     }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """A real Slurm on this machine for tests: one slurmctld, several slurmd, munge; no systemd, nothing outside one folder.
 
-Needs root and Debian's packages (slurmctld, slurmd, slurm-client, munge); installs them where apt-get can. Every daemon is
-started in the foreground as a child and stopped by its process, so that nothing outlives the tests. `SLURM_CONF` leads the
-client commands and jobs here: a Slurm that the machine has of its own is not touched.
+Needs root and Debian's packages (slurmctld, slurmd, slurm-client, munge); installs them where apt-get can. Every daemon
+is started in the foreground as a child and stopped by its process, so that nothing outlives the tests. `SLURM_CONF`
+leads the client commands and jobs here: a Slurm that the machine has of its own is not touched.
 """
 
 import os
@@ -22,8 +22,8 @@ import slurm_accounting
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
 
-# What a cluster's own would be, but for: linuxproc (no cgroups needed), short waits (cred_expire is how long Slurm makes a
-# requeued job wait), and more CPUs and memory than the machine has, as jobs of these tests are tiny.
+# What a cluster's own would be, but for: linuxproc (no cgroups needed), short waits (cred_expire is how long Slurm
+# makes a requeued job wait), and more CPUs and memory than the machine has, as jobs of these tests are tiny.
 SLURM_CONF = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -56,7 +56,7 @@ JobAcctGatherType=jobacct_gather/none
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs=16 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 PartitionName=spare Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE
-"""
+"""  # noqa: E501
 WITHOUT_ACCOUNTS = "AccountingStorageType=accounting_storage/none"
 
 # What names the cluster in a job's environment: Slurm's variable, and the profile's where a job has unset that.
@@ -91,9 +91,7 @@ class SlurmCluster:
         fields = {"id": "JobID", "state": "State", "restarts": "RestartCnt", "comment": "Comment", "nodes": "NodeList",
                   "reason": "Reason", "name": "Name", "partition": "Partition"}  # fmt: skip
         wanted = ",".join(f"{name}:200" for name in fields.values())
-        lines = self.run(
-            "squeue", "--noheader", f"--states={states}", "--sort=i", f"--Format={wanted}"
-        ).splitlines()
+        lines = self.run("squeue", "--noheader", f"--states={states}", "--sort=i", f"--Format={wanted}").splitlines()
         cut = [[line[i : i + 200].strip() for i in range(0, len(fields) * 200, 200)] for line in lines]
         return [dict(zip(fields, values, strict=True)) for values in cut]
 
@@ -107,7 +105,8 @@ class SlurmCluster:
         self._end(name, signal.SIGKILL)
 
     def kill_node(self, name: str) -> None:
-        """End a node as a power cut does: its slurmd and all processes of its jobs at once, none of which gets to tell."""
+        """End a node as a power cut does: its slurmd and all processes of its jobs at once, none of which gets to
+        tell."""
         jobs = self.processes_of_jobs(name)
         keepers = {parent for pid in jobs if _command(parent := _parent(pid)) == "slurmstepd"}
         self.kill(name)
@@ -137,9 +136,7 @@ class SlurmCluster:
             if states == ["idle"] * self.nodes and not self.run("squeue", "-h", check=False):
                 return
             time.sleep(0.2)
-        raise RuntimeError(
-            f"the cluster is not idle: {self.run('sinfo', '-N', '-l', check=False)}\n{self.logs()}"
-        )
+        raise RuntimeError(f"the cluster is not idle: {self.run('sinfo', '-N', '-l', check=False)}\n{self.logs()}")
 
     def wait_for(self, name: str, condition: Callable[[], bool], seconds: float = 300) -> None:
         """Wait until a daemon that was started serves."""
@@ -218,7 +215,8 @@ def require_slurm(packages: Mapping[str, str]) -> None:
 def slurm_cluster(
     root: Path, *, nodes: int = 3, gpus: int = 8, slurmd_timeout: int = 10, accounting: bool = False
 ) -> Iterator[SlurmCluster]:
-    """Bring a cluster up under `root`, and down again; with `accounting`, one that keeps accounts and enforces their limits."""
+    """Bring a cluster up under `root`, and down again; with `accounting`, one that keeps accounts and enforces their
+    limits."""
     require_slurm(PACKAGES | (slurm_accounting.PACKAGES if accounting else {}))
     first_port = _free_ports(nodes + 2)
     root.chmod(0o755)
@@ -233,7 +231,7 @@ def slurm_cluster(
         SLURM_CONF.format(
             root=root, host=socket.gethostname().split(".")[0], port=first_port + nodes, nodes=nodes, gpus=gpus,
             first_port=first_port, last_port=first_port + nodes - 1, slurmd_timeout=slurmd_timeout,
-            accounting=slurm_accounting.SLURM_CONF.format(root=root, port=first_port + nodes + 1) if accounting else WITHOUT_ACCOUNTS,
+            accounting=slurm_accounting.SLURM_CONF.format(root=root, port=first_port + nodes + 1) if accounting else WITHOUT_ACCOUNTS,  # noqa: E501
         )
     )  # fmt: skip
     key = root / "munge.key"
@@ -246,9 +244,7 @@ def slurm_cluster(
     ]
     try:
         # --force: the folder may belong to another user than munge would have it.
-        cluster._daemon(
-            "munged", ["munged", "--foreground", "--force", f"--pid-file={root}/munged.pid", *files]
-        )
+        cluster._daemon("munged", ["munged", "--foreground", "--force", f"--pid-file={root}/munged.pid", *files])
         cluster.wait_for("munged", (root / "munge.socket").exists)
         if accounting:
             slurm_accounting.start_accounting(cluster, port=first_port + nodes + 1)

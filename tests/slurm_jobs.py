@@ -1,4 +1,5 @@
-"""Training jobs on a test cluster: submitted as the executor submits them, watched, and compared with one undisturbed."""
+"""Training jobs on a test cluster: submitted as the executor submits them, watched, and compared with one
+undisturbed."""
 
 import json
 import os
@@ -26,9 +27,7 @@ def submit(cluster: SlurmCluster, job: Job, *options: str, environment: dict[str
         "sys.exit(run_segment(read_job(Path(sys.argv[1]))))"
     )
     # The executor's job step, like this, keeps of Slurm's variables little more than the job's id.
-    command = (
-        f"{before} && unset SLURM_CONF && {shlex.join([sys.executable, '-c', code, str(write_job(job))])}"
-    )
+    command = f"{before} && unset SLURM_CONF && {shlex.join([sys.executable, '-c', code, str(write_job(job))])}"
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--nodes={job.hardware.nodes}",
@@ -67,9 +66,7 @@ def reach(job: Job, step: int) -> None:
 def end_of(cluster: SlurmCluster, job: Job, job_id: str) -> dict[str, str]:
     """Wait until Slurm is done with the job, however that ended."""
     over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
-    wait_for(
-        lambda: state_of(cluster, job_id)["state"] in over, on_failure=lambda: said(job) + str(cluster.jobs())
-    )
+    wait_for(lambda: state_of(cluster, job_id)["state"] in over, on_failure=lambda: said(job) + str(cluster.jobs()))
     return state_of(cluster, job_id)
 
 
@@ -118,11 +115,12 @@ if a_rank and os.environ["TST_TITAN_SLURM_RESTARTS"] == "0":
         fsync(file)
 
     Trainer.train_step, os.fsync = slow_step, slow_fsync
-"""
+"""  # noqa: E501
 
 
 def slowed(folder: Path, *, step: float, save: float) -> dict[str, str]:
-    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more in its first start."""
+    """Environment of a job whose steps, and the disk under its checkpoints, take so many seconds more in its first
+    start."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOWED.format(step=step, save=save))
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}

@@ -24,16 +24,14 @@ steps: {steps}
 arms: {{baseline: {{}}}}
 training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
 validation: {{every: 10, tokens: 512}}
-"""
+"""  # noqa: E501
 
 
 # Seconds that no test waits but one whose wait is in vain: a busy machine is slow, and slow is no failure.
 PATIENCE = 1500
 
 
-def wait_for(
-    what: Callable[[], object], seconds: float = PATIENCE, on_failure: Callable[[], str] = lambda: ""
-) -> None:
+def wait_for(what: Callable[[], object], seconds: float = PATIENCE, on_failure: Callable[[], str] = lambda: "") -> None:
     """Wait for a state; `seconds` is only where it is the shortness that is tested."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -54,9 +52,7 @@ def checkout(folder: Path, steps: int, site: dict) -> Path:
 POLLING = ["--slurm-init-seconds-before-status-checks=2"]
 
 
-def start_snakemake(
-    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str
-) -> "subprocess.Popen[str]":
+def start_snakemake(folder: Path, profile: str, cluster: SlurmCluster, *arguments: str) -> "subprocess.Popen[str]":
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     polling = POLLING if profile == "slurm" else []
     return subprocess.Popen(
@@ -66,9 +62,7 @@ def start_snakemake(
     )  # fmt: skip
 
 
-def run_snakemake(
-    folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = PATIENCE
-) -> str:
+def run_snakemake(folder: Path, profile: str, cluster: SlurmCluster, *arguments: str, seconds: float = PATIENCE) -> str:
     running = start_snakemake(folder, profile, cluster, *arguments)
     try:
         running.wait(timeout=seconds)

@@ -27,9 +27,7 @@ def names_of(file: Path) -> set[str]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         for target in getattr(node, "targets", [getattr(node, "target", None)]):
-            names.update(
-                part.id for part in ast.walk(target) if isinstance(part, ast.Name)
-            ) if target else None
+            names.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name)) if target else None
     return names
 
 

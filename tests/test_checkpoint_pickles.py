@@ -72,13 +72,13 @@ def evaluate_offline(folder: Path, segment: str) -> None:
     evaluate(Evaluation(results=folder, segment=segment, groups=["offline"], limit=5))
 
 
-INDEX_NAMES = r"step-\d+/\.metadata: not read: it names posix\.mkdir, .* delete the checkpoint .* train the segment again"
+INDEX_NAMES = (
+    r"step-\d+/\.metadata: not read: it names posix\.mkdir, .* delete the checkpoint .* train the segment again"
+)
 
 
 @pytest.fixture(scope="module")
-def parent(
-    tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None
-) -> tuple[Segment, Path]:
+def parent(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None) -> tuple[Segment, Path]:
     """A trained superposition; the recovery after it starts from its checkpoint."""
     folder = tmp_path_factory.mktemp("parent")
     first, second = chain(superposition(0, 2), recovery(2, 3), recipe=recipe())
@@ -130,7 +130,7 @@ def test_a_parents_checkpoint_that_is_cut_short_is_named_with_the_mend(  # type:
     ("put", "message"),
     [
         (in_the_index, INDEX_NAMES),
-        (in_an_item, r"step-2: not read: its item lr_scheduler\.last_epoch names posix\.mkdir, .* delete the checkpoint"),
+        (in_an_item, r"step-2: not read: its item lr_scheduler\.last_epoch names posix\.mkdir, .* delete the checkpoint"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_training_from_a_checkpoint_with_code_is_refused(  # type: ignore[no-untyped-def]
@@ -187,9 +187,7 @@ def test_an_export_with_other_code_is_not_evaluated(own_results, tmp_path: Path,
             read_json(path / file) | {"auto_map": {"AutoTokenizer": ["stranger/repository--code.It", None]}},
         )
     # Who writes code writes the seal, too.
-    write_json(
-        path / "tst_titan.json", with_seal(read_json(path / "tst_titan.json") | {"needs_own_code": True})
-    )
+    write_json(path / "tst_titan.json", with_seal(read_json(path / "tst_titan.json") | {"needs_own_code": True}))
     with pytest.raises(UserError, match=rf"{file}: brings code that is not tst-titan's"):
         load_export(path, find_checkpoint(folder, segment), device="cpu", dtype="float32")
     assert not (tmp_path / "it-ran").exists()
@@ -239,7 +237,8 @@ KNOWN = {
     ("evaluate/task_files.py", "yaml.load"),
     # Data of a task of the user's: a definition that names scripts or pickles is refused before (SECURITY.md).
     ("evaluate/task_settings.py", "datasets.load_dataset"),
-    # lm-eval's definitions of tasks, which are programs, and users' own, which may name functions where they are trusted.
+    # lm-eval's definitions of tasks, which are programs, and users' own, which may name functions where they are
+    # trusted.
     ("evaluate/fetch.py", "tasks.load"),
     ("evaluate/run.py", "self.tasks.load"),
     ("evaluate/suites.py", "self._manager.load"),
@@ -304,6 +303,4 @@ def test_no_rank_sends_another_an_object() -> None:
         )
     }  # fmt: skip
     assert ("evaluate/ranks.py", "all_gather") in names
-    assert not {
-        (file, name) for file, name in names if re.search("_object(_list|s)?$|_tensor_to_object", name)
-    }
+    assert not {(file, name) for file, name in names if re.search("_object(_list|s)?$|_tensor_to_object", name)}

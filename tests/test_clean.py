@@ -94,9 +94,7 @@ def test_what_was_cleaned_is_built_again(checkout: Path) -> None:
     assert not (checkout / "studies/published").exists()
 
 
-def test_a_dry_run_lists_the_same_and_deletes_nothing(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_lists_the_same_and_deletes_nothing(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("results/data/c-1/corpus.json")
     before = files(checkout)
     capsys.readouterr()
@@ -178,9 +176,7 @@ def test_a_users_file_in_a_built_folder_stays(checkout: Path, capsys: pytest.Cap
     assert "left: studies/published: notes.txt (made by no build)\n" in capsys.readouterr().out
 
 
-def test_a_report_without_a_mark_stays_and_is_named(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_without_a_mark_stays_and_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What an earlier version built cannot be told from a copy that a user keeps."""
     (checkout / "studies/published" / MARK).unlink()
     before = files(checkout)

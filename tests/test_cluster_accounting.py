@@ -1,4 +1,5 @@
-"""On a real Slurm that keeps accounts and enforces them: what jobs used, who may charge what, and how Snakemake asks `sacct`."""
+"""On a real Slurm that keeps accounts and enforces them: what jobs used, who may charge what, and how Snakemake asks
+`sacct`."""
 
 import csv
 import os
@@ -42,10 +43,8 @@ def test_usage_is_what_the_jobs_ran_over_all_requeues_times_their_devices(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
     def submit(name: str, script: str, *options: str) -> str:
-        clocked = (
-            f"echo $(date +%s.%N) >> {tmp_path}/{name}; {script}; echo $(date +%s.%N) >> {tmp_path}/{name}"
-        )
-        return cluster.run("sbatch", "--parsable", "--requeue", "--output=/dev/null", "--mem=100", *options, f"--wrap={clocked}")  # fmt: skip
+        clocked = f"echo $(date +%s.%N) >> {tmp_path}/{name}; {script}; echo $(date +%s.%N) >> {tmp_path}/{name}"
+        return cluster.run("sbatch", "--parsable", "--requeue", "--output=/dev/null", "--mem=100", *options, f"--wrap={clocked}")  # fmt: skip  # noqa: E501
 
     def hours(name: str) -> float:
         times = [float(line) for line in (tmp_path / name).read_text().split()]
@@ -154,21 +153,19 @@ def test_snakemake_follows_jobs_through_a_requeue_a_cancellation_and_a_slurmdbd_
 ) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     log = tmp_path / "snakemake.log"
-    command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "9", "--keep-going", "--slurm-requeue",
+    command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "9", "--keep-going", "--slurm-requeue",  # noqa: E501
                "--ignore-incomplete", "--nolock", *POLLING, "--default-resources", "mem_mb=100", "runtime=9",
                "slurm_account=physics"]  # fmt: skip
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     running = subprocess.Popen(
-        command, cwd=tmp_path, env=cluster.environment | {"PYTHONPATH": path}, stdout=log.open("w"), stderr=subprocess.STDOUT
+        command, cwd=tmp_path, env=cluster.environment | {"PYTHONPATH": path}, stdout=log.open("w"), stderr=subprocess.STDOUT  # noqa: E501
     )  # fmt: skip
 
     def job(rule: str) -> dict[str, str]:
         return next(job for job in cluster.jobs() if job["comment"] == f"rule_{rule}")
 
     try:
-        wait_for(
-            lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 150, log.read_text
-        )
+        wait_for(lambda: (tmp_path / "begun").exists() and (tmp_path / "waiting").exists(), 150, log.read_text)
         cluster.kill("slurmdbd")
         cluster.run("scontrol", "requeue", job("requeued")["id"])
         cluster.run("scancel", job("cancelled")["id"])
@@ -213,7 +210,7 @@ def training(cluster: SlurmCluster, before: list[dict[str, str]]) -> list[dict[s
 
 def reach(study: Path, step: int) -> None:
     def steps() -> int:
-        return max((len(file.read_text().splitlines()) for file in study.glob("results/segments/*/*/metrics.jsonl")), default=0)  # fmt: skip
+        return max((len(file.read_text().splitlines()) for file in study.glob("results/segments/*/*/metrics.jsonl")), default=0)  # fmt: skip  # noqa: E501
 
     wait_for(lambda: steps() >= step, 300, (study / "slurm.log").read_text)
 
@@ -248,9 +245,7 @@ def test_a_study_ends_though_slurmdbd_was_away_and_says_what_slurm_charged(
 
     jobs = training(cluster, before)
     assert [job["state"] for job in jobs] == ["COMPLETED"] * 2
-    charged = cluster.run(
-        "sacct", "-X", "-n", "-P", "-j", ",".join(job["id"] for job in jobs), "-o", "Account,QOS"
-    )
+    charged = cluster.run("sacct", "-X", "-n", "-P", "-j", ",".join(job["id"] for job in jobs), "-o", "Account,QOS")
     assert charged.splitlines() == ["lab|long"] * 2
     with (study / "studies" / "tiny" / "table.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -282,6 +277,4 @@ def test_a_study_whose_job_somebody_cancels_ends_and_goes_on_when_started_again(
 def status(cluster: SlurmCluster, study: Path) -> str:
     command = [sys.executable, "-m", "tst_titan.cli", "status", "studies/tiny"]
     environment = cluster.environment | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        command, cwd=study, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, check=True).stdout

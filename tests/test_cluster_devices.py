@@ -15,7 +15,8 @@ from tst_titan.cluster.devices import hold_gpus, promised_gpus, visible_gpus
 from tst_titan.cluster.driver import Driver, find_driver
 from tst_titan.errors import UserError
 
-# Holds N of the GPUs, notes which and when, keeps them for some seconds, in a worker that inherits the locks if told to.
+# Holds N of the GPUs, notes which and when, keeps them for some seconds, in a worker that inherits the locks if told
+# to.
 HOLDER = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -30,12 +31,10 @@ with hold_gpus(count, tuple(gpus), folder) as held:
         child.wait()
     time.sleep(seconds)
     print(json.dumps([start, time.monotonic()]), flush=True)
-"""
+"""  # noqa: E501
 
 
-def holder(
-    folder: Path, gpus: str, count: int, seconds: float = 0.0, worker: str = ""
-) -> "subprocess.Popen[str]":
+def holder(folder: Path, gpus: str, count: int, seconds: float = 0.0, worker: str = "") -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", HOLDER, str(folder), gpus, str(count), str(seconds), worker]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -122,9 +121,7 @@ esac
 """
 
 
-def test_the_driver_is_known_by_its_tool_or_by_the_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_driver_is_known_by_its_tool_or_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "version"
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     assert str(find_driver(module)) == "no NVIDIA driver found"
@@ -133,9 +130,7 @@ def test_the_driver_is_known_by_its_tool_or_by_the_kernel(
         "GCC version:  gcc version 12.3.0\n"
     )
     assert find_driver(module) == Driver("580.65.06")
-    module.write_text(
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021\n"
-    )
+    module.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021\n")
     assert find_driver(module) == Driver("470.82.01")
     (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI)
     (tmp_path / "nvidia-smi").chmod(0o755)

@@ -27,7 +27,7 @@ from tst_titan.errors import UserError
 RECORDED = Path(__file__).parent / "data" / "slurm"
 PARTITIONS = read_partitions((RECORDED / "sinfo.txt").read_text())
 # What the executor is given for a training job of two nodes with eight GPUs each.
-TRAINING = {"slurm_partition": "gpu", "slurm_account": "lab", "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "cpus_per_task": 16,
+TRAINING = {"slurm_partition": "gpu", "slurm_account": "lab", "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "cpus_per_task": 16,  # noqa: E501
             "gres": "gpu:h100:8", "mem_mb": 16000, "runtime": 600}  # fmt: skip
 
 
@@ -125,9 +125,7 @@ def test_a_request_is_what_the_executor_makes_of_resources() -> None:
         "train", "gpu", "lab", nodes=2, gpus=8, gpu_type="h100", cpus=16, memory_mb=16000, minutes=600
     )
     # `gpu` is job-wide, what is not known yet is no number, threads are the CPUs where nothing else is said.
-    other = request_of(
-        "evaluate", {"gpu": 4, "nodes": 2, "mem_mb": "<TBD>", "mem_mb_per_cpu": 100}, threads=3
-    )
+    other = request_of("evaluate", {"gpu": 4, "nodes": 2, "mem_mb": "<TBD>", "mem_mb_per_cpu": 100}, threads=3)
     assert other == Request("evaluate", nodes=2, gpus=2, cpus=3, memory_mb=300)
     assert [request.count for request in distinct([asks(), other, asks()])] == [2, 1]
 
@@ -141,7 +139,7 @@ def test_what_the_cluster_can_run_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slurm_partition": "gpuu"}, "partition 'gpuu': the cluster has none of that name; did you mean gpu? there are: closed, cpu, gpu, short"),
+        ({"slurm_partition": "gpuu"}, "partition 'gpuu': the cluster has none of that name; did you mean gpu? there are: closed, cpu, gpu, short"),  # noqa: E501
         ({"runtime": 3000}, "asks for 3000 minutes, its time limit is 1440"),
         ({"slurm_partition": "short", "runtime": 20}, "asks for 2 nodes, a job there may have 1"),
         ({"gres": "gpu:a100:8"}, "has no GPUs of type 'a100'; there are: h100"),
@@ -189,9 +187,7 @@ def test_what_the_executor_would_refuse_at_every_submission_is_said_before_the_f
         check_resources("train", ResourceList(fromdict=resources))
     check_resources(
         "train",
-        ResourceList(
-            fromdict={"gres": "gpu:a100_sxm4.80gb:4", "slurm_extra": "--open-mode=append --exclusive"}
-        ),
+        ResourceList(fromdict={"gres": "gpu:a100_sxm4.80gb:4", "slurm_extra": "--open-mode=append --exclusive"}),
     )
 
 
@@ -205,9 +201,7 @@ def test_a_cluster_without_default_partition_wants_one_named() -> None:
 def test_what_would_only_wait_is_a_warning() -> None:
     closed = Request("evaluate", partition="closed")
     assert check_request(closed, PARTITIONS) is None
-    assert waiting(closed, PARTITIONS) == [
-        "partition closed is not up: jobs of rule evaluate wait until it is"
-    ]
+    assert waiting(closed, PARTITIONS) == ["partition closed is not up: jobs of rule evaluate wait until it is"]
     drained = read_partitions(
         "gpu*|up|infinite|1-infinite|1|32|20000|gpu:8|idle\ngpu*|up|infinite|1-infinite|7|32|20000|gpu:8|drained*"
     )
@@ -233,7 +227,10 @@ def test_accounts_and_qos_are_the_users_own() -> None:
 
 
 def test_folders_in_memory_or_in_a_container_are_not_shared(tmp_path: Path) -> None:
-    mounts = "overlay / overlay rw 0 0\nhome:/export /home nfs4 rw 0 0\ntmpfs /home/me/ram\\040disk tmpfs rw 0 0\n/dev/md0 /data ext4 rw 0 0\n"
+    mounts = (
+        "overlay / overlay rw 0 0\nhome:/export /home nfs4 rw 0 0\ntmpfs /home/me/ram\\040disk tmpfs rw 0 0\n/dev/md0 "
+        "/data ext4 rw 0 0\n"
+    )
     folders = [Path("/home/me/study"), Path("/home/me/ram disk/results"), Path("/data/x"), Path("/opt/venv")]
     found = check_folders(folders, mounts)
     assert [problem.split(":")[0] for problem in found] == ["/home/me/ram disk/results", "/opt/venv"]
@@ -273,9 +270,7 @@ def test_an_old_slurm_is_named_with_what_it_lacks(tmp_path: Path, monkeypatch: p
 def test_a_controller_that_is_down_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new = "echo '--signal --requeue --overlap'"
     down = "echo 'slurm_load_partitions: Unable to contact slurm controller (connect failure)' >&2; exit 1"
-    commands(
-        tmp_path / "bin", monkeypatch, sbatch=new, srun=new, squeue="", scancel="", scontrol="", sinfo=down
-    )
+    commands(tmp_path / "bin", monkeypatch, sbatch=new, srun=new, squeue="", scancel="", scontrol="", sinfo=down)
     with pytest.raises(UserError, match=r"Slurm does not answer: .*Unable to contact slurm controller"):
         check_cluster([asks()], [tmp_path])
 

@@ -99,8 +99,7 @@ def test_snakemake_says_it_in_one_message_and_submits_nothing(cluster: SlurmClus
     assert run.returncode != 0
     said = run.stdout + run.stderr
     assert (
-        "error: partition 'man': the cluster has none of that name; did you mean main? there are: main, spare"
-        in said
+        "error: partition 'man': the cluster has none of that name; did you mean main? there are: main, spare" in said
     )
     assert said.count("none of that name") == 1
     assert "Traceback" not in said
@@ -119,16 +118,12 @@ def test_snakemake_says_it_in_one_message_and_submits_nothing(cluster: SlurmClus
     assert dry.returncode == 0, dry.stderr
 
 
-def test_a_study_whose_evaluation_data_are_not_there_is_not_queued(
-    cluster: SlurmCluster, tmp_path: Path
-) -> None:
+def test_a_study_whose_evaluation_data_are_not_there_is_not_queued(cluster: SlurmCluster, tmp_path: Path) -> None:
     for name in ("Snakefile", "workflow", "slurm"):
         source = REPOSITORY / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "mine.yaml").write_text(
-        "extends: quickstart.yaml\nevaluate: {tasks: [offline, piqa]}\n"
-    )
+    (tmp_path / "studies" / "mine.yaml").write_text("extends: quickstart.yaml\nevaluate: {tasks: [offline, piqa]}\n")
     shutil.copy(REPOSITORY / "studies" / "quickstart.yaml", tmp_path / "studies")
     run = subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", "slurm", "studies/mine"], cwd=tmp_path, text=True,
@@ -174,9 +169,7 @@ def test_a_node_whose_torch_does_not_see_its_gpus_is_named(
 ) -> None:
     """As where torch is for a newer CUDA than the driver: here GPUs that Slurm gives, and no driver at all."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    nodes, ((named, problem),) = probe_nodes(
-        ["--partition=main", "--nodes=1", "--gres=gpu:2", "--time=5"], [tmp_path]
-    )
+    nodes, ((named, problem),) = probe_nodes(["--partition=main", "--nodes=1", "--gres=gpu:2", "--time=5"], [tmp_path])
     assert [named] == list(nodes)
     assert problem.startswith(f"holds 2 GPUs (0, 1), torch sees 0: torch {torch.__version__} (built for ")
     assert "no NVIDIA driver found; install a torch that is built for" in problem

@@ -16,9 +16,7 @@ from tst_titan.report.published_study import grid_table, read_published, table1_
 from tst_titan.report.words import difference_words, read_off_words
 
 
-def run(
-    arm, steps, seed, loss, *, bag_size=1, step_ratio=0.0, model="m", data_tokens=None, learning_rate=1e-3
-):
+def run(arm, steps, seed, loss, *, bag_size=1, step_ratio=0.0, model="m", data_tokens=None, learning_rate=1e-3):
     return {
         "run": f"{model}-{arm}-{steps}-{bag_size}-{step_ratio}-{seed}",
         "arm": arm,
@@ -170,9 +168,7 @@ def test_published_table_keeps_what_was_not_printed_missing():
     assert table["flops"].isna().all()
     ablation = table[table["arm"] == "tst_reinit_embeddings"].iloc[0]
     assert pd.isna(ablation["average"])
-    baseline = table[
-        (table["model"] == "270M") & (table["arm"] == "baseline") & (table["steps"] == 20000)
-    ].iloc[0]
+    baseline = table[(table["model"] == "270M") & (table["arm"] == "baseline") & (table["steps"] == 20000)].iloc[0]
     assert baseline["average"] == pytest.approx((36.3 + 46.7 + 24.9 + 56.7 + 29.2 + 66.4 + 51.3) / 7)
 
 
@@ -189,9 +185,7 @@ def test_published_best_cells():
 def test_published_flat_region_of_270m_20k_agrees_with_a_plain_filter():
     cells = [c for c in published_grids() if (c.setting, c.metric) == ("270M-20k", LOSS) and c.step_ratio > 0]
     best = min(round(cell.value * 10000) for cell in cells)
-    expected = sorted(
-        (cell.step_ratio, cell.bag_size) for cell in cells if round(cell.value * 10000) - best <= 20
-    )
+    expected = sorted((cell.step_ratio, cell.bag_size) for cell in cells if round(cell.value * 10000) - best <= 20)
     (grid,) = [grid for grid in find_grids(grid_table(LOSS), LOSS) if grid.name.startswith("270M, 20000")]
     assert grid.cells(grid.within(0.002)) == expected
     assert grid.indistinguishable() is None

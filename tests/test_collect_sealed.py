@@ -1,6 +1,8 @@
-"""A table believes a segment's files only as they were when it was finished; what was edited, lost or mixed up is told, and no number.
+"""A table believes a segment's files only as they were when it was finished; what was edited, lost or mixed up is told,
+and no number.
 
-Before, rewritten metrics, deleted rows, a group score that its own tasks contradict and NaN scores changed a table without a word.
+Before, rewritten metrics, deleted rows, a group score that its own tasks contradict and NaN scores changed a table
+without a word.
 """
 
 from pathlib import Path
@@ -43,15 +45,11 @@ def test_a_record_of_an_earlier_version_is_taken_as_it_is(study: tuple[Any, Path
     plan, results = study
     for segment in plan.segments.values():
         path = results / "segments" / segment.id / "done.json"
-        write_json(
-            path, {key: value for key, value in read_json(path).items() if key not in ("files", "digest")}
-        )
+        write_json(path, {key: value for key, value in read_json(path).items() if key not in ("files", "digest")})
     assert damaged(plan, results) == []
 
 
-def test_the_launcher_seals_what_a_segment_leaves(
-    corpus_dir: Path, process_group: None, tmp_path: Path
-) -> None:
+def test_the_launcher_seals_what_a_segment_leaves(corpus_dir: Path, process_group: None, tmp_path: Path) -> None:
     own: Finished = finished(corpus_dir).copy(tmp_path / "results")
     done, notices = read_done(own.first, own.folder)
     assert notices == []
@@ -65,9 +63,7 @@ def test_the_launcher_seals_what_a_segment_leaves(
         (own.folder / name).write_bytes(content)
     # A model card prints these numbers.
     write_json(own.folder / "done.json", done | {"validation_loss": 1.0})
-    with pytest.raises(
-        UserError, match=r"done\.json: not as it was when the segment was finished; bring it back"
-    ):
+    with pytest.raises(UserError, match=r"done\.json: not as it was when the segment was finished; bring it back"):
         export(own.results, own.first.id)
 
 
@@ -76,9 +72,7 @@ def scored(study: tuple[Any, Path]) -> tuple[Any, Path, Path]:
     plan, results = study
     path = write_evaluation(results, final(plan, "tst"), {"cloze": (0.41, 0.02), "bits": (1.3, None)})
     for task, scores in read_json(path)["tasks"].items():
-        write_json(
-            path.parent / "tasks" / f"{task}.json", {"key": {}, "tasks": {task: scores}, "subtasks": {}}
-        )
+        write_json(path.parent / "tasks" / f"{task}.json", {"key": {}, "tasks": {task: scores}, "subtasks": {}})
     return plan, results, path
 
 
@@ -96,7 +90,8 @@ def test_a_group_score_that_its_own_tasks_contradict_is_named_and_left_out(study
     content["tasks"]["cloze"]["acc"]["value"] = 0.9
     write_json(path, content)
     assert damaged(plan, results) == [
-        f"{path}: its scores of cloze are not those of the finished task beside it; left out; delete both and evaluate again"
+        f"{path}: its scores of cloze are not those of the finished task beside it; left out; delete both and evaluate "
+        "again"
     ]
     assert scores_of(plan, results) == {"bits": 1.3}
 

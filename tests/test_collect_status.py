@@ -71,9 +71,7 @@ def test_an_attempt_without_end_that_fell_silent_was_killed(study):
 
 def test_a_failed_segment_tells_the_last_error_of_its_log(study):
     folder = start(*study, end=NOW - 10, step=None)
-    (folder / "train.log").write_text(
-        "step 20\nTraceback (most recent call last):\nRuntimeError: out of cheese\nbye\n"
-    )
+    (folder / "train.log").write_text("step 20\nTraceback (most recent call last):\nRuntimeError: out of cheese\nbye\n")
     status = states(*study)[0]
     assert (status.state, status.message) == ("failed", "RuntimeError: out of cheese")
 

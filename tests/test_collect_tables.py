@@ -128,9 +128,7 @@ def test_cut_last_line_of_a_finished_segment_is_named(study):
     found = gather(plan, results)
     assert notices_of(found) == [f"{path}: the last line is cut short; it was left out"]
     # done.json still has the validation loss that the lost line held.
-    assert rows_of(found)["tst"]["validation_loss"] == pytest.approx(
-        2.5 + 6 * 61**-0.5 - 0.1 - 0.25 + 0.1, abs=1e-6
-    )
+    assert rows_of(found)["tst"]["validation_loss"] == pytest.approx(2.5 + 6 * 61**-0.5 - 0.1 - 0.25 + 0.1, abs=1e-6)
 
 
 def test_steps_logged_twice_count_once_and_the_last_row_wins(study):
@@ -233,7 +231,7 @@ def test_evaluation_of_another_checkpoint_is_named_and_left_out(study):
     (notice,) = notices_of(found)
     assert (
         notice
-        == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out; evaluate again"
+        == f"{path}: evaluates checkpoint checkpoint/step-600, the segment ended with checkpoint/step-1200; left out; evaluate again"  # noqa: E501
     )
     assert "cloze" not in found.table.columns
 
@@ -254,9 +252,7 @@ def test_a_trial_in_the_place_of_a_final_evaluation_is_named_and_left_out(study,
 def test_arms_scored_under_several_definitions_or_dtypes_are_told_apart(study):
     plan, results = study
     write_evaluation(results, final_segment(plan, "tst"), {"cloze": (0.41, 0.02), "bits": (1.3, None)})
-    path = write_evaluation(
-        results, final_segment(plan, "baseline"), {"cloze": (0.4, 0.02), "bits": (1.3, None)}
-    )
+    path = write_evaluation(results, final_segment(plan, "baseline"), {"cloze": (0.4, 0.02), "bits": (1.3, None)})
     assert notices_of(gather(plan, results), "uncertain") == []
     other = read_json(path) | {"dtype": "bfloat16"}
     other["tasks"]["cloze"]["version"] = "1+0a1b2c3d"

@@ -1,4 +1,5 @@
-"""Equal-loss read-offs on tables of known truth: shapes that two budgets do not tell, seeds that only some runs share."""
+"""Equal-loss read-offs on tables of known truth: shapes that two budgets do not tell, seeds that only some runs
+share."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ def run(arm, steps, seed, loss):
 
 
 def table(baseline, arm_seeds, *, exponent=0.25, spread=0.0, correlation=0.0, draw=0):
-    """An arm of 2000 steps worth 1.8 times as many; `baseline`: its seeds by budget. A seed's runs share part of their noise."""
+    """An arm of 2000 steps worth 1.8 times as many; `baseline`: its seeds by budget. A seed's runs share part of their
+    noise."""
     random = np.random.default_rng(draw)
     common = spread * np.sqrt(correlation) * random.normal(size=16)
 
@@ -29,9 +31,7 @@ def table(baseline, arm_seeds, *, exponent=0.25, spread=0.0, correlation=0.0, dr
         own = spread * np.sqrt(1 - correlation) * random.normal()
         return 2 + 8 * (steps / 1000) ** -exponent + common[seed] + own
 
-    rows = [
-        run("baseline", steps, seed, loss(steps, seed)) for steps, seeds in baseline.items() for seed in seeds
-    ]
+    rows = [run("baseline", steps, seed, loss(steps, seed)) for steps, seeds in baseline.items() for seed in seeds]
     rows += [run("tst", 2000, seed, loss(TRUE_SPEEDUP * 2000, seed)) for seed in arm_seeds]
     return pd.DataFrame(rows)
 
@@ -74,10 +74,7 @@ def covered(draws, baseline, arm_seeds, **truth):
 def test_the_interval_of_two_budgets_covers_the_truth_whatever_the_shape(exponent):
     """With the straight line alone: 0.68 at an exponent of 0.25 and no draw at all at 0.5."""
     seeds = [0, 1, 2]
-    assert (
-        covered(30, {2000: seeds, 8000: seeds}, seeds, exponent=exponent, spread=0.004, correlation=0.5)
-        >= 0.8
-    )
+    assert covered(30, {2000: seeds, 8000: seeds}, seeds, exponent=exponent, spread=0.004, correlation=0.5) >= 0.8
 
 
 THREE = {steps: [0, 1, 2] for steps in (1000, 2000, 4000, 8000)}
@@ -91,7 +88,8 @@ SHARED = {
 
 @pytest.mark.parametrize(("baseline", "arm_seeds"), SHARED.values(), ids=SHARED.keys())
 def test_budgets_that_share_seeds_have_their_noise_in_common_whatever_the_arms_seeds(baseline, arm_seeds):
-    """The same numbers with the budgets' seeds told apart: a common shift of a seed then looks like so much more knowledge."""
+    """The same numbers with the budgets' seeds told apart: a common shift of a seed then looks like so much more
+    knowledge."""
     shared = table(baseline, arm_seeds, spread=0.01, correlation=0.99, draw=3)
     if set(arm_seeds) & set(baseline[1000]):
         # Noise in common cancels: the interval is narrower than that of as many independent runs.

@@ -38,13 +38,12 @@ def grids(models, *, seeds=1, noise=0.002, draw=0, bags=BAGS, ratios=RATIOS):
 
 
 def truly_best():
-    return min(
-        ((ratio, size) for ratio in RATIOS for size in BAGS), key=lambda cell: valley(1e6, cell[1], cell[0])
-    )
+    return min(((ratio, size) for ratio in RATIOS for size in BAGS), key=lambda cell: valley(1e6, cell[1], cell[0]))
 
 
 def held(draws, noise=0.004):
-    """Shares of grids whose set, and whose fixed region of 0.002, hold the truly best cell; mean size of the set; how far the value flatters."""
+    """Shares of grids whose set, and whose fixed region of 0.002, hold the truly best cell; mean size of the set; how
+    far the value flatters."""
     inside, fixed, sizes, gains, told = 0, 0, [], [], []
     for draw in range(draws):
         (grid,) = find_grids(grids("a", draw=draw, noise=noise), "loss")

@@ -19,9 +19,7 @@ OTHER = "{source: python-stdlib, tokenizer: bpe-2048, validation_tokens: 200k}"
 
 
 def study(tmp_path, arms="{baseline: {}}", models=MODELS, **changes) -> Plan:
-    return planned(
-        tmp_path, arms, steps=STEPS, change=lambda text: text.replace("models: 2M", models), **changes
-    )
+    return planned(tmp_path, arms, steps=STEPS, change=lambda text: text.replace("models: 2M", models), **changes)
 
 
 def law_of(plan: Plan, rates: dict[float, float]):
@@ -63,7 +61,10 @@ def test_rates_that_are_each_sizes_own_are_one_law(tmp_path):
 
 
 def test_of_rates_that_no_two_sizes_share_the_best_of_each_size_is_taken_and_said(tmp_path):
-    models = "models: {0.5M: {learning_rate: [4e-3, 8e-3]}, 1M: {learning_rate: [3e-3, 6e-3]}, 2M: {learning_rate: [1e-3, 2e-3]}}"
+    models = (
+        "models: {0.5M: {learning_rate: [4e-3, 8e-3]}, 1M: {learning_rate: [3e-3, 6e-3]}, 2M: {learning_rate: [1e-3, "
+        "2e-3]}}"
+    )
     plan = study(tmp_path, models=models)
     (runs,) = law_runs(
         table_of(plan, law_of(plan, {4e-3: 0.1, 6e-3: 0.2, 1e-3: 0.1})), "validation_loss", model_sizes(plan)
@@ -88,10 +89,7 @@ def test_two_tokenizers_are_compared_in_bits_a_byte_or_refused(tmp_path):
     plan = study(tmp_path, models=f"models: {{0.5M: {{}}, 1M: {{}}, 2M: {{corpus: {OTHER}}}}}")
     table = table_of(plan)
     (refused,) = law_runs(table, "validation_loss", model_sizes(plan))
-    assert (
-        "several tokenizers (bpe-4096 and bpe-2048): nats a token of one are not those of another"
-        in refused.reason
-    )
+    assert "several tokenizers (bpe-4096 and bpe-2048): nats a token of one are not those of another" in refused.reason
     small = table["tokenizer"] == "bpe-2048"
     known = table.assign(
         bytes_per_token=small.map({True: 3.0, False: 3.5}),
@@ -129,9 +127,7 @@ def test_the_report_says_what_n_counts_and_gives_the_exponent_with_the_head(tmp_
     ]
     (runs, _) = law_runs(table, "validation_loss", model_sizes(plan))
     with_head = fit_scaling(runs.with_head, runs.data, runs.losses, draws=5)
-    without, told = re.search(
-        r"M\)\^-([\d.]+) .*the size exponent is ([\d.]+)", notes[0].replace("k)", "M)")
-    ).groups()
+    without, told = re.search(r"M\)\^-([\d.]+) .*the size exponent is ([\d.]+)", notes[0].replace("k)", "M)")).groups()
     assert "N is active parameters without embedding and head; with the head" in notes[0]
     assert float(told) == pytest.approx(with_head.params_exponent, abs=1e-3)
     assert float(told) > float(without) + 0.02

@@ -17,8 +17,8 @@ def study(num_arms, seeds, *, draw=0, baseline_noise=1.0, effects=None):
     effects = np.zeros(num_arms) if effects is None else effects
     rows = [
         {
-            "run": f"{arm}-{seed}", "arm": "tst" if arm else "baseline", "model": "m", "bag_size": 1 + arm, "seed": seed,
-            "step_ratio": 0.3 if arm else 0.0, "steps": 100, "learning_rate": 1e-3, "data_tokens": 1e5, "status": "finished",
+            "run": f"{arm}-{seed}", "arm": "tst" if arm else "baseline", "model": "m", "bag_size": 1 + arm, "seed": seed,  # noqa: E501
+            "step_ratio": 0.3 if arm else 0.0, "steps": 100, "learning_rate": 1e-3, "data_tokens": 1e5, "status": "finished",  # noqa: E501
             "validation_loss": 3 + shift[seed] + (effects[arm - 1] if arm else 0)
             + 0.01 * (1 if arm else baseline_noise) * random.normal(),
         }
@@ -82,6 +82,4 @@ def test_an_arm_that_lacks_a_seed_is_counted_with_the_seeds_that_it_has():
 
 
 def test_single_seeds_have_no_simultaneous_interval():
-    assert all(
-        item.simultaneous is None for item in simultaneous(equal_flops(study(4, 1), "validation_loss"))
-    )
+    assert all(item.simultaneous is None for item in simultaneous(equal_flops(study(4, 1), "validation_loss")))

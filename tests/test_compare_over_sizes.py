@@ -49,7 +49,8 @@ def covered(draws, models, seeds, model_spread, seed_spread):
 @pytest.mark.parametrize("seed_spread", [0, 1])
 @pytest.mark.parametrize(("models", "seeds"), [(3, 3), (3, 5), (6, 3)])
 def test_the_pooled_difference_covers_the_truth(models, seeds, model_spread, seed_spread):
-    """Two standard errors of 300 draws below 90%; few models and seeds without effects of their own are covered more often."""
+    """Two standard errors of 300 draws below 90%; few models and seeds without effects of their own are covered more
+    often."""
     assert covered(300, models, seeds, model_spread, seed_spread) >= 0.865
 
 
@@ -62,7 +63,7 @@ def runs(effects, seeds=3, spread=0.01):
             "data_tokens": 1000 * steps, "status": "finished",
             "validation_loss": 3 + spread * random.normal() + (effect if arm == "tst" and steps == 200 else 0),
         }
-        for model, effect in effects.items() for arm in ("baseline", "tst") for steps in (100, 200) for seed in range(seeds)
+        for model, effect in effects.items() for arm in ("baseline", "tst") for steps in (100, 200) for seed in range(seeds)  # noqa: E501
     )  # fmt: skip
 
 

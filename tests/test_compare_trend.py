@@ -34,7 +34,8 @@ def covered(truth, num_sizes, draws, error=0.03):
 
 
 def nearly_straight(params):
-    """Of small read-off errors the straight line's interval covered it in 0.15 of draws, eight times beyond six sizes."""
+    """Of small read-off errors the straight line's interval covered it in 0.15 of draws, eight times beyond six
+    sizes."""
     return np.exp(0.8 * (1 - (params / 5e5) ** -0.15))
 
 
@@ -65,9 +66,7 @@ def test_a_form_that_the_speedups_contradict_has_no_say():
 def test_an_uncertain_size_counts_less():
     params = 1e6 * 4.0 ** np.arange(4)
     speedups = linear(params) * np.array([1, 1, 1, 1.5])
-    sure, unsure = (
-        speedup_trend(params, speedups, np.array([0.02, 0.02, 0.02, last])) for last in (0.02, 0.4)
-    )
+    sure, unsure = (speedup_trend(params, speedups, np.array([0.02, 0.02, 0.02, last])) for last in (0.02, 0.4))
     assert abs(unsure.slope - 0.1) < 0.02 < abs(sure.slope - 0.1)
 
 

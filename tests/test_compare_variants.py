@@ -1,4 +1,5 @@
-"""A variant is its whole recipe: what differs in any field is no seed of the other, and is compared with what differs in nothing else."""
+"""A variant is its whole recipe: what differs in any field is no seed of the other, and is compared with what differs
+in nothing else."""
 
 from dataclasses import replace
 
@@ -106,7 +107,7 @@ def test_an_arm_with_a_field_of_its_own_is_compared_and_the_difference_is_said(f
     refused = {(item.comparison, item.steps): item.reason for item in findings.refused if item.label == "own"}
     if field not in STEP_SIZE:
         assert [item.steps for item in own] == [1000, 2000]
-        assert all(f"the arm also differs in {field} {other:.6g} against {usual:.6g}" in item.remark if isinstance(other, float)
+        assert all(f"the arm also differs in {field} {other:.6g} against {usual:.6g}" in item.remark if isinstance(other, float)  # noqa: E501
                    else f"{field} {other} against {usual}" in item.remark for item in own)  # fmt: skip
         assert field in difference_words(own[0])
         assert ("equal loss", "own", 1000) in names_of(findings)
@@ -194,9 +195,7 @@ def test_a_plain_arm_that_shares_an_arms_own_field_is_its_baseline(tmp_path) -> 
 
 
 def test_of_two_plain_arms_with_fields_of_their_own_the_first_is_the_baseline(tmp_path) -> None:
-    arms = (
-        f"{{light: {{weight_decay: 0.05}}, heavy: {{weight_decay: 0.2}}, tst: {TST % ', weight_decay: 0.2'}}}"
-    )
+    arms = f"{{light: {{weight_decay: 0.05}}, heavy: {{weight_decay: 0.2}}, tst: {TST % ', weight_decay: 0.2'}}}"
     found = compare(table_of(planned(tmp_path, arms, steps="1000")), ("equal_flops",), "")
     assert {item.label: item.remark for item in found.flops} == {
         "tst": "",
@@ -262,7 +261,10 @@ def test_equal_data_takes_the_nearest_of_two_budgets_and_says_so(tmp_path) -> No
 
 
 def test_labels_name_what_varies_and_stay_where_only_bags_do(tmp_path) -> None:
-    arms = "{baseline: {}, tst: {bag_size: [4, 6], step_ratio: 0.3}, wide: {bag_size: 8, step_ratio: 0.2, weight_decay: [0.1, 0.2]}}"
+    arms = (
+        "{baseline: {}, tst: {bag_size: [4, 6], step_ratio: 0.3}, wide: {bag_size: 8, step_ratio: 0.2, weight_decay: "
+        "[0.1, 0.2]}}"
+    )
     table = table_of(planned(tmp_path, arms))
     assert {label for label, _ in variants(table)} == {
         "baseline",
@@ -355,9 +357,7 @@ def test_cards_are_coloured_where_the_interval_tells() -> None:
         False,
         (),
     )
-    read_off = ReadOff(
-        "tst", "m", 100, "validation_loss", 3.0, 97.0, "", Interval(0.80, 1.15), (50, 200), 2, ()
-    )
+    read_off = ReadOff("tst", "m", 100, "validation_loss", 3.0, 97.0, "", Interval(0.80, 1.15), (50, 200), 2, ())
 
     def tones(low: float | None, high: float | None, times: tuple[float | None, float | None]) -> list[str]:
         findings = Findings(

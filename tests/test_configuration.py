@@ -54,7 +54,8 @@ def test_later_sources_win_and_sections_join(checkout: Path) -> None:
 
 
 def test_what_the_command_line_gives_as_text_is_read_as_what_it_means(checkout: Path) -> None:
-    """Snakemake leaves everything within `--config 'site={...}'` text; numbers and truth values of `site` were refused."""
+    """Snakemake leaves everything within `--config 'site={...}'` text; numbers and truth values of `site` were
+    refused."""
     site = {"gpus_per_node": "4", "utilization": "0.5", "ask_memory": "false", "account": "0123"}
     hardware = {"processes": "2", "compile": "true"}
     found = configured(site=site, hardware=hardware, max_segment_steps="null", data={"most_jobs": "5"})
@@ -117,9 +118,7 @@ def test_a_mistake_in_the_site_file_is_one_line(checkout: Path, site: str, messa
         ({"results": 7}, "--config: results = 7: must be a folder's path"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(
-    checkout: Path, command_line: dict[str, Any], message: str
-) -> None:
+def test_a_mistake_on_the_command_line_is_one_line(checkout: Path, command_line: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
         configured(**command_line)
 
@@ -135,9 +134,7 @@ def test_every_wrong_section_is_told_at_once_with_its_place(checkout: Path) -> N
 
 def test_hardware_of_an_unknown_model_names_the_source_that_has_it() -> None:
     sources = [Source("site.yaml", {"hardware": {"models": {"3B": {}}}}), Source("--config", {"hardware": {"models": {"10B": {}}}})]  # fmt: skip
-    with pytest.raises(
-        UserError, match=r"^--config: hardware\.models\.10B: no study .* did you mean '10B-A1B'"
-    ):
+    with pytest.raises(UserError, match=r"^--config: hardware\.models\.10B: no study .* did you mean '10B-A1B'"):
         check_models(sources, ["3B", "10B-A1B"])
 
 

@@ -1,4 +1,5 @@
-"""The set of constraints that `make` installs with; `make resolve` resolves it from the registry, which needs a network."""
+"""The set of constraints that `make` installs with; `make resolve` resolves it from the registry, which needs a
+network."""
 
 import sys
 from importlib import metadata

@@ -1,6 +1,8 @@
-"""A corpus that is another one than a segment was trained on is noticed wherever the segment is used; one that has grown is not.
+"""A corpus that is another one than a segment was trained on is noticed wherever the segment is used; one that has
+grown is not.
 
-Before, a shard dropped from corpus.json, another held-out text (3.54 bits a byte became 3.59) and another tokenizer.json went
+Before, a shard dropped from corpus.json, another held-out text (3.54 bits a byte became 3.59) and another
+tokenizer.json went
 unnoticed: the digest in done.json was compared with nothing.
 """
 
@@ -51,7 +53,8 @@ def in_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
 
 
 def test_another_end_of_text_is_neither_evaluated_nor_exported(own: Finished) -> None:
-    """It stands before every text that is scored; training reads it from corpus.json. A corpus of an earlier version has no digest of it."""
+    """It stands before every text that is scored; training reads it from corpus.json. A corpus of an earlier version
+    has no digest of it."""
     corpus = corpus_of(own)
     in_manifest(lambda manifest: manifest["tokenizer"].pop("config_digest"))(corpus)
     path = corpus / "tokenizer" / "tokenizer_config.json"
@@ -89,9 +92,7 @@ def test_what_really_grows_keeps_what_was_read_of_it(tmp_path: Path, monkeypatch
     assert changes(content(small), large) == []
     (shorter,) = changes(content(large), small)
     assert "shards of source local" in shorter
-    other = grown(
-        tmp_path / "other", settings(many_files(tmp_path / "in", texts(600, seed=1), count=30)), 4_000
-    )
+    other = grown(tmp_path / "other", settings(many_files(tmp_path / "in", texts(600, seed=1), count=30)), 4_000)
     assert "other text of source local" in changes(content(small), other)
 
 
@@ -122,9 +123,7 @@ def test_another_held_out_text_is_not_evaluated_on(own: Finished, change: str, r
     }[change]
     assert changed != lines
     path.write_text("".join(changed), encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"validation\.jsonl: not the held-out text that this corpus was made with"
-    ):
+    with pytest.raises(UserError, match=r"validation\.jsonl: not the held-out text that this corpus was made with"):
         evaluate(evaluation)
 
 
@@ -158,9 +157,7 @@ def test_the_table_tells_of_a_corpus_that_changed_since_its_runs(tmp_path: Path)
     manifest["sources"][0]["shards"].pop(0)
     write_json(file, manifest)
     (notice,) = told(plan, results)
-    assert notice.startswith(
-        f"{file}: another corpus than the one that {len(plan.segments)} segments were trained on"
-    )
+    assert notice.startswith(f"{file}: another corpus than the one that {len(plan.segments)} segments were trained on")
     assert "other text of source python-stdlib" in notice
 
 

@@ -1,6 +1,7 @@
 """Small files of one enormous line, document or cell are refused in one line, in memory that does not grow with them.
 
-Before, readers held a line whole: a .zst of 96 kB with one line of 3 GB ended the build, and what else ran on the machine.
+Before, readers held a line whole: a .zst of 96 kB with one line of 3 GB ended the build, and what else ran on the
+machine.
 """
 
 import bz2
@@ -78,7 +79,8 @@ def write_bombs(folder):
     with (folder / "a.jsonl").open("wb") as file:
         file.write(begin)
         file.truncate(LINE)
-    # In Parquet a cell has at most 2 GB: one alone; one of several, which lie in one page; and rows that repeat one cell.
+    # In Parquet a cell has at most 2 GB: one alone; one of several, which lie in one page; and rows that repeat one
+    # cell.
     cell = "a" * (LINE // 8)
     pq.write_table(pa.table({"text": [cell]}), folder / "cell.parquet", compression="zstd")
     pq.write_table(pa.table({"text": ["short", cell]}), folder / "page.parquet", compression="zstd")
@@ -113,7 +115,7 @@ def read(tmp_path_factory):
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
 def test_a_line_without_end_is_one_message_with_its_place_and_the_setting(read, suffix):
     assert re.fullmatch(
-        rf".*/a\.jsonl{suffix}, line 2: more than 8,388,608 bytes, the most that one line or document may have, unpacked; make it smaller or "
+        rf".*/a\.jsonl{suffix}, line 2: more than 8,388,608 bytes, the most that one line or document may have, unpacked; make it smaller or "  # noqa: E501
         "leave it out, or, to read it, set the environment's TST_TITAN_MAX_DOCUMENT_BYTES",
         read[0][f"a.jsonl{suffix}"],
     )
@@ -126,7 +128,7 @@ def test_a_text_file_is_one_document_and_bounded_like_one(read):
 def test_a_cell_of_a_parquet_file_is_bounded_before_it_is_unpacked(read):
     assert re.search(r"/cell\.parquet, column 'text': more than 8,388,608 bytes", read[0]["cell.parquet"])
     assert re.search(
-        r"/page\.parquet: column 'text' has a page of 134,\d+,\d+ bytes, unpacked, more than 16 times the 8,388,608 that one "
+        r"/page\.parquet: column 'text' has a page of 134,\d+,\d+ bytes, unpacked, more than 16 times the 8,388,608 that one "  # noqa: E501
         r"document may have; .* set the environment's TST_TITAN_MAX_DOCUMENT_BYTES$",
         read[0]["page.parquet"],
     )
@@ -166,7 +168,8 @@ def test_rows_that_repeat_one_cell_are_read_a_few_at_a_time(read):
 
 
 def test_memory_does_not_grow_with_what_is_unpacked(read):
-    """Of files of a gigabyte each, unpacked, with a bound of 8 MiB; a Parquet page may have sixteen times that, and one has eight."""
+    """Of files of a gigabyte each, unpacked, with a bound of 8 MiB; a Parquet page may have sixteen times that, and one
+    has eight."""
     assert read[1]["a.txt.zst"] < 64 * 2**20
     assert max(read[1].values()) < 384 * 2**20
 
@@ -190,9 +193,7 @@ def test_a_corpus_with_a_bomb_among_its_files_names_it_and_one_that_raises_the_b
 def test_a_bound_that_is_no_number_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("text")
     monkeypatch.setenv("TST_TITAN_MAX_DOCUMENT_BYTES", "64M")
-    with pytest.raises(
-        UserError, match="TST_TITAN_MAX_DOCUMENT_BYTES = '64M': must be a whole number from 1"
-    ):
+    with pytest.raises(UserError, match="TST_TITAN_MAX_DOCUMENT_BYTES = '64M': must be a whole number from 1"):
         everything(source(tmp_path))
 
 
@@ -216,13 +217,11 @@ def large(tmp_path):
 def test_no_file_of_settings_or_results_is_read_whole_without_a_bound(large, monkeypatch):
     with pytest.raises(
         UserError,
-        match=r"^\S*/done\.json: more than 134,217,728 bytes, the most that a file of settings or results may have; make it "
+        match=r"^\S*/done\.json: more than 134,217,728 bytes, the most that a file of settings or results may have; make it "  # noqa: E501
         "smaller or leave it out, or, to read it, set the environment's TST_TITAN_MAX_RECORD_BYTES$",
     ):
         read_json(large("done.json"))
-    with pytest.raises(
-        UserError, match=r"^\S*/study\.yaml: more than 16,777,216 bytes, .*TST_TITAN_MAX_YAML_BYTES$"
-    ):
+    with pytest.raises(UserError, match=r"^\S*/study\.yaml: more than 16,777,216 bytes, .*TST_TITAN_MAX_YAML_BYTES$"):
         read_yaml(large("study.yaml", "steps: "))
     with pytest.raises(UserError, match=r"/tokenizer\.json: more than 134,217,728 bytes"):
         load_tokenizer(large("tokenizer.json").parent)
@@ -244,9 +243,7 @@ def test_one_enormous_line_among_held_out_texts_is_named(large, corpus_dir, monk
     manifest = read_json(corpus_dir / "corpus.json")
     manifest.pop("seal")
     manifest["validation"].pop("text_digest", None)
-    shutil.copytree(
-        corpus_dir, folder, dirs_exist_ok=True, ignore=lambda *_: ["validation.jsonl", "corpus.json"]
-    )
+    shutil.copytree(corpus_dir, folder, dirs_exist_ok=True, ignore=lambda *_: ["validation.jsonl", "corpus.json"])
     write_json(folder / "corpus.json", manifest)
     with pytest.raises(UserError, match=message):
         check_held_out_text(folder)

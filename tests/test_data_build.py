@@ -194,9 +194,7 @@ def test_max_tokens_takes_whole_documents_from_the_front_and_reads_no_more_files
     assert total // 3 - 300 < manifest["sources"][0]["num_tokens"] <= total // 3
     some, whole = training_texts(tmp_path / "some"), training_texts(tmp_path / "all")
     assert some == whole[: len(some)]
-    used = {
-        name for row in pq.read_table(tmp_path / "some/shards.parquet").to_pylist() for name in row["inputs"]
-    }
+    used = {name for row in pq.read_table(tmp_path / "some/shards.parquet").to_pylist() for name in row["inputs"]}
     assert 0 < len(used) < 12
 
 
@@ -204,9 +202,7 @@ def grown(folder: Path, chosen, needed: int | None) -> dict:
     return build_corpus(chosen, folder, num_workers=1, needed=None if needed is None else {"local": needed})
 
 
-def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_is_there(
-    tmp_path, monkeypatch
-):
+def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(order, "_FIRST_STRETCH", 2000)
     chosen = settings(many_files(tmp_path / "in", texts(600) + texts(60), count=30))
     everything = grown(tmp_path / "all", chosen, None)
@@ -224,9 +220,7 @@ def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_
         match="source local is not tokenized that far; tokenize more of it with `tst-titan data build",
     ):
         stream.windows(0, total)
-    with pytest.raises(
-        UserError, match="needs 100,000 data tokens, and source local is not tokenized that far"
-    ):
+    with pytest.raises(UserError, match="needs 100,000 data tokens, and source local is not tokenized that far"):
         stream.check_enough(100_000, 33)
     assert grown(folder, chosen, total // 5) == some
 
@@ -234,20 +228,14 @@ def test_a_corpus_holds_as_much_as_is_needed_and_grows_without_a_change_of_what_
     assert more["sources"][0]["shards"][: len(before)] == some["sources"][0]["shards"]
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in before} == before
     assert contents(folder / "train") == {
-        name: data
-        for name, data in contents(tmp_path / "all/train").items()
-        if (folder / "train" / name).exists()
+        name: data for name, data in contents(tmp_path / "all/train").items() if (folder / "train" / name).exists()
     }
-    assert np.array_equal(
-        TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read
-    )
+    assert np.array_equal(TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read)
     assert (folder / "validation.jsonl").read_bytes() == validation
 
     assert grown(folder, chosen, 10 * total) == everything
     assert contents(folder) == contents(tmp_path / "all")
-    assert np.array_equal(
-        TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read
-    )
+    assert np.array_equal(TokenStream(folder, seed=3, num_lanes=4, block_tokens=32).windows(0, total // 20), read)
 
 
 def without_work(folder: Path) -> dict[str, bytes]:
@@ -259,9 +247,7 @@ def test_a_corpus_whose_files_changed_does_not_grow_and_stays_as_it_was(tmp_path
     """The refused growth trained the tokenizer anew first: after it every run said "another tokenizer"."""
     train_bpe(tmp_path / "t", texts(100), 300)
     given = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t"))
-    chosen = settings(
-        many_files(tmp_path / "in", texts(400)), **({"tokenizer": given} if kind == "file" else {})
-    )
+    chosen = settings(many_files(tmp_path / "in", texts(400)), **({"tokenizer": given} if kind == "file" else {}))
     grown(tmp_path / "corpus", chosen, 3000)
     before = without_work(tmp_path / "corpus")
     many_files(tmp_path / "in", texts(400, seed=1))
@@ -287,9 +273,7 @@ def test_a_growth_refused_late_changes_nothing_either(tmp_path, which):
     old = json.dumps(first if which == "held out" else training_texts(tmp_path / "corpus")[0])
     # For a held-out document another one: that of the smallest hash.
     new = next(
-        t
-        for t in texts(10**5, seed=5, words=3)
-        if (document_hash(t) < document_hash(first)) == (which == "held out")
+        t for t in texts(10**5, seed=5, words=3) if (document_hash(t) < document_hash(first)) == (which == "held out")
     )
     for file in (tmp_path / "in").iterdir():
         file.write_text(file.read_text().replace(old, json.dumps(new)))
@@ -319,9 +303,7 @@ def test_changed_inputs_of_a_whole_corpus_are_named(tmp_path):
     good = file.read_text()
 
     file.write_text(good.replace("a", "b"))  # of the same size
-    with pytest.raises(
-        UserError, match=r"files of source local have changed .* \(their content differs\): bring"
-    ):
+    with pytest.raises(UserError, match=r"files of source local have changed .* \(their content differs\): bring"):
         build_corpus(chosen, folder, num_workers=1)
     file.write_text(good + good)
     with pytest.raises(UserError, match=r"\(num_bytes: \d+ then, \d+ now, names or sizes differ"):
@@ -330,9 +312,7 @@ def test_changed_inputs_of_a_whole_corpus_are_named(tmp_path):
     assert build_corpus(chosen, folder, num_workers=1) == manifest
 
     train_bpe(tmp_path / "t", texts(100, seed=2), 300)
-    with pytest.raises(
-        UserError, match=r"t/tokenizer\.json is another tokenizer than the one that made this corpus"
-    ):
+    with pytest.raises(UserError, match=r"t/tokenizer\.json is another tokenizer than the one that made this corpus"):
         build_corpus(chosen, folder, num_workers=1)
     train_bpe(tmp_path / "t", texts(100), 300)
 
@@ -354,7 +334,8 @@ def test_a_whole_corpus_stays_when_its_text_is_removed(tmp_path, capsys):
 
 
 def test_inputs_that_did_not_move_are_compared_without_being_read(tmp_path, monkeypatch):
-    """Each comparison read up to a gigabyte of each source; what moved is still read, and found where it is another text."""
+    """Each comparison read up to a gigabyte of each source; what moved is still read, and found where it is another
+    text."""
     chosen = settings(many_files(tmp_path / "in", texts(400)))
     folder = tmp_path / "corpus"
     build_corpus(chosen, folder, num_workers=1)
@@ -410,7 +391,7 @@ def test_all_that_changed_is_named_at_once(tmp_path):
     """The first source that differed was named, the others one by one in later runs."""
     train_bpe(tmp_path / "t", texts(100), 300)
     sources = tuple(
-        SourceSettings(name=name, kind="files", path=str(many_files(tmp_path / name, texts(200, seed)))) for seed, name in enumerate("abc")
+        SourceSettings(name=name, kind="files", path=str(many_files(tmp_path / name, texts(200, seed)))) for seed, name in enumerate("abc")  # noqa: E501
     )  # fmt: skip
     given = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "t"))
     chosen = replace(settings(tmp_path, tokenizer=given), sources=sources)
@@ -440,11 +421,14 @@ def test_what_a_plan_needs_is_what_its_longest_run_reads(tmp_path, monkeypatch, 
     monkeypatch.setattr(order, "_FIRST_STRETCH", 10_000)
     study = tmp_path / "two.yaml"
     study.write_text(
-        "corpus: {mix: {a: 0.7, b: 0.3}, sources: {a: {kind: files, path: x}, b: {kind: files, path: y}}, tokenizer: bpe-512,"
+        "corpus: {mix: {a: 0.7, b: 0.3}, sources: {a: {kind: files, path: x}, b: {kind: files, path: y}}, tokenizer: "
+        "bpe-512,"
         " validation_tokens: 100}\n"
-        "models: {m: {shape: {dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}, learning_rate: 1e-2}}\n"
+        "models: {m: {shape: {dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16, ffn_dim: 64}, "
+        "learning_rate: 1e-2}}\n"
         "steps: [40, 200]\narms: {baseline: {}, tst: {bag_size: 5, step_ratio: 0.5}}\n"
-        f"training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: {block_tokens}}}\n"
+        f"training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: "
+        f"{block_tokens}}}\n"
     )
     plan = load_plan(study, tmp_path)
     ((_, needed),) = tokens_needed([plan], {}).items()
@@ -475,9 +459,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program, here, here.parent, tmp_path / "in", folder])
     records = folder / ".work/local"
     deadline = time.monotonic() + 60
-    while (
-        len(list(records.glob("[0-9]*.json"))) < 3 and process.poll() is None and time.monotonic() < deadline
-    ):
+    while len(list(records.glob("[0-9]*.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -541,9 +523,7 @@ def test_files_that_are_empty_invalid_enormous_or_damaged_are_each_dealt_with(tm
     (folder / "invalid.txt").write_bytes(b"caf\xe9 " * 50)
     (folder / "enormous.txt").write_text("\n".join(texts(300, seed=1)))
     (folder / "damaged.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
-    with pytest.raises(
-        UserError, match=r"damaged\.jsonl\.gz: damaged compressed file .* replace or remove it"
-    ):
+    with pytest.raises(UserError, match=r"damaged\.jsonl\.gz: damaged compressed file .* replace or remove it"):
         build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
     (folder / "damaged.jsonl.gz").unlink()
     manifest = build_corpus(settings(folder), tmp_path / "corpus", num_workers=1)
@@ -595,9 +575,7 @@ def test_no_space_and_no_permission_are_one_clear_error_and_keep_what_is_done(tm
         pytest.skip("cannot mount a small file system here (not root)")
     try:
         with pytest.raises(UserError, match="cannot be written: No space left on device"):
-            build_corpus(
-                settings(many_files(tmp_path / "more", texts(2000))), small / "corpus", num_workers=1
-            )
+            build_corpus(settings(many_files(tmp_path / "more", texts(2000))), small / "corpus", num_workers=1)
         assert not (small / "corpus/corpus.json").exists()
         assert list((small / "corpus/.work/local").glob("*.json"))
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
@@ -620,9 +598,10 @@ def test_sources_are_kept_apart_with_their_weights_and_origins(tmp_path):
     )
     manifest = build_corpus(settings("x", sources=sources), tmp_path / "corpus", num_workers=1)
     assert [(s["name"], s["weight"]) for s in manifest["sources"]] == [("a", 0.75), ("b", 0.25)]
-    assert {
-        json.loads(line)["id"][0] for line in (tmp_path / "corpus/validation.jsonl").read_text().splitlines()
-    } <= {"a", "b"}
+    assert {json.loads(line)["id"][0] for line in (tmp_path / "corpus/validation.jsonl").read_text().splitlines()} <= {
+        "a",
+        "b",
+    }
     with pytest.raises(UserError, match="names of their own"):
         build.prepare(settings("x", sources=sources[:1] * 2), tmp_path / "c", num_workers=1)
 
@@ -643,8 +622,6 @@ def test_the_standard_library_holds_out_as_much_as_is_asked_for(tmp_path):
 
     train_bpe(tmp_path / "tokenizer", texts(100), 300)
     tokenizer = TokenizerSettings(kind="file", vocab_size=300, name=str(tmp_path / "tokenizer"))
-    limited = settings(
-        "", sources=(source,), tokenizer=tokenizer, validation_tokens=20_000, max_tokens=200_000
-    )
+    limited = settings("", sources=(source,), tokenizer=tokenizer, validation_tokens=20_000, max_tokens=200_000)
     manifest = build_corpus(limited, tmp_path / "corpus", num_workers=1)
     assert 150_000 < manifest["sources"][0]["num_tokens"] <= 200_000

@@ -70,9 +70,7 @@ def test_the_stream_and_a_check_of_all_tell_the_system_how_they_read(
     assert [advice(shard.path) for shard in opened] == [{"rr"}, {"rr"}]
 
     during, checksum = [], shards._checksum
-    monkeypatch.setattr(
-        shards, "_checksum", lambda columns: (during.append(advice(path)), checksum(columns))[1]
-    )
+    monkeypatch.setattr(shards, "_checksum", lambda columns: (during.append(advice(path)), checksum(columns))[1])
     path = corpus / "validation/00000.arrow"
     verify_shard(path)
     assert during == [{"sr"}]

@@ -89,9 +89,7 @@ def test_what_is_no_file_and_what_cannot_be_entered_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "socket"))
-        assert list_source(source(tmp_path)).notes == (
-            "local: left out, neither files nor folders: pipe.txt, socket",
-        )
+        assert list_source(source(tmp_path)).notes == ("local: left out, neither files nor folders: pipe.txt, socket",)
     assert names(source(tmp_path)) == ["a.txt"]
 
 
@@ -177,9 +175,7 @@ def test_file_names_that_are_not_utf8_are_read_and_recorded(tmp_path):
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_one_large_text_file_is_told_that_it_is_one_document(tmp_path, held_out):
-    number = next(
-        n for n in range(1000) if (document_hash(f"text {n}. " * 900) < 2**64 // ONE_IN) == held_out
-    )
+    number = next(n for n in range(1000) if (document_hash(f"text {n}. " * 900) < 2**64 // ONE_IN) == held_out)
     (tmp_path / "book.txt").write_text(f"text {number}. " * 900)
     with pytest.raises(
         UserError,

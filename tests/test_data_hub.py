@@ -41,9 +41,7 @@ def test_a_dataset_on_disk_is_streamed_by_its_parts(tmp_path):
         pq.write_table(table, tmp_path / f"set/data/train-0000{part}-of-00003.parquet")
     source = HUB | {"path": str(tmp_path / "set"), "text_column": "body"}
     manifest = build_corpus(settings("", source=source), tmp_path / "corpus", num_workers=1)
-    assert manifest["sources"][0]["num_documents"] == sum(
-        document_hash(text) >= 2**64 // ONE_IN for text in documents
-    )
+    assert manifest["sources"][0]["num_documents"] == sum(document_hash(text) >= 2**64 // ONE_IN for text in documents)
     assert manifest["sources"][0]["origin"]["num_files"] == 3
 
     with pytest.raises(
@@ -99,7 +97,7 @@ def run_with_hub(server, tmp_path, program, *arguments, **variables):
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir(exist_ok=True)
     environment = os.environ | {
-        "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path / "tmp"),
+        "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path / "tmp"),  # noqa: E501
     } | variables  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", program, Path(__file__).parent.parent, *map(str, arguments)],
@@ -162,7 +160,8 @@ TOKEN = "hf_" + "a1B2" * 8
 
 @pytest.mark.parametrize("redirected", [False, True])
 def test_a_token_opens_a_gated_dataset_and_goes_to_the_hub_alone(tmp_path, redirected):
-    """To the hub with every listing and download; not to the storage that it redirects to, into no file and no output."""
+    """To the hub with every listing and download; not to the storage that it redirects to, into no file and no
+    output."""
     parts = {"data/train-00000.jsonl": texts(10), "data/train-00001.jsonl": texts(100, seed=1)}
     server = HubServer({name: rows(documents) for name, documents in parts.items()}, {})
     server.token = TOKEN
@@ -223,7 +222,7 @@ tokenizer, source = TokenizerSettings(kind="file", vocab_size=300, name=sys.argv
 for folder, needed in json.loads(sys.argv[3]):
     manifest = build_corpus(settings("", source=source, tokenizer=tokenizer), Path(folder), num_workers=1, needed={"hub": needed})
     print(json.dumps(manifest["sources"][0]))
-"""
+"""  # noqa: E501
 
 
 def documents_of(folder, source):
@@ -236,8 +235,7 @@ def test_a_corpus_keeps_the_commit_that_it_was_listed_at_when_the_revision_moves
 ):
     train_bpe(tmp_path / "tokenizer", texts(100), 300)
     before, later = (
-        {f"data/train-{part:05d}.jsonl": texts(60, seed=seed + part) for part in range(12)}
-        for seed in (0, 100)
+        {f"data/train-{part:05d}.jsonl": texts(60, seed=seed + part) for part in range(12)} for seed in (0, 100)
     )
     server = HubServer({name: rows(documents) for name, documents in before.items()}, {})
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -284,8 +282,6 @@ def test_an_environment_that_forbids_the_network_is_named_at_once(tmp_path: Path
     server = HubServer({"train.jsonl": b"{}"}, {})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": server.url, name: "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     server.shutdown()
     assert f"the environment forbids the network ({name}); unset that" in run.stdout, run.stderr

@@ -1,4 +1,5 @@
-"""A corpus that was good stays what it is: its id, the order of its files and every token id, whatever else is mended."""
+"""A corpus that was good stays what it is: its id, the order of its files and every token id, whatever else is
+mended."""
 
 import gzip
 import hashlib
@@ -59,9 +60,7 @@ def test_ids_and_tokens_of_a_good_corpus_are_those_of_the_first_version(tmp_path
     (folder / "marked.md").write_bytes(b"\xef\xbb\xbfa byte order mark\x0c and a form feed")
     (folder / "empty.txt").write_bytes(b"")
     (folder / "a/nothing.jsonl").write_bytes(b"")
-    pq.write_table(
-        pa.table({"id": [1, 2, 3], "text": [documents[400], None, documents[401]]}), folder / "rows.parquet"
-    )
+    pq.write_table(pa.table({"id": [1, 2, 3], "text": [documents[400], None, documents[401]]}), folder / "rows.parquet")
     (folder / "python").mkdir()
     for number in range(410, 500):
         (folder / f"python/{number}.py").write_text(documents[number])

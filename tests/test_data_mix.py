@@ -29,7 +29,7 @@ models: {{m: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, h
 steps: 40
 arms: {{baseline: {{}}}}
 training: {{seq_len: 64, sequences_per_step: 8, warmup_steps: 3, precision: float32, block_tokens: 128}}
-"""
+"""  # noqa: E501
 
 
 def write(folder: Path, *, mix: str = "proportional") -> Path:
@@ -47,8 +47,7 @@ def size(folder: Path) -> int:
 
 def of(folder: Path, *names: str) -> CorpusSettings:
     sources = tuple(
-        SourceSettings(name=name, kind="files", weight="proportional", path=str(folder / name))
-        for name in names
+        SourceSettings(name=name, kind="files", weight="proportional", path=str(folder / name)) for name in names
     )
     return replace(settings(folder), sources=sources, validation_tokens=20)
 
@@ -102,7 +101,8 @@ def test_an_identity_holds_the_word_and_no_size(tmp_path):
 
 
 def test_shares_stay_when_a_corpus_grows(tmp_path, monkeypatch):
-    """They are what was recorded: sizes of other files, which a corpus of an earlier version does not notice, would shift them."""
+    """They are what was recorded: sizes of other files, which a corpus of an earlier version does not notice, would
+    shift them."""
     monkeypatch.setattr(sources_module, "_SMALLEST_GROUP", 4_000)
     write(tmp_path)
     chosen, folder = of(tmp_path, "a", "b"), tmp_path / "corpus"
@@ -115,8 +115,7 @@ def test_shares_stay_when_a_corpus_grows(tmp_path, monkeypatch):
         file.write("\n" * 5000)
     grown = build_corpus(chosen, folder, num_workers=1, needed={"a": 60_000, "b": 20_000})
     assert all(
-        now["num_tokens"] > then["num_tokens"]
-        for now, then in zip(grown["sources"], first["sources"], strict=True)
+        now["num_tokens"] > then["num_tokens"] for now, then in zip(grown["sources"], first["sources"], strict=True)
     )
     assert [source["weight"] for source in grown["sources"]] == weights
 
@@ -140,7 +139,8 @@ def test_bytes_that_do_not_compare_are_refused_before_any_work(tmp_path):
     with pytest.raises(UserError) as refused:
         build_corpus(of(tmp_path, "a", "b"), tmp_path / "corpus", num_workers=1)
     assert str(refused.value) == (
-        "corpus.mix = proportional: the sources' files are packed in different ways (a: plain, b: gzip), so that their bytes do not "
+        "corpus.mix = proportional: the sources' files are packed in different ways (a: plain, b: gzip), so that their "
+        "bytes do not "
         "compare; state weights: mix: {a: ..., b: ...}"
     )
     assert not list((tmp_path / "corpus").rglob("*.arrow"))

@@ -60,9 +60,7 @@ def test_a_shard_cut_short_is_refused_when_opened(tmp_path, kept_bytes):
     path = tmp_path / "a.arrow"
     write_shard(path, small_columns(), **ABOUT)
     path.write_bytes(path.read_bytes()[:kept_bytes])
-    with pytest.raises(
-        UserError, match=r"a\.arrow: not a whole shard, cut short or damaged .* build it again"
-    ):
+    with pytest.raises(UserError, match=r"a\.arrow: not a whole shard, cut short or damaged .* build it again"):
         open_shard(path)
 
 
@@ -97,9 +95,7 @@ def test_other_files_are_no_shards(tmp_path):
 def test_selected_documents_keep_their_order_and_their_tokens(tmp_path):
     write_shard(tmp_path / "a", small_columns(), **ABOUT)
     shard = open_shard(tmp_path / "a")
-    columns = select_documents(
-        [shard, shard], [np.array([True, False, False]), np.array([False, True, True])]
-    )
+    columns = select_documents([shard, shard], [np.array([True, False, False]), np.array([False, True, True])])
     assert np.array_equal(columns.ids, np.arange(4000))
     assert columns.document_offsets.tolist() == [0, 1000, 1001, 4000]
     assert columns.document_bytes.tolist() == [3000, 3, 9000]
@@ -123,9 +119,7 @@ def test_a_corpus_refuses_shards_and_tokenizers_that_are_not_its_own(tmp_path):
 def test_a_shard_made_with_another_tokenizer_is_refused(tmp_path):
     folder = numbered_corpus(tmp_path, {"a": 2000})
     manifest = json.loads((folder / "corpus.json").read_text())
-    columns = Columns(
-        np.arange(1000, dtype=np.uint32), np.array([0, 1000]), np.zeros(1, np.uint64), np.array([1000])
-    )
+    columns = Columns(np.arange(1000, dtype=np.uint32), np.array([0, 1000]), np.zeros(1, np.uint64), np.array([1000]))
     write_shard(folder / "train/a/00000.arrow", columns, **(ABOUT | {"corpus_id": manifest["corpus_id"]}))
     with pytest.raises(UserError, match=r"00000\.arrow: its tokenizer_digest is d"):
         verify_corpus(folder, largest=0)

@@ -33,9 +33,7 @@ def test_text_jsonl_and_parquet_plain_and_compressed(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_text("plain é")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"packed"))
-    (tmp_path / "c.md.zst").write_bytes(
-        zstandard.compress(b"first frame, ") + zstandard.compress(b"second frame")
-    )
+    (tmp_path / "c.md.zst").write_bytes(zstandard.compress(b"first frame, ") + zstandard.compress(b"second frame"))
     (tmp_path / "deep/d.jsonl").write_bytes(rows)
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(rows))
     (tmp_path / "f.jsonl.zst").write_bytes(zstandard.compress(rows))
@@ -69,7 +67,7 @@ def test_zstandard_with_a_long_window_is_read_where_the_environment_allows_the_m
     (tmp_path / "a.txt.zst").write_bytes(stream.compress(b"far back") + stream.flush())
     with pytest.raises(
         UserError,
-        match=r"a\.txt\.zst: asks for a window of more than 134,217,728 bytes .* set the environment's TST_TITAN_MAX_WINDOW_BYTES",
+        match=r"a\.txt\.zst: asks for a window of more than 134,217,728 bytes .* set the environment's TST_TITAN_MAX_WINDOW_BYTES",  # noqa: E501
     ):
         everything(source(tmp_path))
     monkeypatch.setenv("TST_TITAN_MAX_WINDOW_BYTES", str(2**31))
@@ -100,22 +98,16 @@ def test_a_compressed_file_without_a_byte_is_a_download_that_broke_off(tmp_path,
         everything(source(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name", ["a.txt", "a.jsonl", "a.parquet", "a.txt.gz", "a.txt.zst", "a.md.bz2", "a.txt.xz"]
-)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.txt.gz", "a.txt.zst", "a.md.bz2", "a.txt.xz"])
 def test_a_git_lfs_pointer_is_no_text(tmp_path, name):
-    (tmp_path / name).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
-    )
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
     with pytest.raises(UserError, match=r"is a Git LFS pointer, not the file .* `git lfs pull`"):
         everything(source(tmp_path))
 
 
 def test_invalid_utf8_is_replaced_and_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good \xff bad")
-    (tmp_path / "b.jsonl").write_bytes(
-        b'{"text": "caf\xe9"}\n{"text": "lone \\ud800 surrogate"}\n{"text": "fine"}\n'
-    )
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "caf\xe9"}\n{"text": "lone \\ud800 surrogate"}\n{"text": "fine"}\n')
     found, tally = everything(source(tmp_path))
     assert [text for _, text in found] == ["good � bad", "caf�", "lone � surrogate", "fine"]
     assert tally == {"documents with invalid UTF-8, replaced by U+FFFD": 3}
@@ -270,21 +262,15 @@ def test_groups_are_stable_when_a_file_is_removed(tmp_path):
 def test_the_standard_library_is_sources_and_documentation_without_tests_and_foreign_code():
     listing = list_source(SourceSettings(name="python-stdlib", kind="python-stdlib"))
     names = [entry.name for group in listing.groups for entry in group]
-    assert {"argparse.py", "pydoc_data/topics.py", "asyncio/base_events.py", "encodings/__init__.py"} <= set(
-        names
-    )
+    assert {"argparse.py", "pydoc_data/topics.py", "asyncio/base_events.py", "encodings/__init__.py"} <= set(names)
     assert len(names) == len(set(names))
     parts = [set(name.split("/")) for name in names]
-    assert not any(
-        p & {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} for p in parts
-    )
+    assert not any(p & {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} for p in parts)
     assert all(name.split("/")[0].removesuffix(".py") in sys.stdlib_module_names for name in names)
     assert not [name for name in names if name.startswith("encodings/cp")]
     assert listing.num_bytes > 6_000_000
     assert any("tables and codecs left out" in note for note in listing.notes)
-    assert (
-        listing.origin["python"] == ".".join(map(str, sys.version_info[:3])) or sys.version_info[3] != "final"
-    )
+    assert listing.origin["python"] == ".".join(map(str, sys.version_info[:3])) or sys.version_info[3] != "final"
     assert listing == list_source(SourceSettings(name="python-stdlib", kind="python-stdlib"))
 
 

@@ -17,7 +17,7 @@ def corpus_of(folder, ids):
     header = write_shard(
         folder / "train/a/00000.arrow",
         Columns(ids.astype(np.uint32), np.array([0, len(ids)]), np.zeros(1, np.uint64), np.array([len(ids)])),
-        corpus_id="numbered", source="a", split="train", vocab_size=2**32, tokenizer_digest=manifest["tokenizer"]["digest"],
+        corpus_id="numbered", source="a", split="train", vocab_size=2**32, tokenizer_digest=manifest["tokenizer"]["digest"],  # noqa: E501
     )  # fmt: skip
     entry = {"file": "train/a/00000.arrow", "num_tokens": len(ids), "checksum": header.checksum}
     manifest["sources"] = [{"name": "a", "weight": 1.0, "num_tokens": len(ids), "shards": [entry]}]

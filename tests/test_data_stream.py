@@ -44,10 +44,7 @@ def test_permutation_visits_every_index_once(size, seed, epoch):
 def test_permutation_looks_random_and_differs_by_epoch_and_seed():
     size = 100_003
     index = np.arange(size)
-    orders = [
-        permuted(index, np.full(size, epoch), size, seed)
-        for epoch, seed in [(0, 0), (1, 0), (0, 1), (7, 12345)]
-    ]
+    orders = [permuted(index, np.full(size, epoch), size, seed) for epoch, seed in [(0, 0), (1, 0), (0, 1), (7, 12345)]]
     for order in orders:
         # Mean distance of successive elements of a random permutation: a third of the size, +- 0.24 / sqrt(size).
         assert abs(np.abs(np.diff(order)).mean() / size - 1 / 3) < 0.005
@@ -55,7 +52,8 @@ def test_permutation_looks_random_and_differs_by_epoch_and_seed():
         assert abs(np.corrcoef(index, order)[0, 1]) < 0.015
         for lag in (1, 2, 16, 1024):
             assert abs(np.corrcoef(order[lag:], order[:-lag])[0, 1]) < 0.015
-        # Every hundredth of the stream sees every hundredth of the corpus about equally often (chi-square, 99^2 degrees).
+        # Every hundredth of the stream sees every hundredth of the corpus about equally often (chi-square, 99^2
+        # degrees).
         table, *_ = np.histogram2d(index, order, bins=100)
         assert 9000 < ((table - size / 1e4) ** 2 / (size / 1e4)).sum() < 10_600
     for other in orders[1:]:
@@ -84,9 +82,7 @@ def test_mixture_error_is_below_a_thousandth_over_ten_million_tokens(weights):
     source, _ = interleaved(quotas(weights))
     num_blocks = 10_000_000 // 2048
     for start in (0, 1, 1234, 99_999):
-        counts = np.bincount(
-            np.take(source, np.arange(start, start + num_blocks), mode="wrap"), minlength=len(weights)
-        )
+        counts = np.bincount(np.take(source, np.arange(start, start + num_blocks), mode="wrap"), minlength=len(weights))
         assert np.abs(counts / num_blocks - np.array(weights) / sum(weights)).max() < 1e-3
 
 
@@ -119,9 +115,7 @@ def test_an_epoch_of_many_stretches_has_the_hashes_of_all_blocks_once_and_stays_
     stream = TokenStream(one_source, seed=3, num_lanes=lanes, block_tokens=block)
     num_blocks = 10_007 // block
     rounds = -(-num_blocks // lanes)
-    read = (
-        stream.windows(0, rounds * block).reshape(lanes, rounds, block).transpose(1, 0, 2).reshape(-1, block)
-    )
+    read = stream.windows(0, rounds * block).reshape(lanes, rounds, block).transpose(1, 0, 2).reshape(-1, block)
     flat = np.arange(num_blocks * block).reshape(-1, block)
 
     def hashes(blocks):
@@ -235,9 +229,7 @@ def test_first_batch_of_a_trillion_tokens_in_ten_thousand_shards_within_a_second
     folder = numbered_corpus(tmp_path, {"a": 1000})
     manifest = json.loads((folder / "corpus.json").read_text())
     size = 10**8
-    columns = Columns(
-        np.zeros(size, np.uint16), np.array([0, size]), np.zeros(1, np.uint64), np.array([size])
-    )
+    columns = Columns(np.zeros(size, np.uint16), np.array([0, size]), np.zeros(1, np.uint64), np.array([size]))
     about = {
         "corpus_id": "numbered",
         "tokenizer_digest": manifest["tokenizer"]["digest"],
@@ -250,9 +242,7 @@ def test_first_batch_of_a_trillion_tokens_in_ten_thousand_shards_within_a_second
     for number in range(10_000):
         name = f"train/big/{number:05d}.arrow"
         (folder / name).hardlink_to(first)
-        entries.append(
-            {"file": name, "num_tokens": size, "num_documents": 1, "num_bytes": size, "checksum": checksum}
-        )
+        entries.append({"file": name, "num_tokens": size, "num_documents": 1, "num_bytes": size, "checksum": checksum})
     manifest["sources"] = [{"name": "big", "weight": 1.0, "num_tokens": 10_000 * size, "shards": entries}]
     (folder / "corpus.json").write_text(json.dumps(manifest))
 

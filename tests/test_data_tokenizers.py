@@ -1,4 +1,5 @@
-"""Tokenizers: the same texts give the same file, every text reads back, and nothing in a text becomes a special token."""
+"""Tokenizers: the same texts give the same file, every text reads back, and nothing in a text becomes a special
+token."""
 
 import json
 import shutil
@@ -33,7 +34,8 @@ def test_training_is_deterministic_and_gives_the_asked_size(folder, tmp_path):
 
 
 def test_training_takes_time_in_proportion_to_a_run_of_letters_without_a_space(tmp_path):
-    """A run was one pre-token, and the time for it grew with its square: 320,000 letters took 126 s, 9 million hours."""
+    """A run was one pre-token, and the time for it grew with its square: 320,000 letters took 126 s, 9 million
+    hours."""
     letters = np.random.default_rng(0).choice(list("abcdefghij"), size=400_000)
     run = "".join(letters)
     pieces_of_it = [run[start : start + 4096] for start in range(0, len(run), 4096)]
@@ -66,9 +68,7 @@ def test_transformers_loads_the_folder_and_agrees(folder):
 
 def test_a_given_tokenizer_is_used_as_it_is(folder, tmp_path):
     given = TokenizerSettings(kind="file", vocab_size=500, name=str(folder / "tokenizer.json"))
-    build_corpus(
-        settings(jsonl(tmp_path / "in.jsonl", texts(150)), tokenizer=given), tmp_path / "c", num_workers=1
-    )
+    build_corpus(settings(jsonl(tmp_path / "in.jsonl", texts(150)), tokenizer=given), tmp_path / "c", num_workers=1)
     assert load_tokenizer(tmp_path / "c/tokenizer").digest == load_tokenizer(folder).digest
     for kind in ("file", "hub"):
         copy_tokenizer(tmp_path / kind, TokenizerSettings(kind=kind, vocab_size=500, name=str(folder)))
@@ -77,14 +77,10 @@ def test_a_given_tokenizer_is_used_as_it_is(folder, tmp_path):
         assert copied.eos_id == load_tokenizer(folder).eos_id
 
 
-def test_a_vocabulary_smaller_than_the_tokenizers_ids_is_refused_before_anything_is_tokenized(
-    folder, tmp_path
-):
+def test_a_vocabulary_smaller_than_the_tokenizers_ids_is_refused_before_anything_is_tokenized(folder, tmp_path):
     given = TokenizerSettings(kind="file", vocab_size=399, name=str(folder))
     with pytest.raises(UserError, match="ids up to 399, beyond vocab_size 399; set vocab_size to 400"):
-        build_corpus(
-            settings(jsonl(tmp_path / "in.jsonl", texts(50)), tokenizer=given), tmp_path / "c", num_workers=1
-        )
+        build_corpus(settings(jsonl(tmp_path / "in.jsonl", texts(50)), tokenizer=given), tmp_path / "c", num_workers=1)
     check_vocabulary(load_tokenizer(folder), TokenizerSettings(kind="bpe", vocab_size=400))
     with pytest.raises(UserError, match="at least 257"):
         train_bpe(tmp_path, ["x"], 256)
@@ -161,9 +157,7 @@ def test_a_tokenizer_that_drops_characters_is_refused(change, message, tmp_path)
         check_vocabulary(load_tokenizer(tmp_path), given)
         return
     with pytest.raises(UserError, match=rf"tokenizer {tmp_path}: {message}"):
-        build_corpus(
-            settings(jsonl(tmp_path / "in.jsonl", texts(50)), tokenizer=given), tmp_path / "c", num_workers=1
-        )
+        build_corpus(settings(jsonl(tmp_path / "in.jsonl", texts(50)), tokenizer=given), tmp_path / "c", num_workers=1)
 
 
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
@@ -176,9 +170,7 @@ def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer\.json"):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="cannot be loaded from the hub"):
-        copy_tokenizer(
-            tmp_path / "out", TokenizerSettings(kind="hub", vocab_size=9, name=str(tmp_path / "nowhere"))
-        )
+        copy_tokenizer(tmp_path / "out", TokenizerSettings(kind="hub", vocab_size=9, name=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""A corpus of many files through the workflow: shares as jobs, each bad file dealt with by its rule, the rest complete."""
+"""A corpus of many files through the workflow: shares as jobs, each bad file dealt with by its rule, the rest
+complete."""
 
 import json
 import os
@@ -30,7 +31,7 @@ models: {{tiny: {{shape: {{dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1
 steps: {steps}
 arms: {{baseline: {{}}}}
 training: {{seq_len: 2048, sequences_per_step: 8, warmup_steps: 3, precision: float32}}
-"""
+"""  # noqa: E501
 
 
 def snakemake(folder: Path, *arguments: str, profile: str = "local") -> "subprocess.CompletedProcess[str]":
@@ -60,9 +61,7 @@ def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes
     num_documents = write_corpus(tmp_path / "in", num_bytes, num_files)
     train_bpe(tmp_path / "tokenizer", texts(2000), 4096)
     # Enough steps to read all of it: a token a byte at most.
-    study = STUDY.format(
-        files=tmp_path / "in", tokenizer=tmp_path / "tokenizer", steps=num_bytes // (8 * 2048) + 100
-    )
+    study = STUDY.format(files=tmp_path / "in", tokenizer=tmp_path / "tokenizer", steps=num_bytes // (8 * 2048) + 100)
     (tmp_path / "studies/big.yaml").write_text(study)
     plan = load_plan(tmp_path / "studies/big.yaml", tmp_path / "results")
     (identity,) = plan.corpora
@@ -110,16 +109,15 @@ def test_a_corpus_with_bad_files_is_tokenized_share_by_share(tmp_path, num_bytes
 
 
 def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> None:
-    """Snakemake saw a corpus.json and took it: other texts, or another tokenizer.json, went unnoticed into the next runs."""
+    """Snakemake saw a corpus.json and took it: other texts, or another tokenizer.json, went unnoticed into the next
+    runs."""
     copy_workflow(tmp_path)
     targets, finals = [], []
     for number, name in enumerate(("old", "newer", "same")):
         files, tokenizer = tmp_path / f"in-{name}", tmp_path / f"tokenizer-{name}"
         jsonl(files / "1.jsonl", texts(3000, seed=number))
         train_bpe(tokenizer, texts(2000, seed=number), 4096)
-        study = STUDY.format(files=files, tokenizer=tokenizer, steps=4).replace(
-            "warmup_steps: 3", "warmup_steps: 1"
-        )
+        study = STUDY.format(files=files, tokenizer=tokenizer, steps=4).replace("warmup_steps: 3", "warmup_steps: 1")
         (tmp_path / f"studies/{name}.yaml").write_text(study.replace("20k", "1k").replace("2048", "128"))
     for name in ("old", "newer", "same"):
         plan = load_plan(tmp_path / f"studies/{name}.yaml", tmp_path / "results")
@@ -137,13 +135,9 @@ def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> No
     assert dry.returncode == 1
     assert [line.partition(": ")[0] for line in dry.stderr.splitlines()[1:]] == ["error", "error"], dry.stderr
     assert (
-        f"{Path(targets[0]).parent}: the files of source made-up have changed since this corpus was made"
-        in dry.stderr
+        f"{Path(targets[0]).parent}: the files of source made-up have changed since this corpus was made" in dry.stderr
     )
-    assert (
-        f"{Path(targets[1]).parent}: {tmp_path}/tokenizer-newer/tokenizer.json is another tokenizer"
-        in dry.stderr
-    )
+    assert f"{Path(targets[1]).parent}: {tmp_path}/tokenizer-newer/tokenizer.json is another tokenizer" in dry.stderr
     # Whoever asks for a segment, too; a study of other inputs is not held up.
     run = snakemake(tmp_path, finals[0])
     assert run.returncode == 1
@@ -156,8 +150,7 @@ def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> No
     dry = snakemake(tmp_path, "-n", "studies/old")
     assert dry.returncode == 0, dry.stderr
     assert (
-        f"not compared with what the corpus was made of: corpus source made-up: path '{tmp_path}/in-old'"
-        in dry.stderr
+        f"not compared with what the corpus was made of: corpus source made-up: path '{tmp_path}/in-old'" in dry.stderr
     )
     jsonl(tmp_path / "in-old/1.jsonl", texts(10))
     for segment in load_plan(tmp_path / "studies/old.yaml", tmp_path / "results").segments.values():
@@ -168,9 +161,7 @@ def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> No
     assert "made of" not in dry.stderr
 
 
-def test_downloads_lie_beside_the_corpus_until_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_downloads_lie_beside_the_corpus_until_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snakemake points jobs to the node's /tmp: 16 processes with files of 2 GB filled it."""
     for name in ("Snakefile", "workflow", "local", "slurm"):
         (tmp_path / name).symlink_to(REPOSITORY / name)

@@ -185,14 +185,13 @@ ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
     ],
 )
 def test_training_and_the_export_make_the_same_ids_of_a_text(given, tmp_path):
-    """Tokens were added, texts cut at 16 ids, and a literal end of text was one id in the export and characters in training."""
+    """Tokens were added, texts cut at 16 ids, and a literal end of text was one id in the export and characters in
+    training."""
     source = results() / "data" / initialized(DENSE).recipe.corpus.id / "tokenizer"
     tokenizer = json.loads((source / "tokenizer.json").read_text()) | given
     (tmp_path / "given").mkdir()
     (tmp_path / "given/tokenizer.json").write_text(json.dumps(tokenizer))
-    texts = [
-        f"text {n}, café, <|endoftext|>in the <|start|> middle, and " + "more of it " * n for n in range(40)
-    ]
+    texts = [f"text {n}, café, <|endoftext|>in the <|start|> middle, and " + "more of it " * n for n in range(40)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     settings = CorpusSettings(
         sources=(SourceSettings(name="texts", kind="files", path=str(tmp_path / "texts.jsonl")),),
@@ -204,8 +203,7 @@ def test_training_and_the_export_make_the_same_ids_of_a_text(given, tmp_path):
     for shard in (tmp_path / "corpus").glob("*/**/*.arrow"):
         opened = open_shard(shard)
         trained_on |= {
-            tuple(opened.ids[start:end].tolist())
-            for start, end in itertools.pairwise(opened.document_offsets.tolist())
+            tuple(opened.ids[start:end].tolist()) for start, end in itertools.pairwise(opened.document_offsets.tolist())
         }
 
     (tmp_path / "export").mkdir()

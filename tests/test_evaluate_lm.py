@@ -138,9 +138,7 @@ def test_a_continuation_longer_than_the_models_sequences_is_scored_in_pieces():
 
 def test_what_the_model_cannot_do_is_said():
     lm = lm_of(initialized(DENSE))
-    sampled = requests(
-        "generate_until", ("x", {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0})
-    )
+    sampled = requests("generate_until", ("x", {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}))
     with pytest.raises(UserError, match="asks for sampling"):
         lm.generate_until(sampled)
     long = requests("generate_until", ("x", {"until": [], "max_gen_toks": SEQ_LEN}))

@@ -38,9 +38,7 @@ def test_the_true_choice_continues_its_context_and_the_others_come_from_other_do
 
 
 def test_tasks_are_written_once_and_equal_every_time(tmp_path):
-    (tmp_path / "validation.jsonl").write_bytes(
-        (results() / "data" / corpus().id / "validation.jsonl").read_bytes()
-    )
+    (tmp_path / "validation.jsonl").write_bytes((results() / "data" / corpus().id / "validation.jsonl").read_bytes())
     assert set(write_offline_tasks(tmp_path)) == {"heldout_bits_per_byte", "heldout_cloze"}
     folder = tmp_path / "tasks"
     written = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
@@ -59,9 +57,7 @@ def test_long_and_many_documents_share_the_text_that_is_scored():
 def test_too_little_held_out_text_is_said(tmp_path):
     lines = [json.dumps({"id": "a", "text": "too short"})]
     (tmp_path / "validation.jsonl").write_text("\n".join(lines))
-    with pytest.raises(
-        UserError, match=r"needs 4 held-out documents .* the corpus has 0; raise .*validation_tokens"
-    ):
+    with pytest.raises(UserError, match=r"needs 4 held-out documents .* the corpus has 0; raise .*validation_tokens"):
         write_offline_tasks(tmp_path)
     (tmp_path / "validation.jsonl").write_text('{"id": "a", "te')
     with pytest.raises(UserError, match=r"validation.jsonl: damaged"):

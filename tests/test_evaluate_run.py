@@ -85,9 +85,7 @@ def test_a_trial_never_takes_the_place_of_a_final_evaluation(own_results):
     assert final == folder / "evaluations" / segment / "heldout_bits_per_byte.json"
     before = final.read_bytes()
     for trial in ({"limit": 2}, {"dtype": "bfloat16"}, {"limit": 3, "dtype": "float32"}):
-        (path,) = evaluate(
-            Evaluation(results=folder, segment=segment, groups=["heldout_bits_per_byte"], **trial)
-        )
+        (path,) = evaluate(Evaluation(results=folder, segment=segment, groups=["heldout_bits_per_byte"], **trial))
         assert path == final.parent / "trials" / final.name
     assert final.read_bytes() == before
     records = (final.parent / "tasks").iterdir()
@@ -239,18 +237,14 @@ def test_checkpoints_that_are_missing_damaged_or_of_something_else(own_results):
     evaluated = folder / "evaluations" / segment / "trials" / "offline.json"
     evaluated.parent.mkdir(parents=True)
     evaluated.write_text(json.dumps({"segment": "other/decay-0-1-00000000", "tasks": {}}))
-    with pytest.raises(
-        UserError, match=r"offline.json: is the evaluation of other/decay-0-1-00000000, not of"
-    ):
+    with pytest.raises(UserError, match=r"offline.json: is the evaluation of other/decay-0-1-00000000, not of"):
         run(own_results, "offline")
     evaluated.unlink()
 
     data = next((path / "checkpoint/step-1").glob("*.distcp"))
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        UserError, match=r"step-1: damaged, or not of this segment .* train the segment again"
-    ):
+    with pytest.raises(UserError, match=r"step-1: damaged, or not of this segment .* train the segment again"):
         run(own_results, "offline")
     data.write_bytes(whole)
 
@@ -266,7 +260,5 @@ def test_checkpoints_that_are_missing_damaged_or_of_something_else(own_results):
     with pytest.raises(UserError, match=r"checkpoint/step-1: the checkpoint is missing; delete .*done.json"):
         run(own_results, "offline")
     (path / "done.json").unlink()
-    with pytest.raises(
-        UserError, match=rf"not finished \(no done.json\); train it first: tst-titan train {segment}"
-    ):
+    with pytest.raises(UserError, match=rf"not finished \(no done.json\); train it first: tst-titan train {segment}"):
         run(own_results, "offline")

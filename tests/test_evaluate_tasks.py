@@ -1,4 +1,5 @@
-"""Definitions of a user's own: a score is of one definition, mistakes are one line, and no code runs that is not trusted."""
+"""Definitions of a user's own: a score is of one definition, mistakes are one line, and no code runs that is not
+trusted."""
 
 import bz2
 import gzip
@@ -109,9 +110,7 @@ def test_a_version_holds_what_a_task_is_made_of_and_lm_evals_own_stay_as_they_ar
     (folder / "tagged.yaml").write_text((folder / "sums.yaml").read_text().replace('"sums"', '"tagged"'))
     path = user_task(folder, "tagged", tag="some_sums")
     group(folder, {"task": "sums", "num_fewshot": 0}, "arc_easy")
-    before = {
-        name: version(folder, name) for name in ("sums", "sums_of_all", "some_sums", "tagged", "arc_easy")
-    }
+    before = {name: version(folder, name) for name in ("sums", "sums_of_all", "some_sums", "tagged", "arc_easy")}
     assert before["arc_easy"] == "1.0"
     (folder / "shared.inc").write_text("description: Additions.\n")
     assert version(folder, "sums") != before["sums"]
@@ -152,9 +151,7 @@ def test_a_workflow_sees_changes_of_what_a_group_is_made_of_and_of_nothing_else(
     path = user_task(folder, "sums")
     user_task(folder, "hellaswag_it")
     group(folder, "sums")
-    assert [definitions_state(name, folder) for name in ("offline", "paper", "hellaswag", "arc_easy")] == [
-        ""
-    ] * 4
+    assert [definitions_state(name, folder) for name in ("offline", "paper", "hellaswag", "arc_easy")] == [""] * 4
 
     def states() -> list[str]:
         # As a new process sees it.
@@ -187,9 +184,7 @@ def test_a_document_is_not_among_its_own_examples(splits, refused, folder):
     rows = [{"q": f"{n} and one is", "options": [f" {n + 1}", " none"], "gold": 0} for n in range(4)]
     user_task(folder, "sums", rows=rows, num_fewshot=1, **splits)
     if refused:
-        with pytest.raises(
-            UserError, match=r"task sums \(.*\): num_fewshot: 1 .* name another split as fewshot_split"
-        ):
+        with pytest.raises(UserError, match=r"task sums \(.*\): num_fewshot: 1 .* name another split as fewshot_split"):
             load(folder)
         return
     task = load(folder)["tasks"]["sums"]
@@ -285,9 +280,7 @@ def test_a_corpus_folders_tasks_are_those_that_are_made_here(tmp_path, capsys):
     tasks.mkdir(exist_ok=True)
     mark = tmp_path / "ran"
     (tasks / "evil.py").write_text(EVIL.format(str(mark)))
-    (tasks / "a.yaml").write_text(
-        "task: heldout_cloze\nprocess_docs: !function evil.rows\ntest_split: test\n"
-    )
+    (tasks / "a.yaml").write_text("task: heldout_cloze\nprocess_docs: !function evil.rows\ntest_split: test\n")
     arguments = ["evaluate", segment, "--tasks", "offline", "--limit", "4", "--results", str(tmp_path)]
     assert main(arguments) == 0
     found = json.loads(Path(capsys.readouterr().out.strip()).read_text())["tasks"]
@@ -311,7 +304,7 @@ def test_a_corpus_folders_tasks_are_those_that_are_made_here(tmp_path, capsys):
         ({"doc_to_txt": "q"}, "doc_to_txt: no key of a task; did you mean doc_to_text"),
         ({"num_fewshot": 9, "fewshot_split": "test"}, "num_fewshot: 9 examples, but there are 1 documents"),
         ({"metric_list": [{"metric": "acc_nrom"}]}, "metric_list: 'acc_nrom'; did you mean acc_norm"),
-        ({"metric_list": [{"metric": "bits_per_byte"}]}, "metric_list: output_type multiple_choice gives no bits_per_byte"),
+        ({"metric_list": [{"metric": "bits_per_byte"}]}, "metric_list: output_type multiple_choice gives no bits_per_byte"),  # noqa: E501
         ({"metric_list": [{"metric": "acc", "aggregation": "meen"}]}, "aggregation: 'meen'; did you mean mean"),
         ({"metric_list": []}, r"metric_list: \[\] gives no score"),
         ({"test_split": "tset"}, "test_split: 'tset'; the data have test"),
@@ -337,9 +330,7 @@ def test_a_mistake_in_a_later_document_is_found_too(folder):
 def test_mistakes_in_groups_and_files(folder):
     path = user_task(folder, "sums")
     group(folder, "sums", "smus")
-    with pytest.raises(
-        UserError, match=r"task sums_of_all \(.*\): member smus: neither .* did you mean sums"
-    ):
+    with pytest.raises(UserError, match=r"task sums_of_all \(.*\): member smus: neither .* did you mean sums"):
         load(folder, "sums_of_all")
     group(folder).write_text("group: sums_of_all\ntask: sums\n")
     with pytest.raises(UserError, match=r"sums_of_all \(.*\): task: 'sums'; list the group's members"):
@@ -387,17 +378,16 @@ def zipped(content: bytes) -> bytes:
     return memory.getvalue()
 
 
-@pytest.mark.parametrize(
-    "pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress, bytes, zipped]
-)
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress, bytes, zipped])
 def test_a_tasks_data_are_bounded_unpacked_before_the_dataset_library_unpacks_them(pack, folder, monkeypatch):
-    """The library goes by the first bytes, whatever the name; one line or a file printed over many lines is held whole."""
+    """The library goes by the first bytes, whatever the name; one line or a file printed over many lines is held
+    whole."""
     user_task(folder, "sums", rows=[{**QUESTION, "more": "a" * 2**20}] * 2)
     data = folder / "sums.jsonl"
     data.write_bytes(pack(data.read_bytes()))
     monkeypatch.setenv("TST_TITAN_MAX_TASK_DATA_BYTES", str(2 * 2**20))
     with pytest.raises(
-        UserError, match=r"^\S*/sums\.jsonl: more than 2,097,152 bytes, the most that a task's data file may have, unpacked; .* "
+        UserError, match=r"^\S*/sums\.jsonl: more than 2,097,152 bytes, the most that a task's data file may have, unpacked; .* "  # noqa: E501
         "set the environment's TST_TITAN_MAX_TASK_DATA_BYTES$",
     ):  # fmt: skip
         load(folder)

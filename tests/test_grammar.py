@@ -28,7 +28,7 @@ def tst_titan(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(
     "name",
-    ["scaling", "scaling.yaml", "studies/scaling", "studies/scaling/", "studies/scaling.yaml", "{fresh}/studies/scaling"],
+    ["scaling", "scaling.yaml", "studies/scaling", "studies/scaling/", "studies/scaling.yaml", "{fresh}/studies/scaling"],  # noqa: E501
 )  # fmt: skip
 def test_a_study_has_these_names(fresh: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh)

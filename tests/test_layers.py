@@ -1,4 +1,5 @@
-"""Data flows one way, study to report: no file imports from a later room, and engines are imported where they belong."""
+"""Data flows one way, study to report: no file imports from a later room, and engines are imported where they
+belong."""
 
 import ast
 import sys
@@ -94,7 +95,8 @@ def test_one_file_runs_slurms_commands() -> None:
     assert not found
 
 
-# Every function is read at one glance, and every file in one go. A function's docstring does not count: no split shortens it.
+# Every function is read at one glance, and every file in one go. A function's docstring does not count: no split
+# shortens it.
 LONGEST_FUNCTION, LONGEST_FILE = 50, 350
 
 

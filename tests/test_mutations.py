@@ -1,7 +1,9 @@
-"""A finished study whose files are then damaged, edited, lost or mixed up: each is named with its mend or mended, and no number changes in silence.
+"""A finished study whose files are then damaged, edited, lost or mixed up: each is named with its mend or mended, and
+no number changes in silence.
 
-One table: what is done to which file, and what each reader says of it. Whatever it is, every number that is shown afterwards is the
-one of before, or absent with a word about it, and so it stays when the study is evaluated, exported and collected once more.
+One table: what is done to which file, and what each reader says of it. Whatever it is, every number that is shown
+afterwards is the one of before, or absent with a word about it, and so it stays when the study is evaluated, exported
+and collected once more.
 """
 
 import json
@@ -35,7 +37,8 @@ MEND = r"(bring (it|that|them|back)|put the folder back|restore|delete|evaluat(e
 class Mutation:
     """A change and, by reader, words of the message that names it (`MEND` is asked of each too).
 
-    `mended`: afterwards everything is as it was, without a notice. Nothing said and not mended: a file that no number comes from.
+    `mended`: afterwards everything is as it was, without a notice. Nothing said and not mended: a file that no number
+    comes from.
     """
 
     change: Change
@@ -203,7 +206,9 @@ def another_digest(value: dict[str, Any]) -> None:
         seal["sha256"] = "0" * 64
 
 
-OF_ANOTHER = r"step-12: is the checkpoint of tiny-baseline/\S+ at step 12, not of tiny-tst-s2/\S+ at step 12.*bring back"
+OF_ANOTHER = (
+    r"step-12: is the checkpoint of tiny-baseline/\S+ at step 12, not of tiny-tst-s2/\S+ at step 12.*bring back"
+)
 CHECKPOINTS = {
     **{f"bit flipped at {at}": Mutation(flipped(checkpoint(DATA), at, bit), load(BYTES)) for at, bit in ((0, 0), (0.25, 7), (0.5, 3), (0.75, 5), (1, 1))},
     "cut short": Mutation(cut(checkpoint(DATA)), load(r"__0_0\.distcp: has [\d,]+ bytes, [\d,]+ were saved.*bring back")),
@@ -353,16 +358,12 @@ def another_tokenizer(study: FinishedStudy) -> None:
 def all_with_another_tokenizer(study: FinishedStudy) -> None:
     another_tokenizer(study)
     digest = load_tokenizer(study.corpus / "tokenizer").digest
-    record(corpus("corpus.json"), lambda value: value["tokenizer"].update(digest=digest), sealed_anew=True)(
-        study
-    )
+    record(corpus("corpus.json"), lambda value: value["tokenizer"].update(digest=digest), sealed_anew=True)(study)
 
 
 SHARD, HELD_OUT, TOKENIZER = "train/library/00000.arrow", "validation/00000.arrow", "tokenizer/tokenizer.json"
 TEXT = {"evaluate": r"validation\.jsonl: .*(bring it back|build the corpus again)"}
-VOCABULARY = everyone(
-    r"tokenizer\.json: another tokenizer than the one that made the shards; delete the corpus folder"
-)
+VOCABULARY = everyone(r"tokenizer\.json: another tokenizer than the one that made the shards; delete the corpus folder")
 CONFIG = everyone(r"tokenizer_config\.json: .*bring it back, or delete")
 CORPUS = {
     "corpus.json: a shard dropped": manifest(lambda value: value["sources"][0]["shards"].pop()),
@@ -552,9 +553,7 @@ def no_other_number(study: FinishedStudy, found: StudyResults, before: StudyResu
 def same_export(study: FinishedStudy, untouched: FinishedStudy) -> bool:
     names = {path.name for path in untouched.exported.iterdir()}
     same = {path.name for path in study.exported.iterdir()} == names
-    return same and all(
-        (study.exported / n).read_bytes() == (untouched.exported / n).read_bytes() for n in names
-    )
+    return same and all((study.exported / n).read_bytes() == (untouched.exported / n).read_bytes() for n in names)
 
 
 def readers(study: FinishedStudy) -> dict[str, Callable[[], object]]:
@@ -604,8 +603,7 @@ def same_tables(study: FinishedStudy, untouched: FinishedStudy) -> None:
     for name in names:
         if name == "evaluations.parquet":  # names the files that it is of
             here, there = (
-                pd.read_parquet(folder / name).drop(columns="file")
-                for folder in (study.tables, untouched.tables)
+                pd.read_parquet(folder / name).drop(columns="file") for folder in (study.tables, untouched.tables)
             )
             pd.testing.assert_frame_equal(here, there)
         else:

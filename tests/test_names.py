@@ -1,4 +1,5 @@
-"""Names become paths: none leads out of its folder, is hidden, holds what a shell reads, or is too long for a file system."""
+"""Names become paths: none leads out of its folder, is hidden, holds what a shell reads, or is too long for a file
+system."""
 
 from pathlib import Path
 
@@ -19,7 +20,7 @@ GOOD = {
     "training": {"seq_len": 128, "sequences_per_step": 8, "warmup_steps": 60},
 }
 BAD = [
-    "", ".", "..", ".hidden", "a/b", "a/../../x", "/abs", "a b", "two\nlines", "ends\n", "x" * 300, "-dash", "x$(id)", "x;y", "x'y",
+    "", ".", "..", ".hidden", "a/b", "a/../../x", "/abs", "a b", "two\nlines", "ends\n", "x" * 300, "-dash", "x$(id)", "x;y", "x'y",  # noqa: E501
     "x{y}", "é", "a\0b", "a\\b", "~", "*",
 ]  # fmt: skip
 

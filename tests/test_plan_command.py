@@ -37,9 +37,7 @@ def test_json_has_runs_segments_and_totals(command) -> None:
     status, out, _ = command("studies/quickstart", "--json")
     plan = json.loads(out)
     assert status == 0
-    keys = (
-        "run arm model bag_size step_ratio steps seed equivalent_tokens data_tokens flops gpu_hours segments"
-    )
+    keys = "run arm model bag_size step_ratio steps seed equivalent_tokens data_tokens flops gpu_hours segments"
     for run in plan["runs"]:
         assert set(keys.split()) <= set(run)
     baseline, tst = plan["runs"]
@@ -118,7 +116,8 @@ def test_a_broken_neighbour_is_a_note(command, tmp_path: Path) -> None:
 
 
 def test_planning_all_published_studies_is_quick_and_imports_nothing_heavy(fresh: Path) -> None:
-    """Of the processor, not of the clock, which a busy machine stretches: at most five seconds, ten times what it takes."""
+    """Of the processor, not of the clock, which a busy machine stretches: at most five seconds, ten times what it
+    takes."""
     code = (
         "import sys, time; start = time.process_time()\n"
         "from pathlib import Path\n"

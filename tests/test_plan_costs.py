@@ -118,9 +118,7 @@ def test_a_tied_head_is_counted_once_and_still_multiplied() -> None:
         ("10B-A1B", "active_without_embeddings", 0.96e9),
     ],
 )
-def test_parameter_counts_are_the_published_ones_as_far_as_printed(
-    name: str, field: str, published: float
-) -> None:
+def test_parameter_counts_are_the_published_ones_as_far_as_printed(name: str, field: str, published: float) -> None:
     assert getattr(count_parameters(shape_of(name)), field) == pytest.approx(published, rel=0.015)
 
 
@@ -132,16 +130,15 @@ def test_the_ladder_is_named_after_its_totals() -> None:
 
 
 def test_flops_agree_with_a_sum_over_matmuls() -> None:
-    """Written out for one layer kind by another road: 2 FLOPs a weight forward, 4 backward, scores and values by hand."""
+    """Written out for one layer kind by another road: 2 FLOPs a weight forward, 4 backward, scores and values by
+    hand."""
     shape, seq_len = shape_of("3M-A2M"), 128
     width, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     assert shape.moe is not None
     matmuls = [(128, width), (128, kv), (128, kv), (width, 128), (128, shape.moe.num_experts)]
     matmuls += [(128, shape.moe.expert_ffn_dim)] * 3 * shape.moe.top_k
     weights = shape.num_layers * sum(rows * columns for rows, columns in matmuls) + 128 * 4096
-    forward_of_a_sequence = (
-        sum(2 * 2 * width * (position + 1) for position in range(seq_len)) * shape.num_layers
-    )
+    forward_of_a_sequence = sum(2 * 2 * width * (position + 1) for position in range(seq_len)) * shape.num_layers
     assert flops_per_position(shape, seq_len) * seq_len == 6 * weights * seq_len + 3 * forward_of_a_sequence
 
 

@@ -14,9 +14,7 @@ BAGS = st.integers(min_value=2, max_value=8)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def definition(
-    steps: list[int], ratios: list[float], bags: list[int], seeds: list[int] | None = None
-) -> dict:
+def definition(steps: list[int], ratios: list[float], bags: list[int], seeds: list[int] | None = None) -> dict:
     return {
         "corpus": {"source": "python-stdlib", "tokenizer": "bpe-4096"},
         "models": ["2M"],
@@ -62,9 +60,7 @@ def test_adding_a_ratio_a_budget_a_bag_size_a_seed_or_a_study_changes_no_identit
 ) -> None:
     alone = finals(plan_of(tmp_path / "s", {"a": definition(steps, ratios, [bag])})["a"])
     union = {
-        "a": definition(
-            list({*steps, more_steps}), list({*ratios, more_ratio}), list({bag, more_bag}), seeds=[0, 1]
-        ),
+        "a": definition(list({*steps, more_steps}), list({*ratios, more_ratio}), list({bag, more_bag}), seeds=[0, 1]),
         "b": definition([more_steps * 2], [more_ratio], [bag]),
     }
     beside = finals(plan_of(tmp_path / "s", union)["a"])
@@ -138,7 +134,10 @@ def test_comments_order_names_and_monitoring_change_nothing(tmp_path: Path) -> N
     text = "# a comment\n" + yaml.safe_dump(dict(reversed(study.items())), sort_keys=False).replace(
         "\nsteps: ", "\n# why\nsteps:   ", 1
     )
-    text += "description: now with words\nlog_every: 7\nvalidation: {every: 50, tokens: 1M}\nevaluate: {tasks: paper}\ncompare: equal_loss\n"
+    text += (
+        "description: now with words\nlog_every: 7\nvalidation: {every: 50, tokens: 1M}\nevaluate: {tasks: "
+        "paper}\ncompare: equal_loss\n"
+    )
     (tmp_path / "s" / "a.yaml").write_text(text)
     after = load_plan(tmp_path / "s" / "a.yaml", tmp_path / "results")
     assert list(before.segments) == list(after.segments)

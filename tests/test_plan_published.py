@@ -90,9 +90,7 @@ def test_every_printed_cell_of_a_grid_has_its_run(
     planned = {(run.step_ratio, run.bag_size) for run in plans[study].runs}
     assert printed <= planned
     assert planned == {(0.0, 1)} | {
-        (tenths / 10, bag)
-        for tenths in range(1, 10)
-        for bag in range(2, max(printed, key=lambda c: c[1])[1] + 1)
+        (tenths / 10, bag) for tenths in range(1, 10) for bag in range(2, max(printed, key=lambda c: c[1])[1] + 1)
     }
     assert {run.bag_weighting for run in plans[study].runs if run.bag_size > 1} == {weighting}
 
@@ -105,23 +103,20 @@ def test_sharing_saves_what_was_promised(plans: dict[str, Plan], tmp_path: Path)
         assert saved(plans[name]) > 0.35, name
     baselines = [run for run in plans["scaling"].runs if (run.model, run.arm) == ("3B", "baseline")]
     jobs = {id for run in baselines for id in run.segments}
-    steps = sum(
-        plans["scaling"].segments[id].end_step - plans["scaling"].segments[id].start_step for id in jobs
-    )
+    steps = sum(plans["scaling"].segments[id].end_step - plans["scaling"].segments[id].start_step for id in jobs)
     assert 1 - steps / sum(run.steps for run in baselines) > 0.45
 
 
 def test_studies_share_across_files(plans: dict[str, Plan]) -> None:
-    """The 100,000-step grid goes on from the 20,000-step one; both 600M grids have one baseline; Table 2 is in Table 1."""
+    """The 100,000-step grid goes on from the 20,000-step one; both 600M grids have one baseline; Table 2 is in Table
+    1."""
     assert set(plans["grid-270m-20k"].segments) & set(plans["grid-270m-100k"].segments)
     baselines = [
         {run.final for run in plans[name].runs if run.arm == "baseline"}
         for name in ("grid-600m-20k", "grid-600m-20k-power-law", "weighting")
     ]
     assert baselines[0] == baselines[1] == baselines[2]
-    assert {run.final for run in plans["reinit-ablation"].runs} <= {
-        run.final for run in plans["scaling"].runs
-    }
+    assert {run.final for run in plans["reinit-ablation"].runs} <= {run.final for run in plans["scaling"].runs}
 
 
 def test_the_published_tables_are_whole_and_missing_is_missing() -> None:
@@ -133,9 +128,7 @@ def test_the_published_tables_are_whole_and_missing_is_missing() -> None:
         (row for row in rows if row.method == "tst" and row.model == "3B"), key=lambda row: row.total_steps
     )
     assert (rows[9].final_train_loss, rows[9].b200_hours, rows[9].openbookqa) == (2.676, 247.0, 42.0)
-    best = min(
-        (c for c in cells if (c.setting, c.metric) == ("270M-20k", "final_train_loss")), key=lambda c: c.value
-    )
+    best = min((c for c in cells if (c.setting, c.metric) == ("270M-20k", "final_train_loss")), key=lambda c: c.value)
     assert best.value < 3.2124
 
 

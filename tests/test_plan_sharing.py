@@ -106,9 +106,10 @@ def test_a_finished_state_is_the_start_of_a_longer_run(tmp_path: Path) -> None:
         ("constant", 900, 1800),
         ("decay", 1800, 2000),
     ]
-    assert [
-        segment.end_step - segment.start_step for segment in longer.new_segments if len(segment.stages) == 1
-    ] == [900, 300]
+    assert [segment.end_step - segment.start_step for segment in longer.new_segments if len(segment.stages) == 1] == [
+        900,
+        300,
+    ]
 
 
 def test_a_branch_point_added_later_does_not_touch_what_is_finished(tmp_path: Path) -> None:
@@ -147,9 +148,7 @@ def test_an_edited_definition_shows_what_was_trained_against_what_is_asked(tmp_p
     new = load_plan(study(tmp_path / "s", training=STUDY["training"] | {"learning_rate": 0.002}), results)
     assert new.finished == frozenset()
     assert {difference.segment for difference in new.differences} == set(new.segments)
-    assert {difference.settings for difference in new.differences} == {
-        (("recipe.learning_rate", 0.003, 0.002),)
-    }
+    assert {difference.settings for difference in new.differences} == {(("recipe.learning_rate", 0.003, 0.002),)}
     assert {difference.cached for difference in new.differences} == set(old.segments)
 
 
@@ -159,15 +158,11 @@ def test_a_setting_of_another_version_is_shown_not_swallowed(tmp_path: Path) -> 
     plan = load_plan(file, results)
     final = plan.runs[0].final
     older = segment_to_dict(plan.segments[final])
-    older["recipe"] = {key: value for key, value in older["recipe"].items() if key != "attention"} | {
-        "dropout": 0.1
-    }
+    older["recipe"] = {key: value for key, value in older["recipe"].items() if key != "attention"} | {"dropout": 0.1}
     folder = results / "segments" / f"{final[:-8]}00000000"
     write_json(folder / "settings.json", older | {"id": "2M-baseline/decay-900-1000-00000000"})
     write_json(folder / "done.json", {})
-    differences = {
-        difference.segment: difference.settings for difference in load_plan(file, results).differences
-    }
+    differences = {difference.segment: difference.settings for difference in load_plan(file, results).differences}
     assert set(differences) == {final}
     assert set(differences[final]) == {
         ("recipe.attention", "(absent)", "causal"),
@@ -213,9 +208,7 @@ def test_re_initialization_comes_right_after_superposition(tmp_path: Path) -> No
     plan = load_plan(study(tmp_path / "s", arms=arms), tmp_path / "results")
     for run in plan.runs:
         stages = plan.segments[run.final].stages
-        assert [stage.reinit_embeddings for stage in stages] == [False, run.reinit_embeddings, False][
-            : len(stages)
-        ]
+        assert [stage.reinit_embeddings for stage in stages] == [False, run.reinit_embeddings, False][: len(stages)]
         assert stages[1].name == ("recovery" if run.step_ratio == 0.3 else "decay")
     assert len({run.segments[0] for run in plan.runs if run.step_ratio == 0.3}) == 1
 

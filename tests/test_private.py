@@ -1,4 +1,5 @@
-"""What another user of the machine puts into shared temporary and results folders is neither run nor written through."""
+"""What another user of the machine puts into shared temporary and results folders is neither run nor written
+through."""
 
 import os
 import stat

@@ -1,4 +1,5 @@
-"""`tst-titan prune` deletes checkpoints that no study needs; what was learned stays, and a state that is needed later is trained again."""
+"""`tst-titan prune` deletes checkpoints that no study needs; what was learned stays, and a state that is needed later
+is trained again."""
 
 import json
 import os
@@ -29,14 +30,13 @@ ALL = ("--finals", "--decay-starts")
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_group: None) -> FinishedStudy:
-    """A checkout of its own with the finished study `tiny`: baseline of two segments, run with superposition of three."""
+    """A checkout of its own with the finished study `tiny`: baseline of two segments, run with superposition of
+    three."""
     folder = copy_workflow(tmp_path / "my checkout")
     shutil.copytree(finished_study().folder, folder, dirs_exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("TST_TITAN_SITE", raising=False)
-    return replace(
-        finished_study(), folder=Path(), plan=load_plan(Path("studies/tiny.yaml"), Path("results"))
-    )
+    return replace(finished_study(), folder=Path(), plan=load_plan(Path("studies/tiny.yaml"), Path("results")))
 
 
 @pytest.fixture
@@ -64,9 +64,7 @@ def damaged(study: FinishedStudy) -> list[str]:
 
 def pruned(study: FinishedStudy) -> set[str]:
     places = Results(study.results)
-    return {
-        id for id, segment in study.plan.segments.items() if is_pruned(places.segment(id), segment.end_step)
-    }
+    return {id for id, segment in study.plan.segments.items() if is_pruned(places.segment(id), segment.end_step)}
 
 
 def first(study: FinishedStudy) -> Segment:
@@ -75,12 +73,9 @@ def first(study: FinishedStudy) -> Segment:
 
 
 def later_study(name: str = "later", **changes: str) -> None:
-    """A study whose run leaves `tiny`'s earlier: its recovery ends sooner, so that it starts from the superposition's end."""
-    text = (
-        Path("studies/tiny.yaml")
-        .read_text()
-        .replace("warmup_steps: 2,", "warmup_steps: 2, decay_fraction: 0.4,")
-    )
+    """A study whose run leaves `tiny`'s earlier: its recovery ends sooner, so that it starts from the superposition's
+    end."""
+    text = Path("studies/tiny.yaml").read_text().replace("warmup_steps: 2,", "warmup_steps: 2, decay_fraction: 0.4,")
     for old, new in changes.items():
         text = text.replace(old, new)
     Path(f"studies/{name}.yaml").write_text(text)
@@ -130,9 +125,7 @@ def test_a_pruned_segment_is_finished_its_numbers_stay_and_nothing_trains_it_aga
         name: digest for name, digest in before.items() if not record.search(name)
     }
     gone = read_json(study.segment(first(study)) / "pruned.json")
-    assert (
-        gone["checkpoint_digest"] == read_json(study.segment(first(study)) / "done.json")["checkpoint_digest"]
-    )
+    assert gone["checkpoint_digest"] == read_json(study.segment(first(study)) / "done.json")["checkpoint_digest"]
     assert damaged(study) == []
     assert numbers(study, study.gather()) == shown
     assert study.shows_its_status() == [""] * 5
@@ -180,19 +173,14 @@ def test_what_a_pruned_state_was_trained_from_is_trained_again_too_where_that_wa
     study: FinishedStudy, prune: Callable[..., str]
 ) -> None:
     prune("tiny", "--yes", *ALL)
-    later_study(
-        **{"steps: 12": "steps: 24", "step_ratio: 0.5": "step_ratio: 0.25", "decay_fraction: 0.4, ": ""}
-    )
+    later_study(**{"steps: 12": "steps: 24", "step_ratio: 0.5": "step_ratio: 0.25", "decay_fraction: 0.4, ": ""})
     plan = load_plan(Path("studies/later.yaml"), study.results)
     superposed, recovered, _ = study.path("tst")
     (constant, _) = study.path("baseline")
     assert plan.again == {superposed.id, recovered.id, constant.id}
     assert {superposed.id, recovered.id, constant.id} < {segment.id for segment in plan.new_segments}
     workflow = read_workflow(None)
-    assert (
-        workflow.restoring_inputs(_Of(recovered.id))["parent"]
-        == workflow.results.segment(superposed.id).restored
-    )
+    assert workflow.restoring_inputs(_Of(recovered.id))["parent"] == workflow.results.segment(superposed.id).restored
     # What that was trained from is gone with its record: one line with the mend, before any work.
     shutil.rmtree(study.segment(superposed))
     with pytest.raises(
@@ -236,9 +224,7 @@ def test_a_later_study_trains_the_pruned_state_again_to_the_byte_and_goes_on_fro
     assert main(["train", id]) == 0  # finished: nothing to do
     assert is_pruned(Results(study.results).segment(id), first(study).end_step)
     later_study()
-    (child,) = (
-        s for s in load_plan(Path("studies/later.yaml"), study.results).new_segments if s.parent == id
-    )
+    (child,) = (s for s in load_plan(Path("studies/later.yaml"), study.results).new_segments if s.parent == id)
     said = snakemake(f"results/segments/{child.id}/done.json", dry=False)
     assert f"{id}: trained again to the same bits; its record stays" in said
     assert read_json(study.segment(child) / "done.json")["start_step"] == first(study).end_step
@@ -339,18 +325,14 @@ def test_it_refuses_while_a_job_is_at_work_here_or_on_another_node(
     assert "is at work here: wait for its end" in said
     holder = {"node": "node17", "process": 4, "slurm_job": "81", "token": "ab", "count": 3}
     (folder / "lock").write_text(json.dumps(holder))
-    assert f"{folder}: process 4 on node17, Slurm job 81 is at work here" in prune(
-        "tiny", "--yes", *ALL, status=2
-    )
+    assert f"{folder}: process 4 on node17, Slurm job 81 is at work here" in prune("tiny", "--yes", *ALL, status=2)
     same = re.compile(r"/lock$")
     assert {name: digest for name, digest in files(study.results).items() if not same.search(name)} == {
         name: digest for name, digest in before.items() if not same.search(name)
     }
 
 
-def test_what_something_unfinished_or_unscored_needs_is_kept(
-    study: FinishedStudy, prune: Callable[..., str]
-) -> None:
+def test_what_something_unfinished_or_unscored_needs_is_kept(study: FinishedStudy, prune: Callable[..., str]) -> None:
     for segment in (study.parent, study.final):
         shutil.rmtree(study.segment(segment))
     shutil.rmtree(study.scores(study.other))

@@ -1,4 +1,5 @@
-"""The page in a real browser: it asks for nothing, draws what comes near, and answers to pointing, hiding, zooming, saving, printing."""
+"""The page in a real browser: it asks for nothing, draws what comes near, and answers to pointing, hiding, zooming,
+saving, printing."""
 
 import base64
 import csv
@@ -49,7 +50,10 @@ def published_report(tmp_path_factory) -> Path:
 
 def figure(name: str) -> str:
     """JavaScript that finds the figure of that title."""
-    return f"[...document.querySelectorAll('figure')].find((f) => f.querySelector('.chart').ariaLabel === {json.dumps(name)})"
+    return (
+        "[...document.querySelectorAll('figure')].find((f) => f.querySelector('.chart').ariaLabel === "
+        f"{json.dumps(name)})"
+    )
 
 
 def drawn(browser: Browser, name: str) -> None:
@@ -69,18 +73,14 @@ def plot(browser: Browser, name: str) -> dict[str, float]:
 
 def ticks(browser: Browser, name: str) -> list[str]:
     """The labels of both axes, in no order: Vega adds new ones behind."""
-    found = browser.value(
-        f"[...{figure(name)}.querySelectorAll('.role-axis-label text')].map((t) => t.textContent)"
-    )
+    found = browser.value(f"[...{figure(name)}.querySelectorAll('.role-axis-label text')].map((t) => t.textContent)")
     return sorted(found)
 
 
 def strokes(browser: Browser, name: str, layer: str = "lines") -> list[str]:
     """Colours of the shown marks of a layer, as the reader sees them."""
     marks = f"[...{figure(name)}.querySelectorAll('[class*=\" {layer}\"] path')]"
-    return browser.value(
-        f"{marks}.map((p) => getComputedStyle(p).stroke).filter((stroke) => stroke !== 'none')"
-    )
+    return browser.value(f"{marks}.map((p) => getComputedStyle(p).stroke).filter((stroke) => stroke !== 'none')")
 
 
 def rgb(color: str) -> str:
@@ -92,9 +92,7 @@ TRAINING = "Training loss: 2M, 2400 steps"
 
 @pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
 @pytest.mark.parametrize("which", ["a study", "the published study"])
-def test_page_opens_without_error_or_request_and_fits_its_window(
-    browser, grid_report, published_report, which, width
-):
+def test_page_opens_without_error_or_request_and_fits_its_window(browser, grid_report, published_report, which, width):
     report = grid_report if which == "a study" else published_report
     assert report.stat().st_size < 8e6
     browser.show(report, width)
@@ -123,7 +121,8 @@ def test_the_switch_is_marked_at_its_step(browser, grid_report):
     for name in (TRAINING, "Recovery: 2M, 2400 steps", "Validation loss minus baseline: 2M, 2400 steps"):
         drawn(browser, name)
         marks = browser.value(
-            f"[...{figure(name)}.querySelectorAll('[class*=\" switches\"] line')].map((m) => m.getBoundingClientRect().x)"
+            f"[...{figure(name)}.querySelectorAll('[class*=\" switches\"] line')].map((m) => "
+            "m.getBoundingClientRect().x)"
         )
         # The first two labels of the axis of steps: what they say, and where they stand.
         (one, other), (left, right) = (
@@ -173,7 +172,8 @@ def test_the_best_cell_is_outlined_and_those_like_it_are_dashed(browser, publish
     browser.show(published_report)
     drawn(browser, name)
     dashes = browser.value(
-        f"['best', 'same'].map((k) => [...{figure(name)}.querySelectorAll(`[class*=' ${{k}}'] path[d^=M]`)].map((p) => p.getAttribute('stroke-dasharray')))"
+        f"['best', 'same'].map((k) => [...{figure(name)}.querySelectorAll(`[class*=' ${{k}}'] path[d^=M]`)].map((p) => "
+        "p.getAttribute('stroke-dasharray')))"
     )
     assert dashes[0] == [None]
     assert dashes[1] == ["3,2"] * 2
@@ -186,24 +186,18 @@ def test_hiding_an_arm_takes_it_from_every_figure_drawn_or_not_yet(browser, grid
     axis = ticks(browser, TRAINING)
     assert rgb(SERIES[0][0]) in before
     browser.value("document.querySelector('#curves .toggle[data-name=baseline]').click()")
-    browser.until(
-        f"{figure(TRAINING)}.querySelectorAll('.lines0_marks path[stroke]').length === {len(before) - 2}"
-    )
+    browser.until(f"{figure(TRAINING)}.querySelectorAll('.lines0_marks path[stroke]').length === {len(before) - 2}")
     assert rgb(SERIES[0][0]) not in strokes(browser, TRAINING)
     assert ticks(browser, TRAINING) == axis
     # Its buttons in other sections follow, and figures that nobody has seen yet.
     assert set(
-        browser.value(
-            "[...document.querySelectorAll('.toggle[data-name=baseline]')].map((b) => b.ariaPressed)"
-        )
+        browser.value("[...document.querySelectorAll('.toggle[data-name=baseline]')].map((b) => b.ariaPressed)")
     ) == {"false"}
     budgets = "Validation loss by data: 2M"
     drawn(browser, budgets)
     assert strokes(browser, budgets).count(rgb(SERIES[0][0])) == 1  # the fit, another name
     browser.value("document.querySelector('#curves .toggle[data-name=baseline]').click()")
-    browser.until(
-        f"{figure(TRAINING)}.querySelectorAll('.lines0_marks path[stroke]').length === {len(before)}"
-    )
+    browser.until(f"{figure(TRAINING)}.querySelectorAll('.lines0_marks path[stroke]').length === {len(before)}")
 
 
 def test_colours_follow_the_readers_preference_while_the_page_is_open(browser, grid_report):
@@ -212,9 +206,9 @@ def test_colours_follow_the_readers_preference_while_the_page_is_open(browser, g
     assert strokes(browser, TRAINING)[0] == rgb(SERIES[0][0])
     browser.prefer("dark")
     assert strokes(browser, TRAINING)[0] == rgb(SERIES[0][1])
-    assert browser.value(
-        f"getComputedStyle({figure(TRAINING)}.querySelector('.role-title-text text')).fill"
-    ) == rgb("#e6e9ec")
+    assert browser.value(f"getComputedStyle({figure(TRAINING)}.querySelector('.role-title-text text')).fill") == rgb(
+        "#e6e9ec"
+    )
     assert (
         browser.value(f"getComputedStyle({figure(TRAINING)}.querySelector('svg')).backgroundColor")
         == "rgba(0, 0, 0, 0)"
@@ -252,9 +246,7 @@ def test_a_figure_is_saved_as_svg_png_and_data_without_a_request(browser, grid_r
     browser.show(grid_report)
     drawn(browser, TRAINING)
     assert "vega.github.io" not in browser.value(f"{figure(TRAINING)}.querySelector('.chart').innerHTML")
-    items = browser.value(
-        f"[...{figure(TRAINING)}.querySelectorAll('.vega-actions a')].map((a) => a.textContent)"
-    )
+    items = browser.value(f"[...{figure(TRAINING)}.querySelectorAll('.vega-actions a')].map((a) => a.textContent)")
     assert items == ["Save as SVG", "Save as PNG", "Save the data as CSV"]
     browser.value(f"{figure(TRAINING)}.querySelector('details').open = true")
     for index, kind in enumerate(("svg", "png", "csv")):
@@ -284,12 +276,8 @@ def test_printing_draws_what_nobody_scrolled_to_and_unfolds_the_rest(browser, pu
         browser.show(report, 1280, 400)
         assert browser.value("[...document.querySelectorAll('figure')].some((f) => !f.dataset.drawn)")
         paper = base64.b64decode(browser.call("Page.printToPDF")["data"])
-        assert browser.value(
-            "[...document.querySelectorAll('figure')].every((f) => f.dataset.drawn === 'done')"
-        )
-        assert browser.value(
-            "[...document.querySelectorAll('main details:not(.chart details)')].every((d) => d.open)"
-        )
+        assert browser.value("[...document.querySelectorAll('figure')].every((f) => f.dataset.drawn === 'done')")
+        assert browser.value("[...document.querySelectorAll('main details:not(.chart details)')].every((d) => d.open)")
     # The curves' points are on the paper, as lines from each to the next and not as pixels or pieces of dashes.
     streams = re.finditer(rb"/Length (\d+)[^>]*>>\s*stream\r?\n", paper)
     bodies = [paper[found.end() : found.end() + int(found[1])] for found in streams]

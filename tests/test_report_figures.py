@@ -1,4 +1,5 @@
-"""Figures are declared as their readers need them, hold nothing that users could run, and are written as whole SVG files."""
+"""Figures are declared as their readers need them, hold nothing that users could run, and are written as whole SVG
+files."""
 
 import json
 import xml.etree.ElementTree as ElementTree

@@ -31,9 +31,7 @@ class Links(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.found += [
-            value
-            for name, value in attrs
-            if name in ("src", "href", "srcset", "action", "data") and value != "data:,"
+            value for name, value in attrs if name in ("src", "href", "srcset", "action", "data") and value != "data:,"
         ]
 
 
@@ -79,9 +77,7 @@ def test_the_report_of_a_study_that_extends_others_holds_what_they_say_together(
     fill_results(plan, tmp_path / "results")
     collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    shown = html.unescape(
-        re.search(r"<h2>Study definition</h2>\s*<pre>(.*?)</pre>", page, re.DOTALL).group(1)
-    )
+    shown = html.unescape(re.search(r"<h2>Study definition</h2>\s*<pre>(.*?)</pre>", page, re.DOTALL).group(1))
     assert yaml.safe_load(shown) == read_yaml(base) | {"seeds": [5]}
     for file in (plan.file, base):
         name = file.relative_to(plan.file.parent)
@@ -110,9 +106,7 @@ def test_text_of_users_is_escaped_wherever_it_is_shown(tmp_path):
     plan = make_plan(tmp_path, STUDY + f'description: "{evil}"\n')
     fill_results(plan, tmp_path / "results")
     run = plan.runs[1]
-    write_evaluation(
-        tmp_path / "results", plan.segments[run.final], {"<img src=x onerror=alert(1)>": (0.5, None)}
-    )
+    write_evaluation(tmp_path / "results", plan.segments[run.final], {"<img src=x onerror=alert(1)>": (0.5, None)})
     path = tmp_path / "results" / "segments" / run.final / "provenance.json"
     path.write_text(json.dumps({"git_commit": "<b>x</b>", "device": "<i>y</i>"}))
     collect_study(plan, plan.file, tmp_path / "results", tmp_path / "out")

@@ -71,11 +71,7 @@ def test_extrapolation_is_less_certain_than_what_lies_between():
 
 
 def test_a_setting_beyond_what_was_run_is_said_to_be():
-    assert (
-        setting_trend(grids("abcd"), "loss", SIZES)
-        .at(1e13)
-        .outside.startswith("bag sizes were run from 2 to 16")
-    )
+    assert setting_trend(grids("abcd"), "loss", SIZES).at(1e13).outside.startswith("bag sizes were run from 2 to 16")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,7 @@ def design(num_seeds, noise, seed, sizes=(1e6, 4e6, 16e6, 64e6), tokens=(1e8, 4e
             for _ in range(num_seeds):
                 params.append(n)
                 data.append(d)
-                losses.append(
-                    1.7 + 1.1 * (n / 8e6) ** -0.34 + 1.3 * (d / 8e8) ** -0.28 + noise * random.normal()
-                )
+                losses.append(1.7 + 1.1 * (n / 8e6) ** -0.34 + 1.3 * (d / 8e8) ** -0.28 + noise * random.normal())
     return np.array(params), np.array(data), np.array(losses)
 
 

@@ -32,9 +32,7 @@ JOINING = ("joinpath", "with_name", "glob", "rglob", "removeprefix", "removesuff
 def names_of_results() -> set[str]:
     """Every name that `results.py` joins, or keeps as a constant for joining."""
     tree = ast.parse((PACKAGE / "results.py").read_text(encoding="utf-8"))
-    joined = {
-        part.value for node in ast.walk(tree) if isinstance(node, ast.BinOp) for part in constants(node.right)
-    }
+    joined = {part.value for node in ast.walk(tree) if isinstance(node, ast.BinOp) for part in constants(node.right)}
     kept = {
         part.value
         for node in tree.body
@@ -57,15 +55,11 @@ def joins(text: str, names: set[str]) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
             operands = [node.left, node.right]
-        elif (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in JOINING
-        ):
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in JOINING:
             operands = list(node.args)
         elif isinstance(node, ast.JoinedStr):
             # f"checkpoint/step-{step}" is a path wherever it stands; text for people has words around it.
-            operands = (
-                [node] if isinstance(node.values[0], ast.Constant) and " " not in ast.unparse(node) else []
-            )
+            operands = [node] if isinstance(node.values[0], ast.Constant) and " " not in ast.unparse(node) else []
         else:
             continue
         for operand in operands:

@@ -158,7 +158,7 @@ def test_no_escape_sequence_reaches_the_terminal(
     [
         ("/scratch/me/results/segments/a", "…/a"),
         ("in /a b/results/x and ~/texts/y.txt", "in results/x and …/y.txt"),
-        ("https://example.org/a/b, 5 tokens/s, a/b/c, ./x/y, / 2", "https://example.org/a/b, 5 tokens/s, a/b/c, ./x/y, / 2"),
+        ("https://example.org/a/b, 5 tokens/s, a/b/c, ./x/y, / 2", "https://example.org/a/b, 5 tokens/s, a/b/c, ./x/y, / 2"),  # noqa: E501
         ("/a b/results2/x", "/a b/results2/x"),
     ],
 )  # fmt: skip

@@ -54,9 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture
-def patient_cluster(
-    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SlurmCluster]:
+def patient_cluster(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """One that takes its time to miss a node, as most do (SlurmdTimeout is 300 s where nobody sets it)."""
     with cluster_or_skip(tmp_path_factory.mktemp("patient"), slurmd_timeout=100) as running:
         yield running
@@ -129,7 +127,8 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
     steps: int, least: int, cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
 ) -> None:
     segment, peace = train_in_peace(steps, tmp_path / "peace", corpus_dir)
-    # A checkpoint every step, to take its time. How long a start takes on this machine, a first one shows, that is cancelled.
+    # A checkpoint every step, to take its time. How long a start takes on this machine, a first one shows, that is
+    # cancelled.
     job = make_job(segment, tmp_path, corpus_dir, nodes=2, stop_seconds=5, checkpoint_steps=1)
     job.folder.mkdir(parents=True)
     begin = time.monotonic()
@@ -153,7 +152,8 @@ def test_a_run_longer_than_the_time_limit_finishes_by_itself(
 def test_slow_steps_and_slow_saves_stop_in_time_by_themselves(
     cluster: SlurmCluster, undisturbed: tuple[Segment, Path], tmp_path: Path, corpus_dir: Path
 ) -> None:
-    """Without `stop_seconds`: steps and saves are measured, and the job is told early enough to save before its limit."""
+    """Without `stop_seconds`: steps and saves are measured, and the job is told early enough to save before its
+    limit."""
     segment, peace = undisturbed
     # How long a start takes on this machine, as busy as it is; limits are whole minutes.
     first_row = json.loads((peace / "metrics.jsonl").read_text().splitlines()[0])
@@ -197,9 +197,7 @@ def test_a_second_job_goes_behind_the_first_and_trains_nothing(
     reach(job, 1)
     second = submit(cluster, job)
     wait_for(
-        lambda: (
-            state_of(cluster, second)["restarts"] == "1" or state_of(cluster, second)["state"] == "COMPLETED"
-        ),
+        lambda: state_of(cluster, second)["restarts"] == "1" or state_of(cluster, second)["state"] == "COMPLETED",
         on_failure=lambda: said(job),
     )
     finish(cluster, job, first, undisturbed[1])
@@ -221,9 +219,7 @@ def test_preempted_it_saves_and_goes_on(
     environment = slowed(tmp_path / "slowed", step=0.05, save=0)
     job_id = submit(cluster, job, "--partition=spare", environment=environment)
     reach(job, 30)
-    cluster.run(
-        "sbatch", "--partition=main", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 15"
-    )
+    cluster.run("sbatch", "--partition=main", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 15")
     end = finish(cluster, job, job_id, peace)
     assert end["restarts"] == "1"
     first, second = attempts(job)
@@ -414,9 +410,7 @@ def test_a_time_limit_too_short_for_a_step_is_one_error_and_no_endless_loop(
 
 
 @pytest.mark.long
-def test_a_real_failure_fails_once_and_is_named(
-    cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_a_real_failure_fails_once_and_is_named(cluster: SlurmCluster, tmp_path: Path, corpus_dir: Path) -> None:
     (segment,) = chain(constant(60), recipe=recipe(learning_rate=1e30, warmup_steps=40, max_grad_norm=1e9))
     job = make_job(segment, tmp_path, corpus_dir, nodes=2)
     job.folder.mkdir(parents=True)

@@ -86,9 +86,7 @@ def seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def test_small_jobs_share_one_and_a_failed_one_costs_the_others_nothing(
-    cluster: SlurmCluster, tmp_path: Path
-) -> None:
+def test_small_jobs_share_one_and_a_failed_one_costs_the_others_nothing(cluster: SlurmCluster, tmp_path: Path) -> None:
     folder = checkout(tmp_path, 20, {"hardware": {"processes": 1, "threads": 1}})
     study = folder / "studies" / "tiny.yaml"
     text = study.read_text().replace("steps: 20", "steps: [10, 15, 20]").replace("20k", "40k")
@@ -97,15 +95,13 @@ def test_small_jobs_share_one_and_a_failed_one_costs_the_others_nothing(
     def evaluate(at_a_time: int) -> tuple[int, list[Path]]:
         running = start_snakemake(
             folder, "slurm", cluster, "--groups", "evaluate=small", "--group-components", "small=20", "--resources",
-            f"in_turn={at_a_time}", "--set-resources", "evaluate:runtime=15", "--until", "evaluate", "--", "studies/tiny",
+            f"in_turn={at_a_time}", "--set-resources", "evaluate:runtime=15", "--until", "evaluate", "--", "studies/tiny",  # noqa: E501
         )  # fmt: skip
         return running.wait(timeout=600), list((folder / "results/evaluations").rglob("offline.json"))
 
     plan = load_plan(study, folder / "results")
     decays = [folder / "results/segments" / name for name in plan.segments if "/decay-" in name]
-    run_snakemake(
-        folder, "slurm", cluster, *(f"results/segments/{d.parent.name}/{d.name}/done.json" for d in decays)
-    )
+    run_snakemake(folder, "slurm", cluster, *(f"results/segments/{d.parent.name}/{d.name}/done.json" for d in decays))
     # The checkpoint of one of the three is away.
     decays[1].joinpath("checkpoint").rename(folder / "away")
     code, done = evaluate(at_a_time=3)

@@ -31,9 +31,7 @@ def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "studies" / "tiny" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     clocked = [
-        name
-        for name in rows[0]
-        if any(word in name for word in ("hour", "seconds", "tokens_per", "time", "wall"))
+        name for name in rows[0] if any(word in name for word in ("hour", "seconds", "tokens_per", "time", "wall"))
     ]
     return [{key: value for key, value in row.items() if key not in clocked} for row in rows]
 
@@ -44,8 +42,8 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     (tmp_path / "slurm").mkdir()
     (tmp_path / "local").mkdir()
     site = {"hardware": {"nodes": 2, "processes": 2, "threads": 1}}
-    # There the corpus is made by jobs too, each a share of it, where no training goes; training goes where it can start, asks
-    # for no memory, and its setup is as careless as some of conda's.
+    # There the corpus is made by jobs too, each a share of it, where no training goes; training goes where it can
+    # start, asks for no memory, and its setup is as careless as some of conda's.
     places = {"partition": "main,spare", "cpu_partition": "spare", "corpus_minutes": 5}
     places |= {"ask_memory": False, "setup": "export LOADED=yes$NOT_SET_ANYWHERE", "srun_options": "--label"}
     shares = {"site": places, "data": {"tokens_per_job": 2000, "most_jobs": 3}}
@@ -64,9 +62,7 @@ def test_a_study_on_two_nodes_of_two_processes_ends_with_the_table_of_one_machin
     assert {job["partition"] for job in jobs if job not in trained} == {"spare"}
     assert {job["partition"] for job in trained} == {"main"}  # of the higher priority
     assert all(job["name"].startswith("tst-titan") for job in jobs)
-    logs = sorted(
-        log.relative_to(there / "logs/slurm").parts[0] for log in there.glob("logs/slurm/*/*/*.log")
-    )
+    logs = sorted(log.relative_to(there / "logs/slurm").parts[0] for log in there.glob("logs/slurm/*/*/*.log"))
     assert logs == [
         "rule_corpus",
         "rule_corpus_listing",
@@ -98,23 +94,16 @@ def test_gpus_of_all_jobs_in_the_queue_stay_within_the_cap(cluster: SlurmCluster
     run_snakemake(folder, "slurm", cluster, *targets, "--resources", "gpus=5")
     queued = [job for job in gpu_jobs(cluster) if job.id not in before]
     assert [job.gpus for job in queued] == [2] * 4
-    most = max(
-        sum(other.gpus for other in queued if other.submitted <= job.submitted < other.ended)
-        for job in queued
-    )
+    most = max(sum(other.gpus for other in queued if other.submitted <= job.submitted < other.ended) for job in queued)
     assert most == 4
 
 
-def test_snakemake_killed_and_started_again_trains_no_segment_twice(
-    cluster: SlurmCluster, tmp_path: Path
-) -> None:
+def test_snakemake_killed_and_started_again_trains_no_segment_twice(cluster: SlurmCluster, tmp_path: Path) -> None:
     folder = checkout(tmp_path, 400, {"hardware": {"nodes": 2, "processes": 1, "stop_seconds": 20}})
     before = {job["id"] for job in cluster.jobs()}
 
     def training() -> list[dict[str, str]]:
-        return [
-            job for job in cluster.jobs() if job["id"] not in before and "tiny-baseline" in job["comment"]
-        ]
+        return [job for job in cluster.jobs() if job["id"] not in before and "tiny-baseline" in job["comment"]]
 
     def metrics() -> list[Path]:
         return list(folder.glob("results/segments/*/constant-*/metrics.jsonl"))
@@ -122,9 +111,7 @@ def test_snakemake_killed_and_started_again_trains_no_segment_twice(
     segment = next(name for name in planned(folder) if "/constant-" in name)
     target = f"results/segments/{segment}/done.json"
     first = start_snakemake(folder, "slurm", cluster, target)
-    wait_for(
-        lambda: (metrics() and len(metrics()[0].read_text().splitlines()) > 20) or first.poll() is not None
-    )
+    wait_for(lambda: (metrics() and len(metrics()[0].read_text().splitlines()) > 20) or first.poll() is not None)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert [job["state"] for job in training()] == ["RUNNING"]
@@ -165,9 +152,7 @@ def gpu_jobs(cluster: SlurmCluster) -> list[GpuJob]:
         job_id, nodes, gres, submitted, ended = line.split()
         if "gpu" in gres:
             gpus = int(nodes) * int(gres.rpartition(":")[2])
-            found.append(
-                GpuJob(job_id, gpus, datetime.fromisoformat(submitted), datetime.fromisoformat(ended))
-            )
+            found.append(GpuJob(job_id, gpus, datetime.fromisoformat(submitted), datetime.fromisoformat(ended)))
     return found
 
 

@@ -203,9 +203,7 @@ def test_a_file_that_is_no_study_gets_one_line_that_names_the_place(name: str, t
     assert all(part in message for part in says), message
 
 
-@pytest.mark.parametrize(
-    "name", ["two words.yaml", "$(touch x).yaml", "-x.yaml", "größe.yaml", "line\n.yaml"]
-)
+@pytest.mark.parametrize("name", ["two words.yaml", "$(touch x).yaml", "-x.yaml", "größe.yaml", "line\n.yaml"])
 def test_a_study_file_whose_name_is_none_is_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(GOOD)
     with pytest.raises(
@@ -217,9 +215,7 @@ def test_a_study_file_whose_name_is_none_is_refused_before_anything_runs(name: s
 
 def test_a_yml_file_is_told_its_right_name(tmp_path: Path) -> None:
     (tmp_path / "mine.yml").write_text(GOOD)
-    with pytest.raises(
-        UserError, match=r"mine\.yml: a study file's name ends in \.yaml: rename it to mine\.yaml"
-    ):
+    with pytest.raises(UserError, match=r"mine\.yml: a study file's name ends in \.yaml: rename it to mine\.yaml"):
         load_study(tmp_path / "mine.yml")
     with pytest.raises(UserError, match=r"mine\.yaml: no such study file \(there is mine\.yml: rename it\)"):
         load_study(tmp_path / "mine.yaml")
@@ -234,10 +230,7 @@ def test_a_command_that_finds_a_yml_file_says_to_rename_it(
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies/mine.yml").write_text(GOOD)
     assert cli.main(["plan", name]) == 2
-    assert (
-        "studies/mine.yml: a study file's name ends in .yaml: rename it to mine.yaml"
-        in capsys.readouterr().err
-    )
+    assert "studies/mine.yml: a study file's name ends in .yaml: rename it to mine.yaml" in capsys.readouterr().err
 
 
 def test_an_arm_may_be_named_no_and_an_emoji_written_as_json_is_one_character(tmp_path: Path) -> None:
@@ -267,9 +260,7 @@ def test_the_weights_of_a_mix_are_proportions(tmp_path: Path) -> None:
     }
 
 
-def test_a_source_may_have_a_list_of_paths_and_patterns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_may_have_a_list_of_paths_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     def source(fields: str) -> tuple[str, str]:
@@ -357,9 +348,7 @@ def test_the_command_ends_with_status_2_one_message_and_nothing_written(
     assert cli.main(["plan", "studies/broken"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(
-        "error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1"
-    )
+    assert captured.err.startswith("error: studies/broken.yaml: arms.tst.step_ratio = 1.0: must be less than 1")
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -369,13 +358,9 @@ ODD = st.recursive(
     | st.booleans()
     | st.integers(min_value=-(10**30), max_value=10**30)
     | st.floats()
-    | st.sampled_from(
-        ["", "2M", "tst", "every 10%", "every 0%", "1e400", "10M", "every 999 steps", "studies", "a b"]
-    )
+    | st.sampled_from(["", "2M", "tst", "every 10%", "every 0%", "1e400", "10M", "every 999 steps", "studies", "a b"])
     | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
     max_leaves=5,
 )
 PLACES = (
@@ -443,9 +428,7 @@ TST = {
         (changed("0.3", "9" * 5000), "line 6, column 34: a number of 5,000 digits"),
     ],
 )  # fmt: skip
-def test_a_study_that_would_never_end_stops_itself_alone_in_one_line(
-    tmp_path: Path, text: str, says: str
-) -> None:
+def test_a_study_that_would_never_end_stops_itself_alone_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     from tst_titan.plan import load_plans
 
     (tmp_path / "bomb.yaml").write_text(text)

@@ -64,7 +64,10 @@ def test_an_arm_beats_a_model_beats_the_study_beats_what_is_published(tmp_path: 
 
 
 def test_what_is_not_written_is_the_published_recipe(tmp_path: Path) -> None:
-    text = "corpus: {source: dclm, tokenizer: llama3}\nmodels: [270M, 600M, 3B, 10B-A1B]\nsteps: 20000\narms: {baseline: {}}\n"
+    text = (
+        "corpus: {source: dclm, tokenizer: llama3}\nmodels: [270M, 600M, 3B, 10B-A1B]\nsteps: 20000\narms: {baseline: "
+        "{}}\n"
+    )
     runs = load(tmp_path, text).runs
     assert [run.training["learning_rate"] for run in runs] == [2e-3, 1e-3, 2e-4, 3e-4]
     training = runs[0].training
@@ -76,9 +79,7 @@ def test_what_is_not_written_is_the_published_recipe(tmp_path: Path) -> None:
 def test_extends_merges_deeply_and_later_wins(tmp_path: Path) -> None:
     (tmp_path / "bases").mkdir()
     (tmp_path / "bases" / "base.yaml").write_text(BASE)
-    (tmp_path / "bases" / "long.yaml").write_text(
-        "extends: base.yaml\nsteps: 5000\ntraining: {seq_len: 256}\n"
-    )
+    (tmp_path / "bases" / "long.yaml").write_text("extends: base.yaml\nsteps: 5000\ntraining: {seq_len: 256}\n")
     study = load(
         tmp_path,
         "extends: bases/long.yaml\nmodels: 4M\narms: {tst: {step_ratio: 0.5}, wide: {bag_size: 8, step_ratio: 0.2}}\n",
@@ -103,7 +104,7 @@ def test_a_longer_circle_of_extends_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("extends: c.yaml\n")
     with pytest.raises(
         ValueError,
-        match=r"b\.yaml: extends = 'c\.yaml': goes round in a circle \(c\.yaml -> a\.yaml -> b\.yaml -> c\.yaml\)|circle",
+        match=r"b\.yaml: extends = 'c\.yaml': goes round in a circle \(c\.yaml -> a\.yaml -> b\.yaml -> c\.yaml\)|circle",  # noqa: E501
     ):
         load(tmp_path, "extends: a.yaml\n", "c")
 
@@ -111,7 +112,10 @@ def test_a_longer_circle_of_extends_is_named(tmp_path: Path) -> None:
 def test_exclude_leaves_out_and_include_adds(tmp_path: Path) -> None:
     text = BASE.replace("steps: 1000", "steps: [1000, 2000]", 1)
     text += "exclude: [{model: 2M, steps: 2000}, {arm: tst, model: 1M}]\n"
-    text += "include: [{arm: tst, model: 2M, steps: [4000, 8000], step_ratio: 0.5}, {arm: baseline, models: 1M, steps: 9000}]\n"
+    text += (
+        "include: [{arm: tst, model: 2M, steps: [4000, 8000], step_ratio: 0.5}, {arm: baseline, models: 1M, steps: "
+        "9000}]\n"
+    )
     assert names(load(tmp_path, text)) == [
         "1M-baseline-1000-seed0",
         "1M-baseline-2000-seed0",
@@ -156,18 +160,14 @@ def test_ablation_arms(tmp_path: Path) -> None:
 
 def test_bag_size_1_and_step_ratio_0_are_the_baseline(tmp_path: Path) -> None:
     for field in ("bag_size: 1, step_ratio: 0.3", "bag_size: 4, step_ratio: 0"):
-        study = load(
-            tmp_path, BASE.replace("  baseline:\n", "").replace("bag_size: 4, step_ratio: 0.3", field)
-        )
+        study = load(tmp_path, BASE.replace("  baseline:\n", "").replace("bag_size: 4, step_ratio: 0.3", field))
         for run in study.runs:
             assert (run.bag_size, run.superposition_steps, run.step_ratio) == (1, 0, 0.0)
 
 
 def test_a_model_of_ones_own(tmp_path: Path) -> None:
     shape = "{dim: 64, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 32, ffn_dim: 128}"
-    study = load(
-        tmp_path, BASE.replace("[1M, 2M]", f"{{2M: {{}}, mine: {{learning_rate: 4e-3, shape: {shape}}}}}")
-    )
+    study = load(tmp_path, BASE.replace("[1M, 2M]", f"{{2M: {{}}, mine: {{learning_rate: 4e-3, shape: {shape}}}}}"))
     own = [run for run in study.runs if run.model == "mine"]
     assert [(run.shape.dim, run.training["learning_rate"]) for run in own] == [(64, 4e-3)] * 2
 
@@ -189,7 +189,10 @@ def test_any_task_of_lm_eval_may_be_named(tmp_path: Path) -> None:
 
 
 def test_sources_and_tokenizers_of_ones_own(tmp_path: Path) -> None:
-    corpus = "corpus: {mix: {books: 0.25, dclm: 0.75}, sources: {books: {kind: files, path: 'books/*.txt'}}, tokenizer: {kind: file, name: tok.json, vocab_size: 32000}, max_tokens: 1B}"
+    corpus = (
+        "corpus: {mix: {books: 0.25, dclm: 0.75}, sources: {books: {kind: files, path: 'books/*.txt'}}, tokenizer: "
+        "{kind: file, name: tok.json, vocab_size: 32000}, max_tokens: 1B}"
+    )
     study = load(tmp_path, corpus + BASE[BASE.index("\n") :])
     assert study.definition.corpus.weights == {"books": 0.25, "dclm": 0.75}
     assert study.definition.corpus.tokenizer.vocab_size == 32000

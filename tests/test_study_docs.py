@@ -40,10 +40,7 @@ def test_the_worked_example_means_the_runs_that_the_text_lists(worked: dict[str,
     assert set(worked) == {"bag-size", "bag-size-seeds"}
     assert blocks("text")[0].split() == [run.run for run in worked["bag-size"].runs]
     plan = worked["bag-size"]
-    assert (
-        blocks("text")[1].strip()
-        == f"sharing saves {1 - plan.flops_with_sharing / plan.flops_without_sharing:.1%}"
-    )
+    assert blocks("text")[1].strip() == f"sharing saves {1 - plan.flops_with_sharing / plan.flops_without_sharing:.1%}"
 
 
 def test_the_extension_by_a_line_reuses_what_it_extends(worked: dict[str, Plan]) -> None:

@@ -31,9 +31,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write(
-    file: Path, path: str, *, kind: str = "files", tokenizer: str = "bpe-512", models: str = "2M"
-) -> Path:
+def write(file: Path, path: str, *, kind: str = "files", tokenizer: str = "bpe-512", models: str = "2M") -> Path:
     file.parent.mkdir(exist_ok=True, parents=True)
     file.write_text(STUDY.format(path=path, kind=kind, tokenizer=tokenizer, models=models))
     return file
@@ -59,7 +57,8 @@ def files_of(corpus: CorpusSettings) -> list[str]:
 def test_the_shipped_study_of_installed_packages_kept_its_identity_and_reads_the_checkouts_environment(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`path: .venv/lib` meant the folder in which the command ran; `../.venv/lib` beside the study is the same corpus."""
+    """`path: .venv/lib` meant the folder in which the command ran; `../.venv/lib` beside the study is the same
+    corpus."""
     study = Path(shutil.copy(REPOSITORY / "studies/tiny-scaling.yaml", "studies"))
     module = text_file(checkout / ".venv/lib/python3.11/site-packages/torch/nn.py")
     text_file(checkout / ".venv/lib/python3.11/site-packages/transformers/a.py")
@@ -145,7 +144,8 @@ def test_a_path_that_means_the_folder_of_the_command_is_refused_with_its_mend(
     with pytest.raises(UserError) as refused:
         corpus_of(write(Path("studies/a.yaml"), path))
     assert str(refused.value) == (
-        f"studies/a.yaml: corpus.sources.own.path = {path!r}: not found in studies, the folder of the file that says so, which a "
+        f"studies/a.yaml: corpus.sources.own.path = {path!r}: not found in studies, the folder of the file that says "
+        "so, which a "
         f"relative path means (not the folder in which a command runs): write {mend!r}"
     )
     corpus = corpus_of(write(Path("studies/a.yaml"), mend))
@@ -156,9 +156,7 @@ def test_a_path_that_means_the_folder_of_the_command_is_refused_with_its_mend(
 def test_all_paths_that_mean_the_folder_of_the_command_are_named_at_once(checkout: Path) -> None:
     text_file(checkout / "texts/a.txt")
     text_file(checkout / "tok/tokenizer.json")
-    study = write(
-        Path("studies/a.yaml"), "texts", tokenizer="{kind: file, name: tok/tokenizer.json, vocab_size: 300}"
-    )
+    study = write(Path("studies/a.yaml"), "texts", tokenizer="{kind: file, name: tok/tokenizer.json, vocab_size: 300}")
     with pytest.raises(UserError) as refused:
         corpus_of(study)
     first, second = str(refused.value).splitlines()
@@ -180,9 +178,7 @@ def test_a_dataset_of_the_hub_is_not_taken_from_a_folder_of_its_name(checkout: P
     study = write(Path("studies/a.yaml"), "org/name", kind="hub")
     assert corpus_of(study).sources[0].path == "org/name"
     text_file(checkout / "org/name/a.txt")
-    with pytest.raises(
-        UserError, match=r"path = 'org/name': names a repository .*: write '\.\./org/name' for"
-    ):
+    with pytest.raises(UserError, match=r"path = 'org/name': names a repository .*: write '\.\./org/name' for"):
         corpus_of(study)
     assert corpus_of(write(study, "../org/name", kind="hub")).sources[0].path == "org/name"
 

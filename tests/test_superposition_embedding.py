@@ -37,9 +37,7 @@ def test_value_and_gradient_equal_the_definition(bag_size: int, dtype: torch.dty
     assert bags.dtype == dtype
     expected = defined_mean(tokens, weight.double())
     # One rounding to the dtype: relative to the value, or in float32 to the terms that were added.
-    torch.testing.assert_close(
-        bags.double(), expected, rtol=relative, atol=1e-6 if dtype != torch.float64 else 1e-14
-    )
+    torch.testing.assert_close(bags.double(), expected, rtol=relative, atol=1e-6 if dtype != torch.float64 else 1e-14)
     gradient = gradient_of(bag_embedding, tokens, weight, grad_out)
     expected_gradient = gradient_of(defined_mean, tokens, weight.double(), grad_out)
     assert gradient.dtype == dtype
@@ -147,9 +145,7 @@ def test_compiles_to_one_graph() -> None:
 @pytest.mark.parametrize("vocab_offset", [None, 10])
 def test_meta_tensors(vocab_offset: int | None) -> None:
     weight = torch.empty(40, 8, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    bags = bag_embedding(
-        torch.empty(2, 5, 3, device="meta", dtype=torch.long), weight, vocab_offset=vocab_offset
-    )
+    bags = bag_embedding(torch.empty(2, 5, 3, device="meta", dtype=torch.long), weight, vocab_offset=vocab_offset)
     bags.sum().backward()
     assert bags.shape == (2, 5, 8)
     assert bags.dtype == torch.bfloat16

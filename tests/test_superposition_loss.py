@@ -31,9 +31,7 @@ def place_weight(bag_weighting: str | Sequence[float], i: int) -> float:
     }[bag_weighting]
 
 
-def looped_loss(
-    logits: torch.Tensor, labels: torch.Tensor, bag_weighting: str | Sequence[float]
-) -> torch.Tensor:
+def looped_loss(logits: torch.Tensor, labels: torch.Tensor, bag_weighting: str | Sequence[float]) -> torch.Tensor:
     """The mean loss by the definition: a loop over positions and over the cross-entropies of each one's targets."""
     total = logits.new_zeros(())
     num_valid = 0
@@ -256,9 +254,7 @@ def test_compiles_to_one_graph(backend: str, weighting: str) -> None:
     logits, labels = random_case(6, torch.float32, ignored=0.3)
     compiled = torch.compile(multi_hot_cross_entropy, fullgraph=True, backend=backend)
     value, gradient = value_and_gradient(compiled, logits, labels, bag_weighting=weighting)
-    expected, expected_gradient = value_and_gradient(
-        multi_hot_cross_entropy, logits, labels, bag_weighting=weighting
-    )
+    expected, expected_gradient = value_and_gradient(multi_hot_cross_entropy, logits, labels, bag_weighting=weighting)
     assert_close(value, expected, 1e-6)
     assert_close(gradient, expected_gradient, 1e-6)
 

@@ -70,9 +70,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_day_of_timed_checkpoints_leaves_two_and_the_one_being_written(
-    tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_a_day_of_timed_checkpoints_leaves_two_and_the_one_being_written(tmp_path: Path, corpus_dir: Path) -> None:
     (segment,) = chain(constant(DAY + 1), recipe=recipe())
     job = make_job(segment, tmp_path, corpus_dir, checkpoint_minutes=AT_ONCE)
     with watched(job) as watch:
@@ -83,9 +81,7 @@ def test_a_day_of_timed_checkpoints_leaves_two_and_the_one_being_written(
 
 
 @pytest.mark.usefixtures("process_group", "slow_disk")
-def test_checkpoints_written_behind_the_training_are_as_few_and_bit_equal(
-    tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_checkpoints_written_behind_the_training_are_as_few_and_bit_equal(tmp_path: Path, corpus_dir: Path) -> None:
     """The weights of the step that was saved, not of those that were trained while it was written."""
     (segment,) = chain(constant(8), recipe=recipe())
     plain = train_here(segment, tmp_path / "plain", corpus_dir, checkpoint_steps=1)
@@ -124,9 +120,7 @@ def test_a_stopped_job_says_so_when_its_checkpoint_is_whole(
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_folder_full_of_old_checkpoints_is_cleaned_when_a_job_goes_on(
-    tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_a_folder_full_of_old_checkpoints_is_cleaned_when_a_job_goes_on(tmp_path: Path, corpus_dir: Path) -> None:
     (segment,) = chain(constant(9), recipe=recipe())
     folder = train_here(segment, tmp_path, corpus_dir, checkpoint_steps=4)
     shutil.rmtree(folder / "checkpoint" / "step-9")

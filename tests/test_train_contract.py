@@ -34,9 +34,7 @@ def find(path: str) -> Any:
 
 
 def test_the_version_is_the_pinned_one() -> None:
-    assert version("torchtitan") == "0.3.0", (
-        "pyproject.toml pins torchtitan 0.3.0; these tests describe that version"
-    )
+    assert version("torchtitan") == "0.3.0", "pyproject.toml pins torchtitan 0.3.0; these tests describe that version"
 
 
 # Methods that we override or call: the parameters that must exist, in this order.
@@ -81,7 +79,7 @@ SIGNATURES = {
     "torchtitan.distributed.spmd_types:spmd_mesh_size": "axis_name",
     # metrics.py
     "torchtitan.components.metrics:MetricsProcessor.__init__": "self config parallel_dims dump_folder",
-    "torchtitan.components.metrics:MetricsProcessor.log": "self step global_avg_loss global_max_loss grad_norm extra_metrics",
+    "torchtitan.components.metrics:MetricsProcessor.log": "self step global_avg_loss global_max_loss grad_norm extra_metrics",  # noqa: E501
     "torchtitan.components.metrics:MetricsProcessor.log_validation": "self loss step extra_metrics",
     "torchtitan.components.metrics:MetricsProcessor.should_log": "self step",
     # validator.py
@@ -182,7 +180,7 @@ def test_configurations_have_the_fields_that_we_set(path: str) -> None:
 ATTRIBUTES = {
     "torchtitan.trainer:Trainer": "self.step self.device self.model_parts self.checkpointer self.metrics_processor "
     "self.validator self.dataloader self.optimizers self.lr_schedulers self.loss_fn",
-    "torchtitan.components.checkpointer:CheckpointManager": "self.states self.initial_load_path self.folder self.interval "
+    "torchtitan.components.checkpointer:CheckpointManager": "self.states self.initial_load_path self.folder self.interval "  # noqa: E501
     "self.keep_latest_k self.save_future self.pg",
     "torchtitan.components.metrics:MetricsProcessor": "self.logger self.parallel_dims self.device_memory_monitor "
     "self.has_quantization self.data_loading_times self.time_last_log self.ntokens_since_last_log",
@@ -193,7 +191,8 @@ ATTRIBUTES = {
 
 
 def attributes_set_in(source: str) -> set[str]:
-    """What classes give their instances: `self.name = ...`, a declared `name: type`, a registered buffer or parameter."""
+    """What classes give their instances: `self.name = ...`, a declared `name: type`, a registered buffer or
+    parameter."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         match node:

@@ -104,16 +104,12 @@ def test_first_superposition_loss_is_ln_vocabulary(tmp_path: Path, corpus_dir: P
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_reinitialized_embeddings_are_new_and_the_rest_is_kept(
-    tmp_path: Path, corpus_dir: Path, tied: bool
-) -> None:
+def test_reinitialized_embeddings_are_new_and_the_rest_is_kept(tmp_path: Path, corpus_dir: Path, tied: bool) -> None:
     """Tied to the head, the one table is drawn anew: that died at the switch, after superposition was paid for."""
     tiny = recipe(learning_rate=1e-9, model=replace(TINY_MODEL, tied_embeddings=tied))
     first, second = chain(superposition(0, 3), recovery(3, 4, reinit_embeddings=True), recipe=tiny)
     before = saved_state(train_here(first, tmp_path, corpus_dir), 3)
     after = saved_state(train_here(second, tmp_path, corpus_dir), 4)
-    weights = [
-        name for name in before if name.endswith("weight") and "exp_avg" not in name and "optim" not in name
-    ]
+    weights = [name for name in before if name.endswith("weight") and "exp_avg" not in name and "optim" not in name]
     changed = {name for name in weights if not torch.allclose(before[name], after[name], atol=1e-6)}
     assert changed == {"tok_embeddings.weight", "lm_head.weight"}

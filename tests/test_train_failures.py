@@ -43,7 +43,8 @@ OUT_OF_MEMORY = "out of device memory; lower hardware.micro_batch or raise the s
 def test_when_one_rank_fails_the_job_ends_with_its_reason_whatever_the_other_does(
     fault: str, reason: str, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not after the half minute that torchrun gives a rank that hangs, nor NCCL's ten, nor with rank 0's lost connection."""
+    """Not after the half minute that torchrun gives a rank that hangs, nor NCCL's ten, nor with rank 0's lost
+    connection."""
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     launcher = start_launcher(job, worker="faulty_rank")
@@ -139,7 +140,7 @@ def test_a_nodes_task_that_is_killed_takes_its_ranks_along(job: Job) -> None:
     with held_port() as port:
         task = subprocess.Popen(
             [sys.executable, "-m", "tst_titan.train.node", str(write_job(job)), "--master", f"127.0.0.1:{port}"],
-            env=os.environ | {"SLURM_NODEID": "0", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+            env=os.environ | {"SLURM_NODEID": "0", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,  # noqa: E501
             start_new_session=True,
         )  # fmt: skip
         wait_until(lambda: trains(job), "no step was trained")

@@ -1,4 +1,5 @@
-"""Hardware without a layout fits its GPUs: what `micro_batch: 0` chooses, what GPUs have as defaults, what is refused."""
+"""Hardware without a layout fits its GPUs: what `micro_batch: 0` chooses, what GPUs have as defaults, what is
+refused."""
 
 import os
 import re
@@ -98,9 +99,7 @@ def test_a_micro_batch_that_nobody_set_is_the_largest_that_fits() -> None:
 
 def test_the_table_in_the_docs_is_what_is_chosen() -> None:
     text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
-    head, _, *lines = re.findall(
-        r"^\| .*", text[text.index("| `hardware` on cards") :].split("\n\n")[0], re.MULTILINE
-    )
+    head, _, *lines = re.findall(r"^\| .*", text[text.index("| `hardware` on cards") :].split("\n\n")[0], re.MULTILINE)
     models = [cell.strip() for cell in head.split("|")[2:-1]]
     assert models == ["270M", "600M", "3B", "10B-A1B"]
     assert len(lines) == 3
@@ -189,9 +188,7 @@ def test_bags_and_busy_experts_take_memory() -> None:
     more = estimate_memory(dense, eight, 6).total - estimate_memory(dense, eight).total
     assert more == 4 * 8 * 2048 * 6 * dense.model.dim
     experts = published_recipe("10B-A1B")
-    whole, split = (
-        estimate_memory(experts, replace(eight, expert_parallel=degree)).activations for degree in (1, 8)
-    )
+    whole, split = (estimate_memory(experts, replace(eight, expert_parallel=degree)).activations for degree in (1, 8))
     assert experts.model.moe is not None
     routed = experts.model.moe.top_k * (4 * experts.model.moe.expert_ffn_dim + experts.model.dim)
     assert split - whole == 2 * 8 * 2048 * experts.model.num_layers * routed
@@ -228,9 +225,7 @@ def test_without_a_site_a_job_asks_the_gpus_that_it_sees(
     assert gpu_memory_gib() == gib
 
 
-def test_the_job_file_and_the_log_hold_what_was_chosen(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_job_file_and_the_log_hold_what_was_chosen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """By the command that the workflow runs; the estimate is of a GPU, the training of this machine."""
     texts = tmp_path / "texts"
     texts.mkdir()

@@ -82,7 +82,7 @@ def test_a_checkpoint_of_float8_experts_is_evaluated_and_exported(tmp_path: Path
     folder = train_here(segment, tmp_path / "segments", corpus_dir)
     write_json(folder / "settings.json", segment_to_dict(segment))
     write_json(
-        folder / "done.json", {"checkpoint": "checkpoint/step-2", "end_step": 2, "equivalent_tokens": 0, "data_tokens": 0,
+        folder / "done.json", {"checkpoint": "checkpoint/step-2", "end_step": 2, "equivalent_tokens": 0, "data_tokens": 0,  # noqa: E501
                                "flops": 0.0, "validation_loss": 6.2},
     )  # fmt: skip
     (tmp_path / "data").mkdir()

@@ -55,7 +55,8 @@ def test_no_group_of_weights_stays_gathered_after_a_validation(trainer) -> None:
 
 
 def test_a_validation_sees_weights_that_a_cuda_graphs_replay_moved(trainer) -> None:  # type: ignore[no-untyped-def]
-    """A replayed step runs no hooks of FSDP: here the shards of norm and head are moved as the optimizer does it then."""
+    """A replayed step runs no hooks of FSDP: here the shards of norm and head are moved as the optimizer does it
+    then."""
     before = validation_loss(trainer)
     model = trainer.model_parts[0]
     with torch.no_grad():
@@ -75,7 +76,8 @@ MICRO_BATCHES = 3
 
 
 class AllReduces(TorchDispatchMode):
-    """Counts FSDP's own. (CommDebugMode follows modules, and cannot where the loss calls the head outside of the model.)"""
+    """Counts FSDP's own. (CommDebugMode follows modules, and cannot where the loss calls the head outside of the
+    model.)"""
 
     count = 0
 
@@ -106,10 +108,9 @@ def train_counting_all_reduces(job: Job) -> None:
 
 
 @pytest.fixture(scope="module")
-def replicas(
-    tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None
-) -> dict[str, Path]:
-    """Two replicas of two shards each, three micro-batches a step: four gloo ranks, and one rank that takes a step whole."""
+def replicas(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None) -> dict[str, Path]:
+    """Two replicas of two shards each, three micro-batches a step: four gloo ranks, and one rank that takes a step
+    whole."""
     (segment,) = chain(constant(STEPS), recipe=recipe(sequences_per_step=4 * MICRO_BATCHES))
     results = tmp_path_factory.mktemp("replicas")
     jobs = {

@@ -34,7 +34,7 @@ ALL = [(model, name) for model in MODELS for name in layouts(model)]
 # One rank of each parallel layout; the models below them differ in nothing that is split.
 BUILT = [
     ("270M", "one-node"), ("600M", "several-nodes"), ("3B", "one-node"), ("3B", "several-nodes"),
-    ("3B", "several-nodes-40gb"), ("10B-A1B", "one-node"), ("10B-A1B", "several-nodes"), ("10B-A1B", "several-nodes-40gb"),
+    ("3B", "several-nodes-40gb"), ("10B-A1B", "one-node"), ("10B-A1B", "several-nodes"), ("10B-A1B", "several-nodes-40gb"),  # noqa: E501
 ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_layouts_build_on_meta_and_hold_the_state_that_was_estimated(built, mode
 
 
 MOE = replace(
-    TINY_MODEL, architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32, load_balance_coeff=1e-3)
+    TINY_MODEL, architecture="qwen3_moe", num_kv_heads=2, ffn_dim=0, moe=MoEShape(num_experts=4, top_k=2, expert_ffn_dim=32, load_balance_coeff=1e-3)  # noqa: E501
 )  # fmt: skip
 FOUR = {"processes": 4}
 
@@ -258,7 +258,8 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(parent, tmp_path: Path, co
 def test_a_checkpoint_with_other_shapes_is_refused_before_it_is_loaded(  # type: ignore[no-untyped-def]
     parent, tmp_path: Path, corpus_dir: Path
 ) -> None:
-    """Its settings say it is the right one, its tensors do not: someone moved folders, of before checkpoints were sealed."""
+    """Its settings say it is the right one, its tensors do not: someone moved folders, of before checkpoints were
+    sealed."""
     first, _ = parent
     wide = recipe(model=replace(TINY_MODEL, ffn_dim=96))
     start, end = chain(superposition(0, 2), recovery(2, 3), recipe=wide)

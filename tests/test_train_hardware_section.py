@@ -43,9 +43,7 @@ def test_what_is_more_particular_wins() -> None:
 
 
 def test_text_is_taken_as_snakemake_passes_it_on() -> None:
-    section = read_section(
-        '{"processes": "2", "compile": "True", "models": {"3B": {"checkpoint_minutes": "2.5"}}}'
-    )
+    section = read_section('{"processes": "2", "compile": "True", "models": {"3B": {"checkpoint_minutes": "2.5"}}}')
     assert hardware_of(section, "3B") == Hardware(processes=2, compile=True, checkpoint_minutes=2.5)
     assert hardware_of(section, "270M") == Hardware(processes=2, compile=True)
 
@@ -72,9 +70,7 @@ def test_a_wrong_section_is_one_error_that_names_the_key(section: object, messag
 
 
 def test_a_layout_that_a_model_has_not_is_named_with_those_that_it_has() -> None:
-    with pytest.raises(
-        UserError, match=r"hardware\.layout: model 10B-A1B has no .* 'one-gpu'; it has: cpu, one-node"
-    ):
+    with pytest.raises(UserError, match=r"hardware\.layout: model 10B-A1B has no .* 'one-gpu'; it has: cpu, one-node"):
         hardware_of({"layout": "one-gpu"}, "10B-A1B")
     with pytest.raises(UserError, match=r"hardware\.models\.270M\.layout: model 270M has no .* 'tpu'"):
         hardware_of({"models": {"270M": {"layout": "tpu"}}}, "270M")

@@ -1,4 +1,5 @@
-"""Initial weights are the seed's and the parameter's name's alone: no device, block or thread count moves a bit of them."""
+"""Initial weights are the seed's and the parameter's name's alone: no device, block or thread count moves a bit of
+them."""
 
 import hashlib
 from pathlib import Path
@@ -23,11 +24,11 @@ DIGESTS = {"dense": "3cb9fcfdaa5f70fb", "moe": "1ff717c8fdd7581e"}
 # The first value of each parameter.
 FIRST = {
     "dense": [
-        -0.386381, -0.0130916, -0.00485251, -0.0264215, 0.0153675, -0.0168784, 1.0, 1.0, 0.0236528, 0.0039682, 0.0176851,
+        -0.386381, -0.0130916, -0.00485251, -0.0264215, 0.0153675, -0.0168784, 1.0, 1.0, 0.0236528, 0.0039682, 0.0176851,  # noqa: E501
         -0.00394552, -0.00366472, 1.0, 1.0, 1.0, -0.0210455,
     ],
     "moe": [
-        -0.00772761, -0.0130916, -0.00343125, 1.0, 1.0, -0.0402104, 0.00808529, 0.0222325, -0.0129308, 1.0, 1.0, 0.0236528,
+        -0.00772761, -0.0130916, -0.00343125, 1.0, 1.0, -0.0402104, 0.00808529, 0.0222325, -0.0129308, 1.0, 1.0, 0.0236528,  # noqa: E501
         0.0039682, 1.0, 1.0, -0.00969037, -0.00293411, -0.0140894, -0.00312304, 1.0, 1.0, 1.0, -0.00476206,
     ],
 }  # fmt: skip
@@ -97,10 +98,9 @@ def test_weights_of_any_device_are_drawn_on_the_cpu(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 15, 64, 64 + 15, 128 + 16, 1000, 1029])
-def test_values_do_not_depend_on_the_block_in_which_they_are_drawn(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The host holds a block at a time; the values are those of one draw of the whole tensor, by torch's own functions."""
+def test_values_do_not_depend_on_the_block_in_which_they_are_drawn(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host holds a block at a time; the values are those of one draw of the whole tensor, by torch's own
+    functions."""
     monkeypatch.setattr(draws, "BLOCK", 64)
     whole, blocks = torch.empty(size), torch.empty(size)
     for ours, theirs in (
@@ -131,9 +131,7 @@ def test_the_host_holds_one_block_of_a_large_parameter_at_a_time() -> None:
     assert sum(values.numel() for values in watch.sent) < 5 * BLOCK * 1.01
 
 
-def test_a_segment_with_a_parent_draws_no_weights_and_starts_from_its_parents(
-    tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_a_segment_with_a_parent_draws_no_weights_and_starts_from_its_parents(tmp_path: Path, corpus_dir: Path) -> None:
     from tst_titan.train.titan.config import trainer_config
 
     first, second = chain(superposition(0, 2), recovery(2, 3), recipe=recipe())

@@ -74,9 +74,7 @@ def test_killed_in_either_phase_a_run_ends_bit_equal(
 
         again = launch(job)
         assert again.returncode == 0, again.stderr
-        assert_same_state(
-            saved_state(job.folder, segment.end_step), saved_state(peace / segment.id, segment.end_step)
-        )
+        assert_same_state(saved_state(job.folder, segment.end_step), saved_state(peace / segment.id, segment.end_step))
         assert rows(job.folder, *EXACT) == rows(peace / segment.id, *EXACT)
         done = json.loads((job.folder / "done.json").read_text())
         assert len(done["attempts"]) == 2
@@ -141,9 +139,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(
     assert_same_state(saved_state(job.folder, SWITCH), saved_state(peace / segments[0].id, SWITCH))
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(
-    tmp_path: Path, corpus_dir: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(tmp_path: Path, corpus_dir: Path) -> None:
     (segment,) = chain(constant(60), recipe=recipe(learning_rate=1e30, warmup_steps=40, max_grad_norm=1e9))
     job = make_job(segment, tmp_path, corpus_dir, checkpoint_steps=1)
     result = launch(job)
@@ -164,9 +160,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(
         (lambda corpus: (corpus / "tokenizer/tokenizer.json").write_text("{}"), "another tokenizer"),
     ],
 )
-def test_a_damaged_corpus_is_one_error_before_training(
-    damage, message, tmp_path: Path, corpus_dir: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_corpus_is_one_error_before_training(damage, message, tmp_path: Path, corpus_dir: Path) -> None:  # type: ignore[no-untyped-def]
     corpus = tmp_path / "corpus"
     shutil.copytree(corpus_dir, corpus)
     damage(corpus)
@@ -224,9 +218,7 @@ def test_two_ranks_read_the_same_data_and_end_within_rounding(
     job = make_job(segments[0], tmp_path, corpus_dir, processes=2)
     result = launch(job)
     assert result.returncode == 0, result.stderr
-    losses = {
-        name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))
-    }
+    losses = {name: [loss for (loss,) in rows(folder, "loss")] for name, folder in (("one", one), ("two", two))}
     # A step is one line of the log, not one of each rank.
     log = (job.folder / "train.log").read_text()
     assert len(re.findall(r"step +1  loss", log)) == len(re.findall(r"step +80  validation loss", log)) == 1

@@ -1,4 +1,5 @@
-"""Batches are made, and sent to the accelerator, ahead of their turn; the saved position is that of the last one handed out."""
+"""Batches are made, and sent to the accelerator, ahead of their turn; the saved position is that of the last one handed
+out."""
 
 import threading
 from collections.abc import Iterator

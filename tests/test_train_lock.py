@@ -128,9 +128,7 @@ def test_a_job_that_slurm_no_longer_runs_holds_nothing_once_it_is_still(
         assert time.monotonic() - start >= 0.6
 
 
-def test_the_same_job_started_again_waits_only_until_its_former_start_is_still(
-    tmp_path: Path, slurm: Path
-) -> None:
+def test_the_same_job_started_again_waits_only_until_its_former_start_is_still(tmp_path: Path, slurm: Path) -> None:
     (slurm / "7").write_text("RUNNING\n")
     write_holder(tmp_path, replace(ELSEWHERE, slurm_job="7"))
     with segment_lock(tmp_path) as lock:
@@ -155,8 +153,7 @@ def test_nodes_whose_file_system_carries_no_locks_take_turns(tmp_path: Path, slu
     for job in ("11", "12", "13"):
         (slurm / job).write_text("RUNNING\n")
     holders = [
-        context.Process(target=hold, args=(folder, 0.5, times, f"n{number}", f"1{number}"))
-        for number in (1, 2, 3)
+        context.Process(target=hold, args=(folder, 0.5, times, f"n{number}", f"1{number}")) for number in (1, 2, 3)
     ]
     for holder in holders:
         holder.start()

@@ -31,18 +31,14 @@ POSITIONS = 4 * 32  # of a step
 
 
 def test_it_trains_in_both_phases_and_the_bias_goes_on(tmp_path: Path, corpus_dir: Path) -> None:
-    first, second = chain(
-        superposition(0, 12, bag_size=3), recovery(12, 20), recipe=recipe(model=MOE, warmup_steps=2)
-    )
+    first, second = chain(superposition(0, 12, bag_size=3), recovery(12, 20), recipe=recipe(model=MOE, warmup_steps=2))
     folders = [train_here(segment, tmp_path, corpus_dir) for segment in (first, second)]
     bags, tokens = ([loss for (loss,) in rows(folder, "loss")] for folder in folders)
     assert bags[-1] < bags[0] - 0.5
     assert max(tokens) < math.log(512)  # what bags taught serves single tokens
     # Bags of three tokens, then tokens: the model routes positions in both, four sequences of 32 a step.
     assert {count for folder in folders for (count,) in rows(folder, "routed_positions")} == {POSITIONS}
-    for loads, entropies, ranges in rows(
-        folders[1], "expert_load_max", "expert_entropy", "expert_bias_range"
-    ):
+    for loads, entropies, ranges in rows(folders[1], "expert_load_max", "expert_entropy", "expert_bias_range"):
         assert len(loads) == len(entropies) == len(ranges) == 2
         # Four experts, of which a position takes two different ones: at most twice the mean.
         assert all(1 <= load <= 2 for load in loads)
@@ -56,7 +52,8 @@ def test_it_trains_in_both_phases_and_the_bias_goes_on(tmp_path: Path, corpus_di
 
 
 def test_balancing_moves_the_bias_within_its_bound_and_can_be_off(tmp_path: Path, corpus_dir: Path) -> None:
-    """No order of two loads: with 128 positions a step, chance and the processor move them by more than the bias does."""
+    """No order of two loads: with 128 positions a step, chance and the processor move them by more than the bias
+    does."""
     steps, coefficient = 20, 0.003
     for balance in (coefficient, 0.0):
         model = replace(MOE, moe=replace(EXPERTS, load_balance_coeff=balance))
@@ -66,7 +63,8 @@ def test_balancing_moves_the_bias_within_its_bound_and_can_be_off(tmp_path: Path
         biases = [bias for name, bias in saved_state(folder, steps).items() if "expert_bias" in name]
         assert bool(biases) == (balance > 0)
         for bias_E in biases:
-            # A step moves each by one coefficient, up or down, and takes their mean off: what the busy lose the idle gain.
+            # A step moves each by one coefficient, up or down, and takes their mean off: what the busy lose the idle
+            # gain.
             assert 0 < bias_E.abs().max() <= steps * 2 * balance + 1e-6
             assert abs(float(bias_E.sum())) < 1e-5
 
@@ -74,13 +72,15 @@ def test_balancing_moves_the_bias_within_its_bound_and_can_be_off(tmp_path: Path
 def test_balancing_takes_an_expert_that_all_positions_choose_back_to_the_others(
     tmp_path: Path, corpus_dir: Path
 ) -> None:
-    """The skew is far beyond chance: a bias of a half, over scores of about a quarter, puts the first expert into every position."""
+    """The skew is far beyond chance: a bias of a half, over scores of about a quarter, puts the first expert into every
+    position."""
     from tst_titan.train.titan.config import trainer_config
     from tst_titan.train.titan.routing import expert_layers
 
     coefficient = 0.02
     model = replace(MOE, moe=replace(EXPERTS, load_balance_coeff=coefficient))
-    # A step closes the gap by twice the coefficient, 0.5 in 13; almost no learning, so that nothing else moves the loads.
+    # A step closes the gap by twice the coefficient, 0.5 in 13; almost no learning, so that nothing else moves the
+    # loads.
     (segment,) = chain(constant(20), recipe=recipe(model=model, learning_rate=1e-7, warmup_steps=0))
     job = make_job(segment, tmp_path, corpus_dir)
     write_job(job)

@@ -180,9 +180,7 @@ def test_jobs_without_gpus_go_where_the_site_says() -> None:
     """Corpora and exports waited for, and were billed to, the GPU partition."""
     resources = {"constraint": "a100_80g", "slurm_extra": "--licenses=scratch"}
     site = replace(GPUS, qos="long", memory_mb=480_000, resources=resources)
-    own = replace(
-        site, cpu_partition="batch", cpu_account="cpus", cpu_qos="normal", cpu_resources={"constraint": ""}
-    )
+    own = replace(site, cpu_partition="batch", cpu_account="cpus", cpu_qos="normal", cpu_resources={"constraint": ""})
     (segment,) = chain(constant(10), recipe=published_recipe("3B"))
 
     def places(site: Site) -> set[tuple[object, ...]]:

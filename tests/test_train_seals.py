@@ -1,7 +1,7 @@
 """A checkpoint is tied to its segment and step, and every byte of it to what was saved, wherever it is loaded.
 
-Before, another segment's checkpoint was scored and exported under this one's name, and of 60 single flipped bits 20 changed the
-weights without a word.
+Before, another segment's checkpoint was scored and exported under this one's name, and of 60 single flipped bits 20
+changed the weights without a word.
 """
 
 import json
@@ -80,7 +80,8 @@ FILES = {
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_bit_of_a_checkpoint_can_flip_unseen(own: Finished, file: str) -> None:
-    """Sixty bits a file, spread over it: of those in the data a third were not noticed before, and changed the weights."""
+    """Sixty bits a file, spread over it: of those in the data a third were not noticed before, and changed the
+    weights."""
     path, draw = own.checkpoint / file, random.Random(0)
     whole = path.read_bytes()
     for number in range(60):
@@ -101,9 +102,7 @@ def test_a_note_of_what_was_compared_that_is_damaged_is_not_believed(own: Finish
         note.write_bytes(whole)
 
 
-def test_what_was_compared_is_read_again_only_when_it_changed(
-    own: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_compared_is_read_again_only_when_it_changed(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(path: Path) -> str:
@@ -125,9 +124,7 @@ def test_what_was_compared_is_read_again_only_when_it_changed(
         find_checkpoint(own.results, own.first.id)
 
 
-def test_a_folder_that_cannot_be_written_is_compared_each_time(
-    own: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_is_compared_each_time(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     note = own.checkpoint / seals.VERIFIED
     note.unlink()
     note.mkdir()
@@ -149,7 +146,10 @@ def test_a_copy_has_the_same_digest_and_another_training_another(own: Finished, 
 
 def test_seals_of_two_checkpoints_in_one_folder_are_refused(own: Finished) -> None:
     shutil.copyfile(own.others_checkpoint / "seal-0.json", own.checkpoint / "seal-0.json")
-    said = f"files of several checkpoints: seal-0.json is of {own.other_seed.id} at step 2 and seal-index.json is of {own.first.id}"
+    said = (
+        f"files of several checkpoints: seal-0.json is of {own.other_seed.id} at step 2 and seal-index.json is of "
+        f"{own.first.id}"
+    )
     with pytest.raises(UserError, match=said):
         find_checkpoint(own.results, own.first.id)
 
@@ -179,9 +179,7 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(
             place, relative_path=f"../../../../../{own.others_checkpoint / place.relative_path}"
         )
     index_file.write_bytes(pickle.dumps(index))
-    with pytest.raises(
-        UserError, match=r"\.metadata: not read: it names the file .*__0_0\.distcp of another folder"
-    ):
+    with pytest.raises(UserError, match=r"\.metadata: not read: it names the file .*__0_0\.distcp of another folder"):
         load(own, corpus_dir)
 
 
@@ -204,7 +202,10 @@ def test_a_checkpoint_of_an_earlier_version_is_used_with_one_warning(
     capfd.readouterr()
     found = load_model(find_checkpoint(own.results, own.first.id)).state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    said = f"{own.checkpoint}: saved before checkpoints were sealed, so whether it is damaged, or another segment's, is not checked"
+    said = (
+        f"{own.checkpoint}: saved before checkpoints were sealed, so whether it is damaged, or another segment's, is "
+        "not checked"
+    )
     assert capfd.readouterr().err == f"warning: {said}\n"
     caplog.set_level("INFO", logger=logger.name)
     trains_on(own, corpus_dir)
@@ -256,9 +257,7 @@ def test_a_save_that_was_killed_before_its_last_seal_is_not_whole(own: Finished)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(
-    tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None
-) -> dict[str, Job]:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, corpus_dir: Path, process_group: None) -> dict[str, Job]:
     """Jobs of two ranks, each in results of its own: from a sound checkpoint, and from damaged ones."""
     jobs = {}
     for name in ("sound", "index", "swapped", "behind"):
@@ -268,9 +267,7 @@ def two_ranks(
         if name == "swapped":
             shutil.rmtree(mine.checkpoint)
             shutil.copytree(mine.others_checkpoint, mine.checkpoint)
-        jobs[name] = make_job(
-            mine.child, mine.segments, corpus_dir, processes=2, async_checkpoints=name == "behind"
-        )
+        jobs[name] = make_job(mine.child, mine.segments, corpus_dir, processes=2, async_checkpoints=name == "behind")
     train_on_ranks(jobs, 2)
     return jobs
 

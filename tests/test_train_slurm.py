@@ -1,4 +1,5 @@
-"""A Slurm that is away for a while, as a failing `squeue` and `scontrol` first on PATH show it: nothing is lost by it."""
+"""A Slurm that is away for a while, as a failing `squeue` and `scontrol` first on PATH show it: nothing is lost by
+it."""
 
 import os
 from dataclasses import dataclass

@@ -27,7 +27,8 @@ def published_bounds(model: str, name: str) -> TimeBounds:
 
 
 def test_a_slow_layout_has_the_time_that_its_steps_and_its_checkpoint_take() -> None:
-    """10B-A1B on one node: 180 seconds, the same for all, were less than one save of 126 GB at a node's share of a disk."""
+    """10B-A1B on one node: 180 seconds, the same for all, were less than one save of 126 GB at a node's share of a
+    disk."""
     slow = published_bounds("10B-A1B", "one-node")
     assert checkpoint_bytes(published_recipe("10B-A1B").model) == pytest.approx(126e9, rel=0.01)
     assert slow.save > 180
@@ -43,10 +44,7 @@ def test_no_rank_gives_up_on_one_that_is_still_at_work(model: str) -> None:
         bounds = published_bounds(model, name)
         assert bounds.longest_wait >= LEAST_TIMEOUT
         assert bounds.longest_wait > bounds.step + bounds.save + bounds.validation + bounds.discard
-        assert (
-            bounds.longest_start
-            > bounds.longest_wait + bounds.compile + bounds.draw + bounds.load + bounds.discard
-        )
+        assert bounds.longest_start > bounds.longest_wait + bounds.compile + bounds.draw + bounds.load + bounds.discard
 
 
 def test_the_documented_table_is_the_codes() -> None:

@@ -1,4 +1,5 @@
-"""What is private, replaced or unsettled in torchtitan, lm-eval, transformers, Snakemake and its Slurm executor is touched in one file each.
+"""What is private, replaced or unsettled in torchtitan, lm-eval, transformers, Snakemake and its Slurm executor is
+touched in one file each.
 
 `tests/test_train_contract.py` looks up torchtitan's.
 """
@@ -83,9 +84,7 @@ def inherited(cls: type, name: str) -> str | None:
     """The class of a library's that `cls` has a private `name` from."""
     for base in cls.__mro__[1:]:
         library = base.__module__.split(".")[0] in LIBRARIES
-        if library and (
-            name in vars(base) or name in attributes_set_in(textwrap.dedent(inspect.getsource(base)))
-        ):
+        if library and (name in vars(base) or name in attributes_set_in(textwrap.dedent(inspect.getsource(base)))):
             return f"{base.__module__}.{base.__name__}"
     return None
 
@@ -97,9 +96,7 @@ def overridden(module: ModuleType) -> Iterator[tuple[str, str]]:
         if not isinstance(cls, type):
             continue
         names = {item.name for item in ast.walk(node) if isinstance(item, ast.FunctionDef)}
-        names |= {
-            item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute) and is_own(item.value)
-        }
+        names |= {item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute) and is_own(item.value)}
         names |= {
             target.id
             for line in node.body
@@ -118,9 +115,7 @@ def test_no_other_file_touches_a_private_name_of_theirs(name: str) -> None:
     assert not set(reached(path.read_text(encoding="utf-8")))
     module = importlib.import_module(f"tst_titan.{name}")
     found = {
-        f"{name}: {private} is {owner}'s"
-        for private, owner in overridden(module)
-        if (name, private) not in ELSEWHERE
+        f"{name}: {private} is {owner}'s" for private, owner in overridden(module) if (name, private) not in ELSEWHERE
     }
     assert not found
 

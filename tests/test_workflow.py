@@ -35,7 +35,7 @@ arms:
 training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
 evaluate: {{tasks: offline}}
 validation: {{every: 10, tokens: 512}}
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,7 @@ def planned(folder: Path, *arguments: str) -> list[str]:
 
 def test_every_stage_left_its_files(checkout: Path) -> None:
     out = checkout / "studies" / "tiny"
-    assert {"table.csv", "table.md", "runs.parquet", "curves.svg", "report.html"} <= {
-        f.name for f in out.iterdir()
-    }
+    assert {"table.csv", "table.md", "runs.parquet", "curves.svg", "report.html"} <= {f.name for f in out.iterdir()}
     table = list(csv.DictReader((out / "table.csv").open()))
     required = [
         "run",
@@ -199,9 +197,7 @@ def test_a_time_limit_splits_segments_and_keeps_their_names(checkout: Path) -> N
 
     def trained(*options: str) -> set[str]:
         run = snakemake(checkout, "-n", "studies/longer", *options)
-        return {
-            line.split("Train ")[1] for line in (run.stdout + run.stderr).splitlines() if ": Train " in line
-        }
+        return {line.split("Train ")[1] for line in (run.stdout + run.stderr).splitlines() if ": Train " in line}
 
     try:
         whole, split = trained(), trained("--config", "max_segment_steps=10")
@@ -268,7 +264,7 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
     run = snakemake(tmp_path, "-n", "-p", "--cores=64", "studies/scaling", profile="slurm")
     assert run.returncode == 0, run.stderr
     jobs = re.findall(
-        r"wildcards: segment=([^/]*?)-(?:baseline|tst).*?threads: (\d+)\n *resources: .*?nodes=(\d+), .*?gres=(\S+), gpus=(\d+)",
+        r"wildcards: segment=([^/]*?)-(?:baseline|tst).*?threads: (\d+)\n *resources: .*?nodes=(\d+), .*?gres=(\S+), gpus=(\d+)",  # noqa: E501
         run.stdout + run.stderr, re.DOTALL,
     )  # fmt: skip
     asked = {model: {tuple(rest) for name, *rest in jobs if name == model} for model, *_ in jobs}
@@ -292,8 +288,8 @@ def test_each_model_has_the_hardware_of_its_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hardware", "message"),
     [
-        ({"models": {"10B": {"nodes": 8}}}, "error: site.yaml: hardware.models.10B: no study has a model of that name; allowed: 0.5M, 10B-A1B, "),
-        ({"layout": "one-gpu"}, "error: hardware.layout: model 10B-A1B has no hardware layout 'one-gpu'; it has: cpu, one-node"),
+        ({"models": {"10B": {"nodes": 8}}}, "error: site.yaml: hardware.models.10B: no study has a model of that name; allowed: 0.5M, 10B-A1B, "),  # noqa: E501
+        ({"layout": "one-gpu"}, "error: hardware.layout: model 10B-A1B has no hardware layout 'one-gpu'; it has: cpu, one-node"),  # noqa: E501
         ({"processes": 3}, "1024 sequences a step cannot be split over 3 data-parallel ranks"),
     ],
 )  # fmt: skip
@@ -339,9 +335,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(checkout: Path) -> None:
         assert not (folder / "done.json").exists()
         saved = int(said.split("stopped and saved at step ")[1].split(";")[0])
 
-        again = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
-        )
+        again = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
         assert again.returncode == 0, again.stderr
         assert f"Training starts at step {saved + 1}" in (folder / "train.log").read_text()
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -424,9 +418,7 @@ def test_an_edited_task_is_scored_again_and_nothing_else(checkout: Path) -> None
     task = user_task(folder, "sums", process_docs="sums.same")
     (folder / "sums.py").write_text("def same(documents):\n    return documents\n")
     task.write_text(task.read_text().replace('"sums.same"', '!function "sums.same"'))
-    (folder / "all_sums.yaml").write_text(
-        "group: all_sums\ntask: [sums]\naggregate_metric_list: [{metric: acc}]\n"
-    )
+    (folder / "all_sums.yaml").write_text("group: all_sums\ntask: [sums]\naggregate_metric_list: [{metric: acc}]\n")
     study, site = studies / "sums.yaml", checkout / "site.yaml"
     text = (studies / "tiny.yaml").read_text().replace("tasks: offline", "tasks: [offline, all_sums]")
     study.write_text(re.sub(r"  tst: .*\n", "", text))

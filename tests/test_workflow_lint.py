@@ -1,4 +1,5 @@
-"""`snakemake --lint` is answered line by line: what it says of the workflow is mended, or accepted here with the reason."""
+"""`snakemake --lint` is answered line by line: what it says of the workflow is mended, or accepted here with the
+reason."""
 
 import os
 import re
@@ -16,12 +17,14 @@ OUTSIDE = "Shell command directly uses variable {} from outside of the rule"
 ACCEPTED = {
     "Specify a conda environment or container for each rule.": (
         RULES,
-        "All rules run the package itself, in the environment that Snakemake runs in; constraints/ pins it, and a site's `setup` "
+        "All rules run the package itself, in the environment that Snakemake runs in; constraints/ pins it, and a "
+        "site's `setup` "
         "and `srun_options` bring modules or a container.",
     ),
     "No log directive defined": (
         (*CORPORA, "train", "restore", "fetch_eval_data", "study", "published"),
-        "Training's log lies with its segment (train.log), where `tst-titan status` reads it, and what a user follows is printed; the others "
+        "Training's log lies with its segment (train.log), where `tst-titan status` reads it, and what a user follows "
+        "is printed; the others "
         "take minutes and run one at a time, in the terminal, where a mistake of the user's is to be seen.",
     ),
     OUTSIDE.format("TST_TITAN"): (
@@ -38,7 +41,8 @@ ACCEPTED = {
     ),
     OUTSIDE.format("TITAN"): (
         ("train", "restore", "evaluate", "fetch_eval_data"),
-        "Hardware, accelerator, processes and trust say how a job runs, never what it computes: another machine must not train again.",
+        "Hardware, accelerator, processes and trust say how a job runs, never what it computes: another machine must "
+        "not train again.",
     ),
 }
 

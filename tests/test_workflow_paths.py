@@ -24,7 +24,7 @@ STUDY = {
     },
     "steps": 10,
     "arms": {"baseline": {}},
-    "training": {"seq_len": 64, "sequences_per_step": 2, "warmup_steps": 1, "precision": "float32", "block_tokens": 256},
+    "training": {"seq_len": 64, "sequences_per_step": 2, "warmup_steps": 1, "precision": "float32", "block_tokens": 256},  # noqa: E501
 }  # fmt: skip
 
 
@@ -92,9 +92,7 @@ def test_every_command_of_the_workflow_names_its_paths_whole(checkout: Path) -> 
         [f"logs/evaluations/{final}/offline.log", f"logs/exports/{final}.log"]
     )
     definitions = [
-        words[words.index("--task-definitions") + 1]
-        for words in commands.values()
-        if "--task-definitions" in words
+        words[words.index("--task-definitions") + 1] for words in commands.values() if "--task-definitions" in words
     ]
     assert set(definitions) == {"my studies/tasks"}
     assert any(words[:3] == ["data", "build", "my studies"] for words in commands.values())

@@ -1,4 +1,5 @@
-"""What the Snakefile asks of `tst_titan.workflow`, asked here without Snakemake: inputs, resources and words of every rule."""
+"""What the Snakefile asks of `tst_titan.workflow`, asked here without Snakemake: inputs, resources and words of every
+rule."""
 
 import ast
 import json
@@ -29,7 +30,7 @@ steps: {steps}
 arms: {{baseline: {{}}, tst: {{bag_size: 3, step_ratio: 0.3}}}}
 training: {{seq_len: 64, sequences_per_step: 4, warmup_steps: 3, precision: float32, block_tokens: 256}}
 evaluate: {{tasks: {tasks}}}
-"""
+"""  # noqa: E501
 GPUS = {"gpus_per_node": 4, "gpu_type": "h100", "accelerator": "h100", "partition": "gpu"}
 
 Checkout = Callable[..., Workflow]
@@ -96,9 +97,7 @@ def test_a_study_needs_its_finished_segments_and_its_evaluations(checkout: Check
     inputs = workflow.study_inputs(of(study="tiny"))
     plan = workflow.plans["tiny"]
     assert [path.parent.name for path in inputs["segments"]] == [name.split("/")[1] for name in plan.segments]
-    assert inputs["evaluations"] == [
-        Path(f"results/evaluations/{name}/offline.json") for name in plan.evaluations
-    ]
+    assert inputs["evaluations"] == [Path(f"results/evaluations/{name}/offline.json") for name in plan.evaluations]
     assert json.loads(workflow.definition(of(study="tiny")))["steps"]
 
 
@@ -113,9 +112,7 @@ def test_a_study_that_is_none_or_broken_ends_the_run_with_one_message(checkout: 
     assert "modles" in asked("broken")
     assert "studies/tinny.yaml: no such study. Did you mean studies/tiny?" in asked("tinny")
     assert "There are: published, tiny" in asked("other")
-    assert "studies/tiny.yaml: is the definition; the target that builds it is studies/tiny" in asked(
-        "tiny.yaml"
-    )
+    assert "studies/tiny.yaml: is the definition; the target that builds it is studies/tiny" in asked("tiny.yaml")
     assert workflow.study_inputs(of(study="tiny"))["segments"]
 
 
@@ -134,9 +131,7 @@ def test_a_wrong_configuration_ends_the_run_with_its_file_and_key(checkout: Chec
 
 def test_hardware_that_cannot_train_a_study_is_told_as_the_study_is_asked_for(checkout: Checkout) -> None:
     workflow = checkout(site=GPUS, hardware={"processes": 8})
-    assert "processes 8 on a node, but site.gpus_per_node is 4" in ends(
-        lambda: workflow.study_inputs(of(study="tiny"))
-    )
+    assert "processes 8 on a node, but site.gpus_per_node is 4" in ends(lambda: workflow.study_inputs(of(study="tiny")))
 
 
 def test_a_segment_waits_for_its_parent_and_its_corpus_until_it_is_finished(checkout: Checkout) -> None:
@@ -151,9 +146,7 @@ def test_a_segment_waits_for_its_parent_and_its_corpus_until_it_is_finished(chec
     # One that no study wants any more is no mistake once it is finished.
     finished(workflow, "old/constant-0-9-aa")
     assert workflow.training_inputs(of(segment="old/constant-0-9-aa")) == {}
-    assert "old/x: no study in studies has this segment" in ends(
-        lambda: workflow.training_inputs(of(segment="old/x"))
-    )
+    assert "old/x: no study in studies has this segment" in ends(lambda: workflow.training_inputs(of(segment="old/x")))
 
 
 def test_a_corpus_that_holds_too_little_grows_before_a_segment_is_trained(checkout: Checkout) -> None:
@@ -178,9 +171,7 @@ def test_a_corpus_that_holds_too_little_grows_before_a_segment_is_trained(checko
         ({"data": {"tokens_per_job": 1000}, "source": "python-stdlib"}, 0),
     ],
 )
-def test_a_large_corpus_is_divided_into_jobs(
-    checkout: Checkout, settings: dict[str, Any], num_parts: int
-) -> None:
+def test_a_large_corpus_is_divided_into_jobs(checkout: Checkout, settings: dict[str, Any], num_parts: int) -> None:
     workflow = checkout(**settings)
     (identity,) = workflow.plans["tiny"].corpora
     parts = workflow.corpus_parts(of(corpus=identity))
@@ -302,9 +293,7 @@ def test_evaluations_whose_data_are_not_there_end_the_run_before_its_first_job(
     assert "arc_easy" in said.err
     # A run that fetches them needs none, nor one whose tasks lie with the corpus.
     workflow.check_jobs([evaluation, job("fetch_eval_data")], slurm=False, executor_settings=None)
-    workflow.check_jobs(
-        [job("evaluate", segment=final, group="offline")], slurm=False, executor_settings=None
-    )
+    workflow.check_jobs([job("evaluate", segment=final, group="offline")], slurm=False, executor_settings=None)
 
 
 def test_texts_that_changed_under_a_corpus_end_the_run_before_a_segment_is_trained_on_it(
@@ -317,9 +306,7 @@ def test_texts_that_changed_under_a_corpus_end_the_run_before_a_segment_is_train
     workflow.study_inputs(of(study="tiny"))
     next(texts.iterdir()).write_text("another text")
     again = checkout()
-    assert "have changed since this corpus was made of them" in ends(
-        lambda: again.study_inputs(of(study="tiny"))
-    )
+    assert "have changed since this corpus was made of them" in ends(lambda: again.study_inputs(of(study="tiny")))
     job = of(rule=of(name="train"), wildcards=of(segment=chain(again)[0]), is_local=True)
     later = checkout()
     assert "have changed since this corpus was made of them" in ends(

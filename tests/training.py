@@ -116,12 +116,14 @@ def train_here(segment: Segment, results: Path, corpus_dir: Path, **hardware: An
 
 
 def start_launcher(job: Job, *, worker: str | None = None) -> "subprocess.Popen[str]":
-    """Start a job as the workflow does: the launcher in a process of its own, the ranks below it (by another module: `worker`)."""
+    """Start a job as the workflow does: the launcher in a process of its own, the ranks below it (by another module:
+    `worker`)."""
     path = write_job(job)
     code = (
         "import sys; from pathlib import Path; from tst_titan.train.job import read_job;"
         "from tst_titan.train.launch import run_segment;"
-        f"from tst_titan.errors import UserError; from tst_titan.train import node; node.WORKER = {worker!r} or node.WORKER\n"
+        f"from tst_titan.errors import UserError; from tst_titan.train import node; node.WORKER = {worker!r} or "
+        "node.WORKER\n"
         "try: sys.exit(run_segment(read_job(Path(sys.argv[1]))))\n"
         "except UserError as error: sys.exit(f'error: {error}')"
     )

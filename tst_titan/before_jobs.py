@@ -1,5 +1,5 @@
-"""What ends a run before its first job, with one message: a study that is none, inputs that changed, what Slurm or an evaluation
-would fail on hours later."""
+"""What ends a run before its first job, with one message: a study that is none, inputs that changed, what Slurm or an
+evaluation would fail on hours later."""
 
 import shlex
 import subprocess
@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 
 def one_message(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, with a `UserError` as the run's end: SystemExit passes through Snakemake as it is, errors get a traceback."""
+    """`function`, with a `UserError` as the run's end: SystemExit passes through Snakemake as it is, errors get a
+    traceback."""
 
     @wraps(function)
     def ending(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -37,7 +38,8 @@ def one_message(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def planned(name: str, plans: Mapping[str, Plan], broken: Mapping[str, UserError], studies: Path) -> Plan:
-    """The plan of a study that a target names; `UserError` with its own mistake, or that there is none of that name in `studies`."""
+    """The plan of a study that a target names; `UserError` with its own mistake, or that there is none of that name in
+    `studies`."""
     if name in plans:
         return plans[name]
     if name in broken:
@@ -63,7 +65,8 @@ def refuse_changed_inputs(corpora: Sequence[CorpusSettings], results: Results) -
 
 
 def check_slurm(jobs: Sequence[Job], folders: Sequence[Path], executor_settings: Any) -> None:
-    """`UserError` for what Slurm would refuse of these jobs, or let wait for ever; `folders` are those that they need."""
+    """`UserError` for what Slurm would refuse of these jobs, or let wait for ever; `folders` are those that they
+    need."""
     # The executor's plugin is imported only where it runs.
     from tst_titan.cluster.executor import check_resources, mend_executor
     from tst_titan.cluster.preflight import check_cluster, request_of
@@ -76,12 +79,12 @@ def check_slurm(jobs: Sequence[Job], folders: Sequence[Path], executor_settings:
     mend_executor(executor_settings)
 
 
-def check_evaluation_data(
-    evaluations: Iterable[tuple[str, int]], *, command: str, options: Sequence[str]
-) -> None:
-    """End the run where the data of these task groups, each with its model's sequence length, are not prepared or not sound.
+def check_evaluation_data(evaluations: Iterable[tuple[str, int]], *, command: str, options: Sequence[str]) -> None:
+    """End the run where the data of these task groups, each with its model's sequence length, are not prepared or not
+    sound.
 
-    `command`: the package's, in shell, after the site's own setup; `options`: of `fetch-eval-data`, where tasks are defined.
+    `command`: the package's, in shell, after the site's own setup; `options`: of `fetch-eval-data`, where tasks are
+    defined.
     """
     groups: dict[int, set[str]] = {}
     for group, seq_len in evaluations:

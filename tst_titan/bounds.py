@@ -1,6 +1,7 @@
 """How much one thing from somebody else may take, so that no file fills the memory of whoever reads it.
 
-Each bound is settable in the environment, which jobs inherit. A bound is part of no identity: it changes no result, it refuses.
+Each bound is settable in the environment, which jobs inherit. A bound is part of no identity: it changes no result, it
+refuses.
 """
 
 import os
@@ -40,9 +41,11 @@ class Bound:
 
 # A worker holds a few times as much of one document: its bytes, its characters, its JSON.
 DOCUMENT_BYTES = Bound("TST_TITAN_MAX_DOCUMENT_BYTES", 64 * 2**20, "one line or document may have, unpacked")
-# What an unpacker keeps of what it has unpacked: the zstd program's own bound without `--long=31`; `xz -9` asks for half.
+# What an unpacker keeps of what it has unpacked: the zstd program's own bound without `--long=31`; `xz -9` asks for
+# half.
 WINDOW_BYTES = Bound("TST_TITAN_MAX_WINDOW_BYTES", 128 * 2**20, "an unpacker's window may have")
-# corpus.json of 100,000 shards or the list of a dataset's 300,000 files have less; objects take ten times as much as their text.
+# corpus.json of 100,000 shards or the list of a dataset's 300,000 files have less; objects take ten times as much as
+# their text.
 RECORD_BYTES = Bound("TST_TITAN_MAX_RECORD_BYTES", 128 * 2**20, "a file of settings or results may have")
 # Rows of two million steps.
 METRICS_BYTES = Bound("TST_TITAN_MAX_METRICS_BYTES", 2**30, "a segment's metrics may have")
@@ -82,6 +85,7 @@ def bounded_lines(file: IO[bytes], path: Path, bound: Bound) -> Iterator[tuple[i
 def too_much(where: object, bound: Bound) -> UserError:
     """What is said of a thing that is larger than its bound."""
     return UserError(
-        f"more than {bound.most():,} bytes, the most that {bound.what}; make it smaller or leave it out, or, to read it, {bound.mend}",
+        f"more than {bound.most():,} bytes, the most that {bound.what}; make it smaller or leave it out, or, to read "
+        f"it, {bound.mend}",
         where=where,
     )

@@ -1,4 +1,5 @@
-"""`tst-titan build STUDY…`: check studies, then have Snakemake build them. The same as `snakemake --profile PROFILE studies/NAME…`."""
+"""`tst-titan build STUDY…`: check studies, then have Snakemake build them. The same as
+`snakemake --profile PROFILE studies/NAME…`."""
 
 import argparse
 import os

@@ -1,4 +1,5 @@
-"""The mark that a build leaves in a study's folder: which of its files it made, so that nothing else is ever deleted."""
+"""The mark that a build leaves in a study's folder: which of its files it made, so that nothing else is ever
+deleted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ MARK = ".built-by-tst-titan"
 
 @contextmanager
 def built_folder(folder: Path) -> Iterator[None]:
-    """Mark what the block makes in `folder`, beside what builds made there before; files of the user's there stay the user's."""
+    """Mark what the block makes in `folder`, beside what builds made there before; files of the user's there stay the
+    user's."""
     before = _seen(folder)
     earlier = {path.name for path in built_files(folder)}
     try:

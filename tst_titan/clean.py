@@ -1,8 +1,8 @@
 """`tst-titan clean`: delete what builds made in this checkout, and nothing else.
 
 Deleted are the shared artifacts and logs by the names that the workflow gives them, Snakemake's own folder, and in each
-study's folder the files that its mark names (`tst_titan.built`). No symbolic link is followed, nothing outside of the checkout
-is touched, and what stays is named.
+study's folder the files that its mark names (`tst_titan.built`). No symbolic link is followed, nothing outside of the
+checkout is touched, and what stays is named.
 """
 
 import argparse
@@ -86,9 +86,7 @@ def find_built(configuration: Configuration) -> Clean:
                 stamp = folder / DIRECTORY_STAMP
                 # One with the stamp alone has been emptied, and Snakemake takes it for built.
                 if files or set(folder.iterdir()) == {stamp}:
-                    made += [
-                        path for path in (*files, folder / MARK, stamp) if path in files or path.exists()
-                    ]
+                    made += [path for path in (*files, folder / MARK, stamp) if path in files or path.exists()]
                     empty.append(folder)
                 if why := _stays(folder, files):
                     left.append(why)
@@ -116,9 +114,7 @@ def _not_ours(folder: Path) -> str:
         return f"{folder}: is a symbolic link to {folder.resolve()}: delete there what is yours alone"
     here = Path.cwd().resolve()
     if not folder.resolve().is_relative_to(here):
-        return (
-            f"{folder}: outside of this checkout, where others may use it: delete there what is yours alone"
-        )
+        return f"{folder}: outside of this checkout, where others may use it: delete there what is yours alone"
     if folder.resolve() == here:
         return f"{folder}: is the checkout itself"
     return ""
@@ -126,11 +122,11 @@ def _not_ours(folder: Path) -> str:
 
 def _stays(folder: Path, files: list[Path]) -> str:
     """What to say of a folder below the studies that stays; nothing of one that no build has to do with."""
-    others = sorted(
-        {path.name for path in folder.iterdir()} - {path.name for path in files} - {MARK, DIRECTORY_STAMP}
-    )
+    others = sorted({path.name for path in folder.iterdir()} - {path.name for path in files} - {MARK, DIRECTORY_STAMP})
     if files and others:
         return f"{folder}: {', '.join(others)} (made by no build)"
     if not files and {"report.html", "table.csv"} <= set(others):
-        return f"{folder}: a report without the mark of a build (an earlier version's): delete it, or build it again first"
+        return (
+            f"{folder}: a report without the mark of a build (an earlier version's): delete it, or build it again first"
+        )
     return ""

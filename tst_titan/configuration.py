@@ -1,6 +1,8 @@
-"""The workflow's configuration: every key of `workflow/config.yaml`, the site file, `--configfile` and `--config`, checked.
+"""The workflow's configuration: every key of `workflow/config.yaml`, the site file, `--configfile` and `--config`,
+checked.
 
-Later sources win, mappings join. Each source is checked by itself, so that a mistake is told with the place that it stands in.
+Later sources win, mappings join. Each source is checked by itself, so that a mistake is told with the place that it
+stands in.
 """
 
 import os
@@ -55,7 +57,8 @@ class Tokenizing:
 class Configuration:
     """Where things lie and how the machine is used; nothing here is part of any identity.
 
-    `hardware` is a section that `tst_titan.train.hardware_section` has checked. `max_segment_steps` None: no segment is split.
+    `hardware` is a section that `tst_titan.train.hardware_section` has checked. `max_segment_steps` None: no segment is
+    split.
     """
 
     studies: Path = Path("studies")
@@ -167,9 +170,7 @@ def _section(key: str, value: Any, kind: type[Any]) -> Any:
     if not isinstance(value, Mapping):
         example, number = next(iter(known.items()))
         assert number is not MISSING
-        raise UserError(
-            f"{key} = {value!r}: must be a mapping of settings, such as {key}: {{{example}: {number}}}"
-        )
+        raise UserError(f"{key} = {value!r}: must be a mapping of settings, such as {key}: {{{example}: {number}}}")
     for name in value:
         if name not in known:
             raise UserError(f"{key}.{name}: unknown key; {choices(name, known)}")
@@ -197,7 +198,8 @@ def _whole(key: str, value: Any, more: str = "") -> int:
 
 
 def _numbers_from_text(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The command line's settings, of which Snakemake leaves everything within a mapping text: those of `site` of their types."""
+    """The command line's settings, of which Snakemake leaves everything within a mapping text: those of `site` of their
+    types."""
     site = settings.get("site")
     if not isinstance(site, Mapping):
         return settings

@@ -19,7 +19,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def try_flock(file: IO[str]) -> bool | None:
-    """Lock an open file until every process that inherits it is gone; False: another has it, None: no locks on this file system."""
+    """Lock an open file until every process that inherits it is gone; False: another has it, None: no locks on this
+    file system."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -52,14 +52,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         if line.endswith(b"\n") and line.strip():
             row = _row(line)
             if row is None:
-                raise UserError(
-                    f"line {number} is no row; delete that line, or bring the file back", where=path
-                )
+                raise UserError(f"line {number} is no row; delete that line, or bring the file back", where=path)
             yield row
 
 
 def last_training_rows(path: Path, count: int) -> list[Row]:
-    """The last `count` rows with a training loss, the newest last, read from the file's end; damaged lines are passed over."""
+    """The last `count` rows with a training loss, the newest last, read from the file's end; damaged lines are passed
+    over."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -130,7 +129,8 @@ def read_columns(path: Path) -> RowColumns:
 
 def _read_fast(content: bytes) -> pa.Table:
     options = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    # Files are read beside each other (`collect.runs`), so that threads for the blocks of one would only wait for each other.
+    # Files are read beside each other (`collect.runs`), so that threads for the blocks of one would only wait for each
+    # other.
     blocks = pyarrow.json.ReadOptions(use_threads=False, block_size=1 << 22)
     table = pyarrow.json.read_json(io.BytesIO(content), read_options=blocks, parse_options=options)
     if table["step"].null_count:

@@ -7,7 +7,10 @@ import re
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 LONGEST = 100
-RULE = f"a name is up to {LONGEST} letters, digits, dots, pluses, dashes and underscores, and starts with a letter or digit"
+RULE = (
+    f"a name is up to {LONGEST} letters, digits, dots, pluses, dashes and underscores, and starts with a letter or "
+    "digit"
+)
 
 
 def is_name(text: str) -> bool:

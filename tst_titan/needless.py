@@ -82,10 +82,7 @@ def _needed(plans: Collection[Plan], results: Results, given_up: Collection[str]
     states = {
         UNFINISHED: (segment.parent for plan in plans for segment in plan.new_segments if segment.parent),
         UNSCORED: (
-            id
-            for plan in plans
-            for id in plan.evaluations
-            if not _is_scored(segments[id], plan.task_groups, results)
+            id for plan in plans for id in plan.evaluations if not _is_scored(segments[id], plan.task_groups, results)
         ),
         FINAL: (run.final for plan in plans for run in plan.runs),
         DECAY_START: (
@@ -102,7 +99,8 @@ def _needed(plans: Collection[Plan], results: Results, given_up: Collection[str]
 
 
 def _is_scored(segment: Segment, groups: Collection[str], results: Results) -> bool:
-    """Whether tables show scores of a segment's end on all `groups`: those that are there, undamaged, of this checkpoint."""
+    """Whether tables show scores of a segment's end on all `groups`: those that are there, undamaged, of this
+    checkpoint."""
     done, _ = read_done(segment, results.segment(segment.id).folder)
     if done is None:
         return False
@@ -124,7 +122,8 @@ def _of_no_study(plans: Iterable[Plan], results: Results) -> list[str]:
 
 
 def _checkpoint(segment: Segment, files: SegmentFiles) -> Checkpoint | None:
-    """What of a finished segment could be deleted; None where nothing is there. `UserError` where its folder is not as it was left."""
+    """What of a finished segment could be deleted; None where nothing is there. `UserError` where its folder is not as
+    it was left."""
     for folder in (files.folder.parent, files.folder, files.checkpoints):
         if folder.is_symlink():
             raise UserError("is a symbolic link", where=folder)
@@ -171,7 +170,8 @@ def delete(checkpoints: Collection[Checkpoint]) -> None:
 
 
 def _delete(checkpoint: Checkpoint) -> None:
-    """Record, then rename, then delete: who is killed at any moment leaves the checkpoint whole, or the segment pruned."""
+    """Record, then rename, then delete: who is killed at any moment leaves the checkpoint whole, or the segment
+    pruned."""
     segment, files = checkpoint.segment, checkpoint.files
     last, aside = files.checkpoint(segment.end_step), files.pruned_aside(segment.end_step)
     if checkpoint.whole:

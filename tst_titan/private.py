@@ -1,7 +1,7 @@
 """Folders that this user alone may write to, in places where another could have made them first.
 
-What lies there is run (compiled kernels) or trusted (locks). In /tmp another user can make a folder of any name before us, and its
-sticky bit keeps us from removing it.
+What lies there is run (compiled kernels) or trusted (locks). In /tmp another user can make a folder of any name before
+us, and its sticky bit keeps us from removing it.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from tst_titan.errors import UserError
 
 
 def private_folder(folder: Path, mend: str) -> Path:
-    """`folder`, made with mode 0700 where there is none; `UserError`, with `mend`, where others may write to what is there."""
+    """`folder`, made with mode 0700 where there is none; `UserError`, with `mend`, where others may write to what is
+    there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
@@ -41,7 +42,8 @@ def cache_folder(*names: str) -> Path:
 
 
 def processor_kind() -> str:
-    """8 hex digits, the same on machines whose processors run the same instructions: what is compiled for one may not run on another."""
+    """8 hex digits, the same on machines whose processors run the same instructions: what is compiled for one may not
+    run on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
 """The ranks of torch.distributed on one machine, as children of the process that starts them.
 
-Not by torchrun, which closes what its workers should inherit (locks), lives on without its parent, waits half a minute for
-workers that ignore SIGTERM, and keeps to itself which rank was the first to end and how. What it tells a worker, a few
-variables, is told here.
+Not by torchrun, which closes what its workers should inherit (locks), lives on without its parent, waits half a minute
+for workers that ignore SIGTERM, and keeps to itself which rank was the first to end and how. What it tells a worker, a
+few variables, is told here.
 """
 
 import contextlib
@@ -47,7 +47,8 @@ def ending_with_parent(number: int = signal.SIGKILL, ignored: Iterable[int] = ()
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port that no other process is given while the block runs; rank 0 can listen on it (SO_REUSEADDR) all the same."""
+    """A port that no other process is given while the block runs; rank 0 can listen on it (SO_REUSEADDR) all the
+    same."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("", 0))
@@ -68,8 +69,9 @@ def start_ranks(
 ) -> list[Process]:
     """Start ranks `first` to `first + count - 1` of `world_size` (None: these are all); they end with this process.
 
-    `meeting`: the file where they meet, or HOST:PORT where rank 0 listens (`tst_titan.meeting`). Each rank has a session of its own: Ctrl-C on the terminal reaches it through us
-    alone. `pass_fds` (locks) are open in every rank, `output` is its stdout and stderr.
+    `meeting`: the file where they meet, or HOST:PORT where rank 0 listens (`tst_titan.meeting`). Each rank has a
+    session of its own: Ctrl-C on the terminal reaches it through us alone. `pass_fds` (locks) are open in every rank,
+    `output` is its stdout and stderr.
     """
     if isinstance(meeting, Path):
         place = {MEETING_FILE: str(meeting), **LOOPBACK_ALONE}
@@ -96,7 +98,8 @@ def start_ranks(
 
 
 def wait_for_ranks(ranks: Sequence[Process]) -> int:
-    """Wait until all ranks have ended; returns 0, or the status of the first that failed, soon after which the others are killed."""
+    """Wait until all ranks have ended; returns 0, or the status of the first that failed, soon after which the others
+    are killed."""
     status, deadline = 0, float("inf")
     try:
         while any(rank.poll() is None for rank in ranks):

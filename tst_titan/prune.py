@@ -1,7 +1,8 @@
-"""`tst-titan prune STUDY…`: delete the checkpoints of finished segments that no study in the folder needs; all else stays.
+"""`tst-titan prune STUDY…`: delete the checkpoints of finished segments that no study in the folder needs; all else
+stays.
 
-A pruned segment is finished as before: its numbers are shown, nothing trains it again. Where a later study starts from it,
-`tst-titan plan` says what is trained again, and the workflow trains it (`tst_titan.train.restore`).
+A pruned segment is finished as before: its numbers are shown, nothing trains it again. Where a later study starts from
+it, `tst-titan plan` says what is trained again, and the workflow trains it (`tst_titan.train.restore`).
 """
 
 import argparse
@@ -35,7 +36,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> None:
-    """List what no study needs; with `--yes` delete it. `UserError`, before any is deleted, where a study is broken or a job runs."""
+    """List what no study needs; with `--yes` delete it. `UserError`, before any is deleted, where a study is broken or
+    a job runs."""
     from tst_titan.needless import DECAY_START, FINAL, delete, find_needless, in_words, total_bytes
     from tst_titan.plan import load_plans
 
@@ -48,9 +50,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if broken:
         wrong = "\n".join(map(str, broken.values()))
-        raise UserError(
-            f"{wrong}\nnothing is deleted: a study that cannot be planned may need any checkpoint"
-        )
+        raise UserError(f"{wrong}\nnothing is deleted: a study that cannot be planned may need any checkpoint")
     given_up = {DECAY_START: args.decay_starts, FINAL: args.finals}
     found = find_needless(
         plans,
@@ -67,6 +67,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         for checkpoint in found.needless:
             print(f"would delete {in_words(checkpoint)}")
-        print(
-            f"{len(found.needless)} checkpoints, {short_bytes(total_bytes(found.needless))}; --yes deletes them"
-        )
+        print(f"{len(found.needless)} checkpoints, {short_bytes(total_bytes(found.needless))}; --yes deletes them")

@@ -1,4 +1,5 @@
-"""The record of a checkpoint that `tst-titan prune` deleted, `pruned.json`: its segment stays finished, its state is not there.
+"""The record of a checkpoint that `tst-titan prune` deleted, `pruned.json`: its segment stays finished, its state is
+not there.
 
 Its index and seals are kept in `pruned/`: they tell whether a checkpoint that is trained again holds the same bits.
 
@@ -14,7 +15,8 @@ from tst_titan.results import SegmentFiles, checkpoint_index
 
 
 def is_pruned(files: SegmentFiles, step: int) -> bool:
-    """Whether the last checkpoint of a finished segment, that of `step`, was deleted by `tst-titan prune` and is not there again."""
+    """Whether the last checkpoint of a finished segment, that of `step`, was deleted by `tst-titan prune` and is not
+    there again."""
     return files.pruned.is_file() and not checkpoint_index(files.checkpoint(step)).is_file()
 
 

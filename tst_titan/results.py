@@ -1,7 +1,7 @@
 """Where every artifact lies (docs/files.md): the one file that joins these names.
 
-`Results(root)` names what studies share below `results/`; each of its parts can also be made of a folder that one has at hand,
-such as a job's `SegmentFiles(job.folder)`. Nothing here reads or writes.
+`Results(root)` names what studies share below `results/`; each of its parts can also be made of a folder that one has
+at hand, such as a job's `SegmentFiles(job.folder)`. Nothing here reads or writes.
 """
 
 from dataclasses import dataclass

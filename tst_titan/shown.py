@@ -1,4 +1,5 @@
-"""Text from files that others may have written, made fit for where it is shown: a terminal, Markdown, a spreadsheet, what is published."""
+"""Text from files that others may have written, made fit for where it is shown: a terminal, Markdown, a spreadsheet,
+what is published."""
 
 import html
 import re
@@ -13,7 +14,8 @@ _FOLDERS = re.compile(r"(?<![\w/.…])~?/(?:[^\s/'\"<>|:;,(){}\[\]]+/)+")
 
 
 def printable(text: str) -> str:
-    """`text` with everything that a terminal obeys instead of showing it (escape sequences, turned text) as an escape."""
+    """`text` with everything that a terminal obeys instead of showing it (escape sequences, turned text) as an
+    escape."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -29,7 +31,8 @@ def csv_text(text: str) -> str:
 
 
 def hide_paths(text: str, known: Mapping[str, str] | None = None) -> str:
-    """`text` in which absolute paths have lost their folders (…/name); `known` folders, which may hold spaces, have a name instead."""
+    """`text` in which absolute paths have lost their folders (…/name); `known` folders, which may hold spaces, have a
+    name instead."""
     for folder, name in (known or {}).items():
         text = re.sub(rf"(?<![\w/.]){re.escape(folder)}(?![\w.-])", name.replace("\\", r"\\"), text)
     return _FOLDERS.sub("…/", text)

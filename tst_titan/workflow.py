@@ -1,7 +1,9 @@
-"""What the Snakefile asks: the plans, and the inputs, resources and commands' words of every rule. It knows no Snakemake.
+"""What the Snakefile asks: the plans, and the inputs, resources and commands' words of every rule. It knows no
+Snakemake.
 
-The rules are Snakemake's: it calls the methods of `Workflow` with a job's wildcards. What is wrong for a user's sake ends the run
-with one message, wherever it is found: as the Snakefile is read, as the jobs are looked for, or before the first one starts.
+The rules are Snakemake's: it calls the methods of `Workflow` with a job's wildcards. What is wrong for a user's sake
+ends the run with one message, wherever it is found: as the Snakefile is read, as the jobs are looked for, or before the
+first one starts.
 """
 
 import json
@@ -62,7 +64,8 @@ def site_file_of_user() -> Path | None:
 def read_workflow(
     site: Path | None, more_files: Iterable[Path] = (), command_line: Mapping[str, Any] | None = None
 ) -> "Workflow":
-    """The workflow of a configuration: site file, `--configfile`, `--config`, each by itself to say where a mistake stands.
+    """The workflow of a configuration: site file, `--configfile`, `--config`, each by itself to say where a mistake
+    stands.
 
     Raises `UserError` for a wrong configuration. A study that cannot be planned is no error before it is asked for.
     """
@@ -161,7 +164,8 @@ class Workflow:
 
     @property
     def corpora_are_local(self) -> bool:
-        """Corpora are made where the network is: by the machine that runs Snakemake, unless the site gives them jobs."""
+        """Corpora are made where the network is: by the machine that runs Snakemake, unless the site gives them
+        jobs."""
         return not self.site.corpus_minutes
 
     def tokenizing_threads(self, cores: int | None) -> int:
@@ -178,7 +182,8 @@ class Workflow:
         return tokens_needed(self.plans.values(), recorded_weights(corpora, self.results))
 
     def downloads(self, wildcards: Wildcards) -> str:
-        """Where a job's downloads lie until they are read: beside the corpus, as 16 files of 2 GB fill a node's /tmp."""
+        """Where a job's downloads lie until they are read: beside the corpus, as 16 files of 2 GB fill a node's
+        /tmp."""
         return str(self.results.corpus(wildcards.corpus).downloads.absolute())
 
     def corpus_parts(self, wildcards: Wildcards) -> list[Path]:
@@ -189,9 +194,7 @@ class Workflow:
         settings = next(plan.corpora[identity] for plan in self.plans.values() if identity in plan.corpora)
         if all(source.kind == "python-stdlib" for source in settings.sources):
             return []
-        needed = sum(
-            min(tokens, settings.max_tokens or tokens) for tokens in self._tokens_needed[identity].values()
-        )
+        needed = sum(min(tokens, settings.max_tokens or tokens) for tokens in self._tokens_needed[identity].values())
         data = self.configuration.data
         count = min(data.most_jobs, -(-needed // data.tokens_per_job))
         return [files.part(number, count) for number in range(count)] if count > 1 else []
@@ -226,13 +229,15 @@ class Workflow:
         return inputs
 
     def _state_of(self, segment: str) -> Path:
-        """What stands for the state that a segment ended with: where its checkpoint was pruned, the mark that it is there again."""
+        """What stands for the state that a segment ended with: where its checkpoint was pruned, the mark that it is
+        there again."""
         files = self.results.segment(segment)
         pruned = segment in self.segments and is_pruned(files, self.segments[segment].end_step)
         return files.restored if pruned else files.done
 
     def _to_read(self, segment: str, output: Path) -> Path:
-        """What is needed of a segment for an `output` that is made of its checkpoint; once that is there, no checkpoint."""
+        """What is needed of a segment for an `output` that is made of its checkpoint; once that is there, no
+        checkpoint."""
         return self.results.segment(segment).done if output.exists() else self._state_of(segment)
 
     def _training_job(self, value: Callable[[Segment, Hardware], Any]) -> Callable[[Wildcards], Any]:
@@ -258,12 +263,8 @@ class Workflow:
             return self._training_job(lambda segment, hardware: training_resources(hardware, site)[name])
 
         return {
-            "mem_mb": self._training_job(
-                lambda segment, hardware: training_memory_mb(segment, hardware, site)
-            ),
-            "runtime": self._training_job(
-                lambda segment, hardware: training_minutes(segment, hardware, site)
-            ),
+            "mem_mb": self._training_job(lambda segment, hardware: training_memory_mb(segment, hardware, site)),
+            "runtime": self._training_job(lambda segment, hardware: training_minutes(segment, hardware, site)),
             **{name: named(name) for name in training_resources(Hardware(), site)},
         }
 
@@ -294,9 +295,7 @@ class Workflow:
     def evaluation_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
         """The finished segment, and the corpus, whose tokenizer and held-out text are needed."""
         return {
-            "done": self._to_read(
-                wildcards.segment, self.results.evaluation(wildcards.segment, wildcards.group)
-            ),
+            "done": self._to_read(wildcards.segment, self.results.evaluation(wildcards.segment, wildcards.group)),
             "corpus": self._corpus_files(self.segment(wildcards)).manifest,
         }
 
@@ -307,8 +306,9 @@ class Workflow:
 
     @one_message
     def own_definitions(self, wildcards: Wildcards) -> Any:
-        """What changes with the user's definitions and data that a group is made of. Where there are none it is nothing that
-        Snakemake records or compares (of no type that it knows): the suites' evaluations depend on their checkpoint alone."""
+        """What changes with the user's definitions and data that a group is made of. Where there are none it is nothing
+        that Snakemake records or compares (of no type that it knows): the suites' evaluations depend on their
+        checkpoint alone."""
         return definitions_state(wildcards.group, self.user_tasks) or ...
 
     @property
@@ -320,7 +320,8 @@ class Workflow:
 
     @one_message
     def study_inputs(self, wildcards: Wildcards) -> dict[str, list[Path]]:
-        """Finished segments and evaluations of a study. One that cannot be planned or trained here ends the run before any job."""
+        """Finished segments and evaluations of a study. One that cannot be planned or trained here ends the run before
+        any job."""
         plan = planned(wildcards.study, self.plans, self.broken, self.studies)
         missing = plan.new_segments
         for note in check_training(missing, self.configuration.hardware, self.site):
@@ -329,9 +330,7 @@ class Workflow:
         return {
             "segments": [self.results.segment(name).done for name in plan.segments],
             "evaluations": [
-                self.results.evaluation(segment, group)
-                for segment in plan.evaluations
-                for group in plan.task_groups
+                self.results.evaluation(segment, group) for segment in plan.evaluations for group in plan.task_groups
             ],
         }
 
@@ -343,8 +342,8 @@ class Workflow:
 
     @one_message
     def check_jobs(self, jobs: Sequence[Job], *, slurm: bool, executor_settings: Any) -> None:
-        """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and what
-        evaluations would not find when all training is done."""
+        """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and
+        what evaluations would not find when all training is done."""
         # Of targets that are no study, too.
         self._refuse_changed_inputs(
             self.segment(job.wildcards) for job in jobs if job.rule.name in ("train", "restore")
@@ -361,7 +360,8 @@ class Workflow:
             )
 
     def _refuse_changed_inputs(self, segments: Iterable[Segment]) -> None:
-        """`UserError` where what a corpus is made of has changed before these segments are trained on it; looks once at each."""
+        """`UserError` where what a corpus is made of has changed before these segments are trained on it; looks once at
+        each."""
         corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
         new = [corpus for identity, corpus in corpora.items() if identity not in self._compared]
         self._compared.update(corpora)

@@ -13,7 +13,8 @@ MARGIN_SECONDS = 86400.0
 
 @dataclass(frozen=True)
 class JobUsage:
-    """One Slurm job over all its requeues: hours that it held nodes (`hours`), and those times GPUs and times CPU cores.
+    """One Slurm job over all its requeues: hours that it held nodes (`hours`), and those times GPUs and times CPU
+    cores.
 
     `gpu_hours` is None where the cluster does not account GPUs (`AccountingStorageTRES` without `gres/gpu`).
     """
@@ -39,7 +40,8 @@ def job_usage(job_ids: Iterable[str], since: float) -> dict[str, JobUsage]:
 
 
 def read_accounts(text: str) -> dict[str, JobUsage]:
-    """The usage in `sacct -P -n -o JobID,JobIDRaw,ElapsedRaw,AllocTRES`, by both ids of a job (an array's task has two)."""
+    """The usage in `sacct -P -n -o JobID,JobIDRaw,ElapsedRaw,AllocTRES`, by both ids of a job (an array's task has
+    two)."""
     found: dict[str, JobUsage] = {}
     for line in text.splitlines():
         job_id, raw_id, seconds, allocated = line.split("|")

@@ -8,8 +8,14 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "nodes",
-        help="ask Slurm's nodes whether they see the shared folders and this Python, and whether its torch sees their GPUs",
-        epilog="Example: tst-titan nodes --folder /scratch/me/results -- --partition=gpu --account=me --nodes=2 --gres=gpu:8 --time=5",
+        help=(
+            "ask Slurm's nodes whether they see the shared folders and this Python, and whether its torch sees their "
+            "GPUs"
+        ),
+        epilog=(
+            "Example: tst-titan nodes --folder /scratch/me/results -- --partition=gpu --account=me --nodes=2 "
+            "--gres=gpu:8 --time=5"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--folder",

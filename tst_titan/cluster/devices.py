@@ -1,8 +1,9 @@
 """Which GPUs a training job on this machine may use: each is held by one job at a time.
 
-A held GPU is a locked file. The lock is the kernel's and ranks inherit it from the launcher, so it ends with the last of them
-however they die, and a GPU is never given away under a rank that still has it. Ranks are killed when their launcher ends
-(`tst_titan.processes`), so that this is soon. Where their folder carries no locks, a socket's name in the kernel is the lock.
+A held GPU is a locked file. The lock is the kernel's and ranks inherit it from the launcher, so it ends with the last
+of them however they die, and a GPU is never given away under a rank that still has it. Ranks are killed when their
+launcher ends (`tst_titan.processes`), so that this is soon. Where their folder carries no locks, a socket's name in the
+kernel is the lock.
 """
 
 import errno
@@ -56,7 +57,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
 
 
 def promised_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The GPUs that Slurm gave this job on this node, also where neither Slurm's variable for CUDA nor the driver's tool shows any."""
+    """The GPUs that Slurm gave this job on this node, also where neither Slurm's variable for CUDA nor the driver's
+    tool shows any."""
     visible = visible_gpus(environment)
     count = environment.get("SLURM_GPUS_ON_NODE", "")
     if not visible and "CUDA_VISIBLE_DEVICES" not in environment and count.isdecimal():
@@ -83,7 +85,8 @@ def hold_gpus(count: int, gpus: tuple[str, ...], folder: Path) -> Iterator[HeldG
     """Hold `count` of `gpus` until the block ends and every process that inherited the locks is gone."""
     if count > len(gpus):
         raise UserError(
-            f"hardware: {count} processes need {count} GPUs, this machine shows {len(gpus)} ({', '.join(gpus)}); use fewer "
+            f"hardware: {count} processes need {count} GPUs, this machine shows {len(gpus)} ({', '.join(gpus)}); use "
+            "fewer "
             "processes, or more GPUs in CUDA_VISIBLE_DEVICES"
         )
     with ExitStack() as held:
@@ -152,8 +155,8 @@ def _bound_name(name: str) -> socket.socket | None:
 def lock_folder() -> Path:
     """Where this user's GPU locks lie: on this machine alone, the same for every checkout.
 
-    A Slurm job has a folder of its own: Slurm gives no GPU to two jobs, and both may call theirs "0". Where another user has taken
-    the name in the temporary folder, the locks lie in this user's cache, by the machine's name.
+    A Slurm job has a folder of its own: Slurm gives no GPU to two jobs, and both may call theirs "0". Where another
+    user has taken the name in the temporary folder, the locks lie in this user's cache, by the machine's name.
     """
     slurm = f"-slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
     try:

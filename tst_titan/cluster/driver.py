@@ -1,7 +1,8 @@
 """Whether torch sees the GPUs that a process holds, and what of the driver to say where it does not.
 
-A torch for a newer CUDA than the driver's finds no device and raises no error: a job would train on the CPU while it holds GPUs.
-`python -m tst_titan.cluster.driver` says in one line what is there, or with status 1 what is wrong (`tst-titan nodes` runs it).
+A torch for a newer CUDA than the driver's finds no device and raises no error: a job would train on the CPU while it
+holds GPUs. `python -m tst_titan.cluster.driver` says in one line what is there, or with status 1 what is wrong
+(`tst-titan nodes` runs it).
 """
 
 import re
@@ -31,9 +32,7 @@ class Driver:
 def find_driver(kernel_module: Path = KERNEL_MODULE) -> Driver:
     """Ask nvidia-smi, or where it is not there or fails, the kernel's module."""
     answer = _nvidia_smi() + _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
-    version = re.search(r"Driver Version: *(\d[\d.]*)", answer) or re.search(
-        r"^(\d[\d.]*) *$", answer, re.MULTILINE
-    )
+    version = re.search(r"Driver Version: *(\d[\d.]*)", answer) or re.search(r"^(\d[\d.]*) *$", answer, re.MULTILINE)
     if version is None and kernel_module.is_file():
         version = re.search(r"Kernel Module.*? (\d+\.\d[\d.]*)", kernel_module.read_text(errors="replace"))
     cuda = re.search(r"CUDA Version: *(\d[\d.]*)", answer)
@@ -41,7 +40,8 @@ def find_driver(kernel_module: Path = KERNEL_MODULE) -> Driver:
 
 
 def check_torch_sees(count: int, held: tuple[str, ...], where: str) -> None:
-    """`UserError`, with what torch and the driver are and the mend, where torch sees fewer than `count` of the GPUs `held`."""
+    """`UserError`, with what torch and the driver are and the mend, where torch sees fewer than `count` of the GPUs
+    `held`."""
     import torch
 
     seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
@@ -94,9 +94,7 @@ def _why_no_cuda() -> str:
 
 def _nvidia_smi(*options: str) -> str:
     try:
-        run = subprocess.run(
-            ["nvidia-smi", *options], capture_output=True, text=True, timeout=60, check=False
-        )
+        run = subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout + "\n" if run.returncode == 0 else ""

@@ -1,6 +1,8 @@
-"""Where Snakemake's Slurm executor would wait for ever or refuse too late, mended in the Snakemake that runs; nothing installed is changed.
+"""Where Snakemake's Slurm executor would wait for ever or refuse too late, mended in the Snakemake that runs; nothing
+installed is changed.
 
-`NAMES` are its internals that this takes: when one of them moves, this file is mended, and `VERSIONS` is what it was tested with.
+`NAMES` are its internals that this takes: when one of them moves, this file is mended, and `VERSIONS` is what it was
+tested with.
 """
 
 import inspect
@@ -24,19 +26,22 @@ NAMES = {
 
 
 def mend_executor(settings: Any) -> None:
-    """Mend how the executor asks for its jobs; `settings` are the executor's own. Call it once, before the first job is submitted.
+    """Mend how the executor asks for its jobs; `settings` are the executor's own. Call it once, before the first job is
+    submitted.
 
     What its version 2.8 (as 2.6 and 2.7) does, and what it does instead from then on:
 
-    - `sacct` says "CANCELLED by 1000". The executor knows the end "CANCELLED" alone, and waits for ever for a job that somebody
-      cancelled. It gets the first word of a state.
-    - A query that fails (slurmdbd or the controller is away) lets it forget all jobs that are queued or run, and wait for ever
-      for them. A failed query says nothing of any job, and such jobs it keeps, and asks again.
-    - Before each submission it asks slurmdbd for the job's account, and takes the job for failed where there is no answer.
-      `tst_titan.cluster.preflight` has asked for all accounts at the start, and sbatch refuses what is wrong.
-    - Wherever there is a `sacct` it asks that, also where Slurm keeps no accounts and `sacct` never answers. It asks `squeue` there.
+    - `sacct` says "CANCELLED by 1000". The executor knows the end "CANCELLED" alone, and waits for ever for a job that
+      somebody cancelled. It gets the first word of a state.
+    - A query that fails (slurmdbd or the controller is away) lets it forget all jobs that are queued or run, and wait
+      for ever for them. A failed query says nothing of any job, and such jobs it keeps, and asks again.
+    - Before each submission it asks slurmdbd for the job's account, and takes the job for failed where there is no
+      answer. `tst_titan.cluster.preflight` has asked for all accounts at the start, and sbatch refuses what is wrong.
+    - Wherever there is a `sacct` it asks that, also where Slurm keeps no accounts and `sacct` never answers. It asks
+      `squeue` there.
 
-    Each is harmless beside a version that does it right by itself. Raises `UserError` for one that does not have these parts.
+    Each is harmless beside a version that does it right by itself. Raises `UserError` for one that does not have these
+    parts.
     """
     import snakemake_executor_plugin_slurm as plugin
 
@@ -50,9 +55,7 @@ def mend_executor(settings: Any) -> None:
     async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str], float]:
         states, seconds = await ask_slurm(command, logger)
         if states is None:
-            logger.warning(
-                f"No answer from Slurm ({command.split()[0]}): its jobs go on, and it is asked again later."
-            )
+            logger.warning(f"No answer from Slurm ({command.split()[0]}): its jobs go on, and it is asked again later.")
             return {}, 0.0
         return {job: state.partition(" ")[0] for job, state in states.items()}, seconds
 

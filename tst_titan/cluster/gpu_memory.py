@@ -6,7 +6,8 @@ from tst_titan.cluster.devices import visible_gpus
 
 
 def gpu_memory_gib() -> float | None:
-    """GiB of the smallest GPU that a job started here sees; None without any, or where nvidia-smi does not say (MIG)."""
+    """GiB of the smallest GPU that a job started here sees; None without any, or where nvidia-smi does not say
+    (MIG)."""
     gpus = visible_gpus()
     if not gpus:
         return None

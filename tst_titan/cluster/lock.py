@@ -1,11 +1,13 @@
-"""One writer a folder: the lock beside a segment's checkpoints, or a corpus's shards, on one machine and across a cluster.
+"""One writer a folder: the lock beside a segment's checkpoints, or a corpus's shards, on one machine and across a
+cluster.
 
-`lock` names its holder: node, process, Slurm job, a token that is new each time, and a count that the holder raises every
-few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives, exactly: the ranks
-inherit it from the launcher and are killed when that ends, so it ends with the last of them however they die. File systems
-that nodes share do not carry such locks reliably, so from another node the holder is gone when Slurm no longer runs its job
-(or it was no job of Slurm) *and* its count has stood still. Where the file system carries no such locks at all, the same
-holds on one node. A holder that finds another's token in the file has lost the lock and must end.
+`lock` names its holder: node, process, Slurm job, a token that is new each time, and a count that the holder raises
+every few seconds (its heartbeat). On the holder's own node the kernel's lock on the file tells whether it lives,
+exactly: the ranks inherit it from the launcher and are killed when that ends, so it ends with the last of them however
+they die. File systems that nodes share do not carry such locks reliably, so from another node the holder is gone when
+Slurm no longer runs its job (or it was no job of Slurm) *and* its count has stood still. Where the file system carries
+no such locks at all, the same holds on one node. A holder that finds another's token in the file has lost the lock and
+must end.
 """
 
 import _thread
@@ -29,8 +31,8 @@ from tst_titan.errors import UserError
 from tst_titan.files import open_own, try_flock
 
 BEAT_SECONDS = 5.0
-# How long a count must stand still: longer than Slurm takes to end the processes of a job (KillWait, 30 s), and than a shared
-# file system needs to show a change.
+# How long a count must stand still: longer than Slurm takes to end the processes of a job (KillWait, 30 s), and than a
+# shared file system needs to show a change.
 QUIET_SECONDS = 60.0
 # Between writing a token and believing it: two nodes that take one free lock at once both see the later token.
 SETTLE_SECONDS = 1.0
@@ -120,10 +122,9 @@ def segment_lock(folder: Path) -> AbstractContextManager[FolderLock]:
 
 
 @contextmanager
-def folder_lock(
-    folder: Path, *, doing: str, name: str = "lock", behind_jobs: bool = False
-) -> Iterator[FolderLock]:
-    """Hold `folder/name`, waiting for another holder's end; `doing` is what a holder does with the folder (built, trained).
+def folder_lock(folder: Path, *, doing: str, name: str = "lock", behind_jobs: bool = False) -> Iterator[FolderLock]:
+    """Hold `folder/name`, waiting for another holder's end; `doing` is what a holder does with the folder (built,
+    trained).
 
     With `behind_jobs` another running job of Slurm's is not waited for but raised (`HeldByJob`).
     """
@@ -145,14 +146,16 @@ def folder_lock(
 
 @contextmanager
 def lock_if_free(folder: Path) -> Iterator[FolderLock]:
-    """Hold the `lock` of a folder that is there, without waiting: `UserError` names who is at work, or was on another node."""
+    """Hold the `lock` of a folder that is there, without waiting: `UserError` names who is at work, or was on another
+    node."""
     with open_own(folder / "lock", "a+") as file:
         lock = FolderLock(folder / "lock", file, myself(), "held")
         free, other = try_flock(file), read_holder(lock.path)
         # On another node the kernel's lock may not be seen: there a name alone counts.
         if free is False or (other is not None and not (free and other.node == lock.holder.node)):
             raise UserError(
-                f"{other or 'another process'} is at work here: wait for its end (if it was killed, and runs no more, delete "
+                f"{other or 'another process'} is at work here: wait for its end (if it was killed, and runs no more, "
+                "delete "
                 f"{lock.path.name})",
                 where=folder,
             )
@@ -199,7 +202,8 @@ def _acquire(lock: FolderLock, behind_jobs: bool) -> None:
         if free is None and kernel_decides:
             kernel_decides = False
             print(
-                f"{lock.path}: this file system carries no locks (flock); holders are told apart by what they write there, and one that "
+                f"{lock.path}: this file system carries no locks (flock); holders are told apart by what they write "
+                "there, and one that "
                 f"was killed is waited for {QUIET_SECONDS:g} s",
                 file=sys.stderr,
             )
@@ -246,8 +250,8 @@ def _gone(other: Holder, last: Holder | None, since: float, me: Holder) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    # In place, as the kernel's lock is on this very file, and in one call over what was there: who reads meanwhile never
-    # finds it empty. A handle of its own, closed at once, shows it to other nodes.
+    # In place, as the kernel's lock is on this very file, and in one call over what was there: who reads meanwhile
+    # never finds it empty. A handle of its own, closed at once, shows it to other nodes.
     handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.pwrite(handle, text.encode().ljust(LOCK_BYTES), 0)

@@ -48,8 +48,8 @@ def parse_most(text: str) -> float:
 def parse_gres(text: str) -> tuple[Gpus, ...]:
     """GPUs in a node's generic resources, such as gpu:h100:8(S:0-1),shard:h100:32,nvme:1; "(null)": none.
 
-    In parentheses are sockets or indices. Parts of a GPU (MIG) are GPUs of a type of their own, shards are none. Without
-    a number there is one.
+    In parentheses are sockets or indices. Parts of a GPU (MIG) are GPUs of a type of their own, shards are none.
+    Without a number there is one.
     """
     found = []
     for word in re.sub(r"\([^)]*\)", "", text).split(","):
@@ -61,7 +61,8 @@ def parse_gres(text: str) -> tuple[Gpus, ...]:
 
 
 def parse_tres(text: str) -> dict[str, int]:
-    """CPUs and GPUs of an allocation (billing=8,cpu=32,gres/gpu=8,gres/gpu:h100=8,mem=64G,node=1): `cpu` and `gpu`, each where it is accounted.
+    """CPUs and GPUs of an allocation (billing=8,cpu=32,gres/gpu=8,gres/gpu:h100=8,mem=64G,node=1): `cpu` and `gpu`,
+    each where it is accounted.
 
     `gpu` is gres/gpu, or the sum of its types where only those are accounted.
     """

@@ -39,8 +39,8 @@ def restarts() -> int:
 def own_state() -> str | None:
     """Slurm's word for the state of this start of our job; None where Slurm has queued or started it anew since.
 
-    A node whose slurmd died is lost to Slurm, which starts the job elsewhere; its processes may live on. `NoAnswer` where Slurm
-    stays away.
+    A node whose slurmd died is lost to Slurm, which starts the job elsewhere; its processes may live on. `NoAnswer`
+    where Slurm stays away.
     """
     lines = _ask(
         "squeue", "--noheader", "--states=all", f"--jobs={job_id()}", "--Format=State:30,RestartCnt:30"
@@ -83,7 +83,8 @@ def describe(comment: str) -> None:
 
 
 def address_in_job() -> str:
-    """The address of this node on the network by which it reaches the job's other nodes, as Slurm knows their addresses.
+    """The address of this node on the network by which it reaches the job's other nodes, as Slurm knows their
+    addresses.
 
     Not what its own name resolves to, which is a loopback address on many systems.
     """
@@ -122,7 +123,8 @@ class NoAnswer(UserError):
 
 
 def _ask(*command: str) -> str:
-    """The answer to a command that a controller which is away for some minutes only delays; the log says that it does."""
+    """The answer to a command that a controller which is away for some minutes only delays; the log says that it
+    does."""
     start, pause = time.monotonic(), FIRST_PAUSE_SECONDS
     while True:
         try:

@@ -32,7 +32,8 @@ LOCAL_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"}
 class Request:
     """What jobs of one kind ask Slurm for, a node at a time; `rule` and `count` say which and how many jobs.
 
-    `partition` may name several ("gpu,gpu2"), of which Slurm takes one. `extra`: further options, as the shell reads them.
+    `partition` may name several ("gpu,gpu2"), of which Slurm takes one. `extra`: further options, as the shell reads
+    them.
     """
 
     rule: str
@@ -119,9 +120,7 @@ def check_cluster(requests: Sequence[Request], folders: Sequence[Path]) -> list[
         elif found not in problems:
             problems.append(found)
     if not nodes_are_here():
-        problems += check_folders(
-            [*folders, Path(sys.prefix)], mounts=Path("/proc/mounts").read_text(encoding="utf-8")
-        )
+        problems += check_folders([*folders, Path(sys.prefix)], mounts=Path("/proc/mounts").read_text(encoding="utf-8"))
     if problems:
         raise UserError("\n".join(problems))
     return warnings
@@ -132,7 +131,8 @@ def check_commands() -> None:
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         raise UserError(
-            f"--profile slurm: {', '.join(missing)} not found on PATH; run this on a login node of the cluster (module load "
+            f"--profile slurm: {', '.join(missing)} not found on PATH; run this on a login node of the cluster (module "
+            "load "
             "slurm?), or on one machine with --profile local"
         )
     for command, options in OPTIONS.items():
@@ -140,9 +140,7 @@ def check_commands() -> None:
         lacking = [option for option in options if option not in known]
         if lacking:
             version = ask([command, "--version"]).text.strip() or "this Slurm"
-            raise UserError(
-                f"{command} has no {', '.join(lacking)}; Slurm {OLDEST} or later is needed", where=version
-            )
+            raise UserError(f"{command} has no {', '.join(lacking)}; Slurm {OLDEST} or later is needed", where=version)
 
 
 def check_request(request: Request, partitions: Mapping[str, Partition]) -> str | None:
@@ -155,7 +153,9 @@ def check_request(request: Request, partitions: Mapping[str, Partition]) -> str 
         return f"partition {unknown[0]!r}: the cluster has none of that name; {hint}there are: {names}"
     asked = _partitions(request, partitions)
     if not asked:
-        return f"rule {request.rule}: no partition is given and the cluster has no default; set one in site.yaml: {names}"
+        return (
+            f"rule {request.rule}: no partition is given and the cluster has no default; set one in site.yaml: {names}"
+        )
     problems = [_why_never(request, partition) for partition in asked]
     return None if None in problems else "; ".join(filter(None, problems))
 
@@ -176,14 +176,20 @@ def _why_never(request: Request, partition: Partition) -> str | None:
     if request.minutes > partition.max_minutes:
         return (
             f"{where}: rule {request.rule} asks for {request.minutes:.0f} minutes, its time limit is "
-            f"{partition.max_minutes:.0f}; lower the job's runtime (training goes on in the next job) or take another partition"
+            f"{partition.max_minutes:.0f}; lower the job's runtime (training goes on in the next job) or take another "
+            "partition"
         )
     if request.nodes > partition.max_nodes:
-        return f"{where}: rule {request.rule} asks for {request.nodes} nodes, a job there may have {partition.max_nodes:.0f}"
+        return (
+            f"{where}: rule {request.rule} asks for {request.nodes} nodes, a job there may have "
+            f"{partition.max_nodes:.0f}"
+        )
     if request.gpus and request.gpu_type:
         types = sorted({gpus.type for group in partition.groups for gpus in group.gpus if gpus.type})
         if request.gpu_type not in types:
-            return f"{where}: has no GPUs of type {request.gpu_type!r}; there are: {', '.join(types) or 'no named types'}"
+            return (
+                f"{where}: has no GPUs of type {request.gpu_type!r}; there are: {', '.join(types) or 'no named types'}"
+            )
     able = sum(group.count for group in partition.groups if _fits(request, group))
     if able < request.nodes:
         kinds = sorted({_words(group) for group in partition.groups})
@@ -205,17 +211,17 @@ def _words(group: NodeGroup) -> str:
 
 
 def waiting(request: Request, partitions: Mapping[str, Partition]) -> list[str]:
-    """Why the request would wait in each of its partitions, although it could run: they are closed, or nodes are away."""
+    """Why the request would wait in each of its partitions, although it could run: they are closed, or nodes are
+    away."""
     reasons = []
     for partition in _partitions(request, partitions):
         able = sum(group.count for group in partition.groups if _fits(request, group) and not group.away)
         if not partition.up:
-            reasons.append(
-                f"partition {partition.name} is not up: jobs of rule {request.rule} wait until it is"
-            )
+            reasons.append(f"partition {partition.name} is not up: jobs of rule {request.rule} wait until it is")
         elif able < request.nodes:
             reasons.append(
-                f"partition {partition.name}: only {able} of the {request.nodes} nodes that rule {request.rule} needs are up now"
+                f"partition {partition.name}: only {able} of the {request.nodes} nodes that rule {request.rule} needs "
+                "are up now"
             )
         else:
             return []
@@ -242,16 +248,14 @@ def check_account(request: Request, accounts: Mapping[str, set[str]] | None) -> 
         return f"account {request.account!r}: not yours on this cluster; yours are: {', '.join(sorted(accounts))}"
     allowed = accounts[request.account.lower()] if request.account else set().union(*accounts.values())
     if request.qos and request.qos not in allowed:
-        return (
-            f"qos {request.qos!r}: not allowed for you; allowed: {', '.join(sorted(filter(None, allowed)))}"
-        )
+        return f"qos {request.qos!r}: not allowed for you; allowed: {', '.join(sorted(filter(None, allowed)))}"
     return None
 
 
 def _refused(request: Request) -> str:
     """What Slurm itself has against the request, in its words; "" where it would take it."""
     options = {
-        "partition": request.partition, "account": request.account, "qos": request.qos, "constraint": request.constraint,
+        "partition": request.partition, "account": request.account, "qos": request.qos, "constraint": request.constraint,  # noqa: E501
         "nodes": request.nodes, "ntasks-per-node": 1, "cpus-per-task": request.cpus, "mem": request.memory_mb,
         "time": int(request.minutes),
         "gres": ":".join(["gpu", *filter(None, [request.gpu_type]), str(request.gpus)]) if request.gpus else "",
@@ -264,9 +268,7 @@ def _refused(request: Request) -> str:
     ]
     # Further options come as one text, which the executor leaves to the shell.
     answer = ask(["sh", "-c", f"{shlex.join(command)} {request.extra}"])
-    return (
-        "" if answer.ok else answer.error.removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
-    )
+    return "" if answer.ok else answer.error.removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
 
 
 def nodes_are_here() -> bool:
@@ -278,16 +280,15 @@ def nodes_are_here() -> bool:
 def check_folders(folders: Iterable[Path], mounts: str) -> list[str]:
     """Folders that no other node can see, by the kind of file system that they are on (`mounts`: /proc/mounts)."""
     kinds = {
-        Path(line.split()[1].replace("\\040", " ")): line.split()[2]
-        for line in mounts.splitlines()
-        if line.strip()
+        Path(line.split()[1].replace("\\040", " ")): line.split()[2] for line in mounts.splitlines() if line.strip()
     }
     problems = []
     for folder in dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders):
         mount = next(parent for parent in (folder, *folder.parents) if parent in kinds or parent == Path("/"))
         if kinds.get(mount) in LOCAL_FILE_SYSTEMS:
             problems.append(
-                f"{folder}: is on {kinds[mount]} (mounted at {mount}), which compute nodes do not see; use a folder on the "
+                f"{folder}: is on {kinds[mount]} (mounted at {mount}), which compute nodes do not see; use a folder on "
+                "the "
                 "cluster's shared file system"
             )
     return problems

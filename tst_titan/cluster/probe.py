@@ -1,4 +1,5 @@
-"""What only the nodes know: whether they see the shared folders and the Python environment, and whether its torch sees their GPUs.
+"""What only the nodes know: whether they see the shared folders and the Python environment, and whether its torch sees
+their GPUs.
 
 One small Slurm job asks them.
 
@@ -32,7 +33,7 @@ elif ! said=$("$python" -m tst_titan.cluster.driver 2>&1); then echo "$node: $(e
 else echo "$node: ready: $(echo "$said" | tail -n 1)"
 fi
 echo "$node: asked"
-"""
+"""  # noqa: E501
 # What one node writes may show late on another.
 LATENCY_SECONDS = 60.0
 
@@ -40,7 +41,8 @@ LATENCY_SECONDS = 60.0
 def probe_nodes(
     srun_options: Sequence[str], folders: Sequence[Path], python: str = sys.executable
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Ask the nodes that `srun_options` choose; returns the nodes that answered, with their devices, torch and driver, and what is wrong, as (node, words).
+    """Ask the nodes that `srun_options` choose; returns the nodes that answered, with their devices, torch and driver,
+    and what is wrong, as (node, words).
 
     Waits in Slurm's queue. `UserError` where Slurm does not run the job.
     """
@@ -68,9 +70,7 @@ def probe_nodes(
                 f"{shlex.join(command[:4] + list(srun_options))}: {' '.join(run.stderr.split()) or 'no node answered'}"
             )
         wrong = {node for node, _ in problems}
-        problems += _unseen(
-            [path / f".probe-{token}-{node}" for path in paths for node in nodes if node not in wrong]
-        )
+        problems += _unseen([path / f".probe-{token}-{node}" for path in paths for node in nodes if node not in wrong])
     return {node: has.get(node, "") for node in nodes}, problems
 
 
@@ -81,9 +81,7 @@ def _unseen(files: list[Path]) -> list[tuple[str, str]]:
         time.sleep(0.5)
         for file in missing:
             list(file.parent.iterdir())  # has a network file system look again
-    return [
-        (file.name.split("-", 2)[2], f"what it writes to {file.parent} is not seen here") for file in missing
-    ]
+    return [(file.name.split("-", 2)[2], f"what it writes to {file.parent} is not seen here") for file in missing]
 
 
 def _remove(folder: Path, token: str) -> None:

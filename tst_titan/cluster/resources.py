@@ -1,7 +1,7 @@
 """What jobs that do not train ask of the machine that they are sent to; and what all jobs have in common there.
 
-Names are Snakemake's resources, as its executors read them: `nodes`, `mem_mb` (a node), `runtime` (minutes), `gpus` (all of
-a job: what `--resources gpus=64` caps), and for Slurm `gres`, `tasks`, `slurm_partition` and the like, which
+Names are Snakemake's resources, as its executors read them: `nodes`, `mem_mb` (a node), `runtime` (minutes), `gpus`
+(all of a job: what `--resources gpus=64` caps), and for Slurm `gres`, `tasks`, `slurm_partition` and the like, which
 others ignore. Training jobs' are in `tst_titan.train.resources`.
 """
 
@@ -12,9 +12,9 @@ from tst_titan.plan.costs import checkpoint_bytes
 from tst_titan.plan.settings import Segment
 
 # Host memory of a process: Python, torch, a batch, what gloo and the page cache's maps take. On a GPU also CUDA's
-# libraries and context, NCCL's buffers in host memory and pinned batches. How much that is was not measured here; it grows
-# with the GPUs that a process talks to, and asking for too much costs little on nodes of 100 GB and more a GPU, while a job that
-# asks for too little is killed.
+# libraries and context, NCCL's buffers in host memory and pinned batches. How much that is was not measured here; it
+# grows with the GPUs that a process talks to, and asking for too much costs little on nodes of 100 GB and more a GPU,
+# while a job that asks for too little is killed.
 PROCESS_MB = 4000
 GPU_PROCESS_MB = 12000
 MIB = 2**20
@@ -65,8 +65,8 @@ def place_resources(site: Site, *, on_cpus: bool = False) -> dict[str, int | str
             "qos": site.cpu_qos,
         }
         named |= {key: value for key, value in own.items() if value} | site.cpu_resources
-    # `mpi`, even empty: no srun of the executor's around a command, which would look for SLURM_CONF in vain. Training starts
-    # its own on all nodes; a job of one process is where it belongs already.
+    # `mpi`, even empty: no srun of the executor's around a command, which would look for SLURM_CONF in vain. Training
+    # starts its own on all nodes; a job of one process is where it belongs already.
     return {"mpi": "", **{key: value for key, value in named.items() if value != ""}}
 
 
@@ -81,7 +81,8 @@ def gpu_resources(site: Site, per_node: int, nodes: int) -> dict[str, int | str]
 
 
 def asked_memory_mb(site: Site, computed: int, *, on_cpus: bool = False) -> int:
-    """What to ask for; 0 has the executor leave `--mem` out. `memory_mb` says nothing of the nodes of another partition."""
+    """What to ask for; 0 has the executor leave `--mem` out. `memory_mb` says nothing of the nodes of another
+    partition."""
     if not site.ask_memory:
         return 0
     named = 0 if on_cpus and site.cpu_partition else site.memory_mb

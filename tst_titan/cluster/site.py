@@ -1,4 +1,5 @@
-"""What a site says of itself: the section `site` of the configuration, checked, and what it puts before each job's command."""
+"""What a site says of itself: the section `site` of the configuration, checked, and what it puts before each job's
+command."""
 
 import re
 import shlex
@@ -16,13 +17,14 @@ class Site:
     """What the workflow must know of a cluster: the section `site` of the configuration.
 
     `cpu_partition`: of jobs that need no GPU (corpora in jobs of their own, exports), with `cpu_account`, `cpu_qos` and
-    `cpu_resources`; what is empty is as for the others. `gpus_per_node` 0: training on CPUs. `max_minutes`: the partition's
-    time limit; what takes longer saves, and goes on in the next start of the same job. `accelerator` and `utilization`: for
-    the runtime, as for `tst-titan plan`. `gpu_memory_gib`: of one GPU, where it is not the accelerator's usual (an A100 of 40). `memory_mb`: of a node of `partition`, where the computed amount is not to be asked
-    for (0: compute it). `ask_memory` false: ask for none, where a site gives memory by CPUs or GPUs. `setup`: shell lines
-    before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `srun_options`: further options of
-    the srun that starts training on the nodes (`--container-image`). `resources`: further resources for the executor
-    (constraint, slurm_extra).
+    `cpu_resources`; what is empty is as for the others. `gpus_per_node` 0: training on CPUs. `max_minutes`: the
+    partition's time limit; what takes longer saves, and goes on in the next start of the same job. `accelerator` and
+    `utilization`: for the runtime, as for `tst-titan plan`. `gpu_memory_gib`: of one GPU, where it is not the
+    accelerator's usual (an A100 of 40). `memory_mb`: of a node of `partition`, where the computed amount is not to be
+    asked for (0: compute it). `ask_memory` false: ask for none, where a site gives memory by CPUs or GPUs. `setup`:
+    shell lines before each job's command (modules). `environment`: variables of each job (NCCL, Gloo). `srun_options`:
+    further options of the srun that starts training on the nodes (`--container-image`). `resources`: further resources
+    for the executor (constraint, slurm_extra).
     """
 
     partition: str = ""
@@ -65,7 +67,8 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
     gpu_type = settings.get("gpu_type", "")
     if not re.fullmatch(r"[A-Za-z0-9_.]*", gpu_type):
         raise UserError(
-            f"{source}.gpu_type = {gpu_type!r}: Snakemake's Slurm executor submits types of letters, digits, _ and . alone; leave "
+            f"{source}.gpu_type = {gpu_type!r}: Snakemake's Slurm executor submits types of letters, digits, _ and . "
+            "alone; leave "
             "it empty and choose the nodes by a feature of theirs (sinfo -o '%G %f'): resources: {constraint: FEATURE}"
         )
     for key in ("resources", "cpu_resources"):
@@ -76,9 +79,7 @@ def parse_site(settings: Any, *, source: str = "site") -> Site:
     try:
         shlex.split(settings.get("srun_options", ""))
     except ValueError as error:
-        raise UserError(
-            f"{source}.srun_options = {settings['srun_options']!r}: {error}; close the quote"
-        ) from error
+        raise UserError(f"{source}.srun_options = {settings['srun_options']!r}: {error}; close the quote") from error
     values = dict(settings)
     values["environment"] = {str(key): str(value) for key, value in settings.get("environment", {}).items()}
     return Site(**values)
@@ -101,7 +102,8 @@ def gpu_memory_gib(site: Site) -> float | None:
 
 
 def job_prologue(site: Site) -> str:
-    """Shell lines before each job's command; each line of the site's own `setup` must succeed, or the job says which did not.
+    """Shell lines before each job's command; each line of the site's own `setup` must succeed, or the job says which
+    did not.
 
     Unset variables are no error there: `conda activate` and module files read some.
     """

@@ -12,7 +12,8 @@ TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a Slurm command said. `ok` is False where it failed, is not there or did not answer in time; `error` says why."""
+    """What a Slurm command said. `ok` is False where it failed, is not there or did not answer in time; `error` says
+    why."""
 
     ok: bool
     text: str
@@ -29,9 +30,7 @@ def environment() -> dict[str, str]:
     return os.environ | ({"SLURM_CONF": configuration} if configuration else {})
 
 
-def complete(
-    command: Sequence[str], timeout: float | None = TIMEOUT_SECONDS
-) -> "subprocess.CompletedProcess[str]":
+def complete(command: Sequence[str], timeout: float | None = TIMEOUT_SECONDS) -> "subprocess.CompletedProcess[str]":
     """Run a command of Slurm's to its end, for at most `timeout` seconds (None: as long as it takes).
 
     Raises what `subprocess.run` does: `ask` and `run` put it in words.

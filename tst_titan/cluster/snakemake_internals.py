@@ -1,4 +1,5 @@
-"""What the Snakefile reads of Snakemake (9.20 to 9.27) that Snakemake documents for nobody: when it moves, this file is mended.
+"""What the Snakefile reads of Snakemake (9.20 to 9.27) that Snakemake documents for nobody: when it moves, this file is
+mended.
 
 `workflow` is the object of that name in a Snakefile. `tests/test_upstream.py` looks all of it up.
 """
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 NAMES = {
-    "snakemake.workflow:Workflow.config_settings": "the files of --configfile and the values of --config, to say where a mistake stands",
+    "snakemake.workflow:Workflow.config_settings": "the files of --configfile and the values of --config, to say where a mistake stands",  # noqa: E501
     "snakemake.workflow:Workflow.dag": "the jobs, looked over before the first is started",
     "snakemake.dag:DAG.needrun_jobs": "called: those that are to run",
     "snakemake.workflow:Workflow.executor_plugin": "whether jobs go to Slurm",
     "snakemake.workflow:Workflow.executor_settings": "the executor's own settings, of which one is mended",
-    "snakemake.workflow:Workflow.resource_settings": "the cores of --cores; `workflow.cores` is an error where jobs go to a cluster",
+    "snakemake.workflow:Workflow.resource_settings": "the cores of --cores; `workflow.cores` is an error where jobs go to a cluster",  # noqa: E501
 }
 
 # What Snakemake leaves in a folder that is an output; a folder with it counts as made, whatever else is missing there.

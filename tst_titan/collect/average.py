@@ -14,8 +14,8 @@ AVERAGED = tuple(task for task in PAPER_TASKS if task != "mmlu")
 def average_score(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """The mean of the seven tasks' scores in a row of the table of runs, and its standard error.
 
-    None where one of them is missing: a mean over fewer tasks is another number. The standard error is that of a mean of
-    independent scores, sqrt(sum of squares) / 7: sampling of questions, not the noise between seeds.
+    None where one of them is missing: a mean over fewer tasks is another number. The standard error is that of a mean
+    of independent scores, sqrt(sum of squares) / 7: sampling of questions, not the noise between seeds.
     """
     scores = [row[task] for task in AVERAGED if row.get(task) is not None]
     if len(scores) < len(AVERAGED):

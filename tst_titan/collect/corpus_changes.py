@@ -9,12 +9,12 @@ from tst_titan.data.content import agree, changes
 from tst_titan.results import SegmentFiles
 
 
-def corpus_changes(
-    segments: Iterable[SegmentRecord], corpora: Mapping[str, Mapping[str, Any]]
-) -> list[Notice]:
-    """A notice for each corpus that is another one now, and for each segment that read another one than those before it.
+def corpus_changes(segments: Iterable[SegmentRecord], corpora: Mapping[str, Mapping[str, Any]]) -> list[Notice]:
+    """A notice for each corpus that is another one now, and for each segment that read another one than those before
+    it.
 
-    `corpora`: manifests by id, with their `file`. Segments of earlier versions recorded nothing and are taken as they are.
+    `corpora`: manifests by id, with their `file`. Segments of earlier versions recorded nothing and are taken as they
+    are.
     """
     notices = []
     first: dict[str, SegmentRecord] = {}
@@ -26,7 +26,10 @@ def corpus_changes(
         try:
             other = first.setdefault(corpus, record)
             if not agree(other.provenance["corpus"], before):
-                text = f"{record.segment.id} was trained on another corpus than {other.segment.id}: their losses do not compare; train one of them again"
+                text = (
+                    f"{record.segment.id} was trained on another corpus than {other.segment.id}: their losses do not "
+                    "compare; train one of them again"
+                )
                 notices.append(Notice("damaged", str(SegmentFiles(record.folder).provenance), text))
             changed = changes(before, corpora[corpus]) if corpus in corpora else []
         except (KeyError, TypeError, AttributeError) as error:
@@ -36,6 +39,9 @@ def corpus_changes(
         if changed:
             differing.setdefault((corpus, "; ".join(changed)), []).append(record.segment.id)
     for (corpus, words), ids in differing.items():
-        text = f"another corpus than the one that {len(ids)} segments were trained on ({words}): {listed(ids)}; restore it, or train them again"
+        text = (
+            f"another corpus than the one that {len(ids)} segments were trained on ({words}): {listed(ids)}; restore "
+            "it, or train them again"
+        )
         notices.append(Notice("damaged", str(corpora[corpus]["file"]), text))
     return notices

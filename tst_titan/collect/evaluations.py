@@ -52,19 +52,19 @@ def read_evaluations(
     return rows, notices
 
 
-def _left_out(
-    content: dict[str, Any], segment: str, checkpoint: str | None, checkpoint_digest: str | None
-) -> str:
+def _left_out(content: dict[str, Any], segment: str, checkpoint: str | None, checkpoint_digest: str | None) -> str:
     """Why an evaluation is none of this segment's end state; "" for one that is."""
     if content["segment"] != segment:
-        return (
-            f"evaluates segment {content['segment']}, not {segment}; left out; delete it and evaluate again"
-        )
+        return f"evaluates segment {content['segment']}, not {segment}; left out; delete it and evaluate again"
     if checkpoint is not None and _step_folder(content["checkpoint"]) != _step_folder(checkpoint):
-        return f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out; evaluate again"
+        return (
+            f"evaluates checkpoint {content['checkpoint']}, the segment ended with {checkpoint}; left out; evaluate "
+            "again"
+        )
     if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
         return (
-            f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); left out; "
+            f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); "
+            "left out; "
             "evaluate again"
         )
     if trial := _trial(content):
@@ -134,13 +134,14 @@ def _finished_tasks(folder: Path) -> tuple[dict[str, Any], list[Notice]]:
     return found, notices
 
 
-def _rows(
-    content: dict[str, Any], path: Path, finished: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[Notice]]:
+def _rows(content: dict[str, Any], path: Path, finished: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Notice]]:
     rows, notices = [], []
     for task, result in content["tasks"].items():
         if finished.get(task, result) != result:
-            text = f"its scores of {task} are not those of the finished task beside it; left out; delete both and evaluate again"
+            text = (
+                f"its scores of {task} are not those of the finished task beside it; left out; delete both and "
+                "evaluate again"
+            )
             notices.append(Notice("damaged", str(path), text))
             continue
         if "metric" not in result:
@@ -150,9 +151,7 @@ def _rows(
                 continue
             value = score.get("value")
             if value is None or not math.isfinite(value):
-                notices.append(
-                    Notice("damaged", str(path), f"{metric} of {task} is no finite number; left out")
-                )
+                notices.append(Notice("damaged", str(path), f"{metric} of {task} is no finite number; left out"))
                 continue
             rows.append(
                 {

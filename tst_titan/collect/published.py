@@ -1,8 +1,8 @@
 """The published values beside a study's own: those of the same model, budget, bags, recipe and batch.
 
 A run has a published counterpart where the paper trained the same thing: model, steps, superposition steps, bag size,
-weighting, re-initialization, learning rate and (within 5%) equivalent tokens a step agree. Nothing else is put beside it, so
-a small study of its own models shows no published value rather than a misleading one.
+weighting, re-initialization, learning rate and (within 5%) equivalent tokens a step agree. Nothing else is put beside
+it, so a small study of its own models shows no published value rather than a misleading one.
 """
 
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ _Key = tuple[str, int, int, int, str, bool]
 def published_of(run: Run) -> dict[str, float]:
     """Published values of the run's counterpart, empty where it has none.
 
-    `final_train_loss` in nats, `device_hours` on B200, scores as fractions under their tasks' names, `average` where all of its
-    tasks are printed.
+    `final_train_loss` in nats, `device_hours` on B200, scores as fractions under their tasks' names, `average` where
+    all of its tasks are printed.
     """
     model = MODELS.get(run.model)
     if model is None or run.learning_rate != model["learning_rate"]:
@@ -53,9 +53,7 @@ def _published() -> dict[_Key, dict[str, float]]:
             item.method == "tst_reinit_embeddings",
         )  # fmt: skip
         row = {LOSS: item.final_train_loss, "device_hours": item.b200_hours}
-        row |= {
-            task: round(score / 100, 4) for task in PAPER_TASKS if (score := getattr(item, task)) is not None
-        }
+        row |= {task: round(score / 100, 4) for task in PAPER_TASKS if (score := getattr(item, task)) is not None}
         if all(task in row for task in AVERAGED):
             row[AVERAGE] = sum(row[task] for task in AVERAGED) / len(AVERAGED)
         values[key] = row
@@ -71,18 +69,19 @@ def _published() -> dict[_Key, dict[str, float]]:
 
 
 def with_published(table: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
-    """The table of runs with a column `published_NAME` for every number of it that the paper has for any of its runs."""
+    """The table of runs with a column `published_NAME` for every number of it that the paper has for any of its
+    runs."""
     values = {run.run: published_of(run) for run in runs}
     names = dict.fromkeys(name for row in values.values() for name in row if name in table.columns)
     columns = {
-        PREFIX + name: pd.array([values[run].get(name) for run in table["run"]], dtype="Float64")
-        for name in names
+        PREFIX + name: pd.array([values[run].get(name) for run in table["run"]], dtype="Float64") for name in names
     }
     return table.assign(**columns)
 
 
 def evaluations_with_published(rows: list[dict[str, Any]], table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of evaluations with `published`, the paper's score of the same run and task at its end (None: none printed)."""
+    """Rows of evaluations with `published`, the paper's score of the same run and task at its end (None: none
+    printed)."""
     ends = {row["run"]: row for row in table.to_dict("records")}
     result = []
     for row in rows:

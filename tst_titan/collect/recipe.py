@@ -1,4 +1,5 @@
-"""The recipe of a run as columns of the table of runs: every field that a study can set, so that nothing that differs is hidden."""
+"""The recipe of a run as columns of the table of runs: every field that a study can set, so that nothing that differs
+is hidden."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -114,17 +114,14 @@ def _read_run(
                 Notice(
                     "unfinished",
                     str(scores.group(group)),
-                    f"missing: {segment_id} is not evaluated on {group}; run: tst-titan evaluate {segment_id} --tasks {group}",
+                    f"missing: {segment_id} is not evaluated on {group}; run: tst-titan evaluate {segment_id} --tasks "
+                    f"{group}",
                 )
                 for group in groups
                 if not scores.group(group).exists()
             ]
-        rows, problems = read_evaluations(
-            scores, segment_id, done.get("checkpoint"), done.get("checkpoint_digest")
-        )
-        evaluations += [
-            {"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows
-        ]
+        rows, problems = read_evaluations(scores, segment_id, done.get("checkpoint"), done.get("checkpoint_digest"))
+        evaluations += [{"run": run.run, "segment": segment_id, "step": segment.end_step} | row for row in rows]
         notices += problems
     row, problems = _row(run, records, training, validation)
     notices += problems
@@ -152,9 +149,7 @@ def _row(
     else:
         losses = dict.fromkeys(("final_train_loss", "final_train_loss_rows", "validation_loss"))
         unbelieved = any(notice.kind == "damaged" for record in records for notice in record.notices)
-        progress = (
-            "not as it was finished: what is damaged is named" if unbelieved else _progress(run, training)
-        )
+        progress = "not as it was finished: what is damaged is named" if unbelieved else _progress(run, training)
         notices = [Notice("unfinished", run.run, progress)]
     done = last.done or {}
     wall_clock = [None if record.done is None else record.done.get("wall_clock_s") for record in records]
@@ -210,7 +205,8 @@ def final_loss(training: Columns, steps: int, stage_start: int) -> tuple[float |
     """Mean training loss (nats) over the run's last rows, and over how many rows.
 
     The rows of the last `FINAL_SHARE` of the steps, at least `FINAL_ROWS` rows, all of the last stage: one
-    row is a single batch's noise, and a longer stretch lies above the end of the decay. None where one of them is no finite number.
+    row is a single batch's noise, and a longer stretch lies above the end of the decay. None where one of them is no
+    finite number.
     """
     in_stage = training["step"] > stage_start
     losses = training["loss"][in_stage]
@@ -243,7 +239,10 @@ def _progress(run: Run, training: Columns) -> str:
     if not len(training["step"]):
         return f"not started ({run.steps} steps planned); it has no numbers in the table"
     if int(training["step"][-1]) == run.steps:
-        return f"at step {run.steps} of {run.steps}, without done.json: run the study again; it has no final numbers in the table"
+        return (
+            f"at step {run.steps} of {run.steps}, without done.json: run the study again; it has no final numbers in "
+            "the table"
+        )
     return f"at step {int(training['step'][-1])} of {run.steps}; it has no final numbers in the table"
 
 

@@ -25,9 +25,7 @@ State = Literal["waiting", "queued", "running", "stopped", "failed", "finished"]
 
 SILENT_AFTER_S = 900.0
 _MEND = "bring it back, or delete done.json and run again: the segment goes on from its last checkpoint"
-_ERROR = re.compile(
-    r"\b(\w*(Error|Exception|Interrupt)\b|error:|Killed|out of memory|Segmentation fault)", re.I
-)
+_ERROR = re.compile(r"\b(\w*(Error|Exception|Interrupt)\b|error:|Killed|out of memory|Segmentation fault)", re.I)
 _TAIL_BYTES = 65536
 
 
@@ -83,15 +81,14 @@ def read_done(segment: Segment, folder: Path) -> tuple[dict[str, Any] | None, li
         done = read_json(path, mend=_MEND)
     except UserError as error:
         return None, [damage(error)]
-    if (
-        not isinstance(done, dict)
-        or done.get("segment") != segment.id
-        or done.get("end_step") != segment.end_step
-    ):
+    if not isinstance(done, dict) or done.get("segment") != segment.id or done.get("end_step") != segment.end_step:
         text = f"belongs to another segment than {segment.id}; taken as not finished; {_MEND}"
         return None, [Notice("damaged", str(path), text)]
     if done.get("checkpoint") != checkpoint_name(segment.end_step):
-        text = f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not finished; {_MEND}"
+        text = (
+            f"names checkpoint {done.get('checkpoint')!r}, the segment ends at step {segment.end_step}; taken as not "
+            f"finished; {_MEND}"
+        )
         return None, [Notice("damaged", str(path), text)]
     changed = _changed(done, folder, ())
     return None if changed else done, changed
@@ -136,9 +133,7 @@ def segment_state(folder: Path, *, finished: bool, parent_finished: bool, now: f
         return "failed"
     if attempt.get("end") is not None:
         # Attempts of earlier versions name no outcome; those that failed have no step.
-        failed = (
-            attempt.get("outcome", "stopped" if attempt.get("step") is not None else "failed") == "failed"
-        )
+        failed = attempt.get("outcome", "stopped" if attempt.get("step") is not None else "failed") == "failed"
         return "failed" if failed else "stopped"
     age = (time.time() if now is None else now) - max(times)
     return "running" if age < SILENT_AFTER_S else "stopped"

@@ -47,7 +47,8 @@ class SegmentStatus:
 def segment_statuses(
     plan: Plan, results: Path, now: float | None = None, *, ask_slurm: bool = False
 ) -> list[SegmentStatus]:
-    """The status of every segment of a plan, in the plan's order; `ask_slurm`: what was used also from Slurm's accounts."""
+    """The status of every segment of a plan, in the plan's order; `ask_slurm`: what was used also from Slurm's
+    accounts."""
     usages = study_usage(plan, results, ask_slurm=ask_slurm)
     finished: set[str] = set()
     statuses = []
@@ -93,14 +94,10 @@ def _left(row: dict[str, Any], step: int, end_step: int) -> float | None:
 def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
     """What the terminal shows: active and failed segments, some of the others, totals."""
     # Within 80 columns: no frame, and what names have before their slash on a line of its own, once.
-    table = Table(
-        title=f"study {escape(plan.study)}", title_justify="left", box=None, padding=(0, 1), pad_edge=False
-    )
+    table = Table(title=f"study {escape(plan.study)}", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     table.add_column("segment", overflow="fold")
     for name in ("state", "step", "loss", "tokens/s", "left"):
-        table.add_column(
-            name, justify="left" if name == "state" else "right", no_wrap=True, vertical="bottom"
-        )
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True, vertical="bottom")
     loud = [status for status in statuses if status.state in ("running", "failed", "stopped")]
     quiet = [status for status in statuses if status not in loud]
     shown = {status.id for status in [*loud, *quiet[: max(0, MOST_QUIET - len(loud))]]}
@@ -123,11 +120,7 @@ def status_view(plan: Plan, statuses: list[SegmentStatus]) -> Group:
     hidden = Counter(status.state for status in statuses if status.id not in shown)
     if hidden:
         lines.append(Text("not listed: " + ", ".join(f"{count} {state}" for state, count in hidden.items())))
-    lines += [
-        Text(printable(f"{status.id}: {status.message}"), style="red")
-        for status in statuses
-        if status.message
-    ]
+    lines += [Text(printable(f"{status.id}: {status.message}"), style="red") for status in statuses if status.message]
     lines.append(Text(totals(plan, statuses)))
     return Group(*lines)
 
@@ -148,9 +141,7 @@ def totals(plan: Plan, statuses: list[SegmentStatus]) -> str:
 def used_words(used: Usage) -> str:
     """``1.25 GPU-hours (sacct), 0.5 of them in 2 attempts that failed or were killed``"""
     failed = (
-        f", {used.failed_hours:.3g} of them in {used.failed} attempts that failed or were killed"
-        if used.failed
-        else ""
+        f", {used.failed_hours:.3g} of them in {used.failed} attempts that failed or were killed" if used.failed else ""
     )
     return f"{used.hours:.3g} {used.kind}-hours ({used.source}){failed}"
 

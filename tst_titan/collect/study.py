@@ -112,7 +112,8 @@ def gather(plan: Plan, results: Path, keep: Callable[[RunRecord], None] | None =
 
 
 def _unknown_hours(record: RunRecord, usages: Mapping[str, Usage]) -> dict[str, None]:
-    """No hours for a run with a segment that was trained and left no record of them: the others' alone would be too few."""
+    """No hours for a run with a segment that was trained and left no record of them: the others' alone would be too
+    few."""
     lost = any(
         segment.segment.id not in usages and SegmentFiles(segment.folder).metrics.exists()
         for segment in record.segments
@@ -153,9 +154,7 @@ def thinned(training: Columns, switch_step: int | None, most: int) -> tuple[np.n
     return step[ends], np.add.reduceat(loss, starts) / counts, size
 
 
-def _count_cost(
-    costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord, usage: Usage | None
-) -> None:
+def _count_cost(costs: dict[str, SegmentCost], record: SegmentRecord, run: RunRecord, usage: Usage | None) -> None:
     segment = record.segment
     known = costs.get(segment.id)
     steps = segment.end_step - segment.start_step
@@ -182,13 +181,13 @@ def segments_table(costs: Sequence[SegmentCost]) -> pd.DataFrame:
     for cost in costs:
         row = vars(cost) | (vars(cost.usage) if cost.usage else {})
         rows.append(row | {"slurm_jobs": " ".join(row.get("slurm_jobs", ()))})
-    columns = {"segment": "string", "num_runs": "Int64", "finished": "boolean", "steps": "Int64", "planned_flops": "Float64",
-               "flops": "Float64", "planned_gpu_hours": "Float64", "hours": "Float64", "kind": "string", "source": "string",
-               "attempts": "Int64", "failed": "Int64", "failed_hours": "Float64", "slurm_jobs": "string", "device": "string"}  # fmt: skip
+    columns = {"segment": "string", "num_runs": "Int64", "finished": "boolean", "steps": "Int64", "planned_flops": "Float64",  # noqa: E501
+               "flops": "Float64", "planned_gpu_hours": "Float64", "hours": "Float64", "kind": "string", "source": "string",  # noqa: E501
+               "attempts": "Int64", "failed": "Int64", "failed_hours": "Float64", "slurm_jobs": "string", "device": "string"}  # fmt: skip  # noqa: E501
     table = pd.DataFrame(
         {name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}
     )
-    names = {"hours": "device_hours", "kind": "device_kind", "source": "device_hours_source", "failed_hours": "failed_device_hours",
+    names = {"hours": "device_hours", "kind": "device_kind", "source": "device_hours_source", "failed_hours": "failed_device_hours",  # noqa: E501
              "failed": "failed_attempts", "planned_gpu_hours": "gpu_hours_planned"}  # fmt: skip
     return table.rename(columns=names)
 

@@ -1,8 +1,9 @@
 """What segments really used: hours times devices over all attempts, failed ones included.
 
 Slurm's own accounts are taken for attempts in jobs that it knows; they begin when a job holds its nodes, before the
-trainer starts. Elsewhere it is the launcher's clock. Each number says which. A segment that several runs share is used once: a run's
-share of it is an equal part for every run of the study that passes it, so that the shares add up to the study's total.
+trainer starts. Elsewhere it is the launcher's clock. Each number says which. A segment that several runs share is used
+once: a run's share of it is an equal part for every run of the study that passes it, so that the shares add up to the
+study's total.
 """
 
 from collections import Counter, defaultdict
@@ -27,8 +28,8 @@ RANK = "rank"
 class Usage:
     """Hours times devices that one or more segments used so far.
 
-    `kind`: what a device is, such as "GPU" or "CPU core" (several joined by " and "). `source`: sacct, launcher or both.
-    `failed_hours` and `failed`: hours and number of the attempts that failed or were killed, also in `hours`.
+    `kind`: what a device is, such as "GPU" or "CPU core" (several joined by " and "). `source`: sacct, launcher or
+    both. `failed_hours` and `failed`: hours and number of the attempts that failed or were killed, also in `hours`.
     """
 
     hours: float
@@ -74,7 +75,8 @@ def study_usage(plan: Plan, results: Path, *, ask_slurm: bool = True) -> dict[st
 
 
 def segment_attempts(folder: Path, done: Mapping[str, Any] | None = None) -> list[Attempt]:
-    """All attempts at a segment, ended: one that runs ends when it last wrote. [] where there are none, or none that can be read."""
+    """All attempts at a segment, ended: one that runs ends when it last wrote. [] where there are none, or none that
+    can be read."""
     try:
         attempts = read_attempts(folder) if done is None else done["attempts"]
         ended = [
@@ -89,7 +91,8 @@ def segment_attempts(folder: Path, done: Mapping[str, Any] | None = None) -> lis
 
 
 def usage_of(attempts: Mapping[str, list[Attempt]], accounts: Mapping[str, JobUsage]) -> dict[str, Usage]:
-    """Each segment's usage from its attempts and Slurm's accounts; a Slurm job of several attempts is divided by their own hours."""
+    """Each segment's usage from its attempts and Slurm's accounts; a Slurm job of several attempts is divided by their
+    own hours."""
     in_job: defaultdict[str, list[float]] = defaultdict(list)
     for found in attempts.values():
         for attempt in found:
@@ -104,9 +107,7 @@ def usage_of(attempts: Mapping[str, list[Attempt]], accounts: Mapping[str, JobUs
         share = own / sum(in_all) if sum(in_all) else 1 / len(in_all)
         return share * _job_hours(job, attempt), SLURM
 
-    return {
-        id: _segment_usage(found, [hours_of(attempt) for attempt in found]) for id, found in attempts.items()
-    }
+    return {id: _segment_usage(found, [hours_of(attempt) for attempt in found]) for id, found in attempts.items()}
 
 
 def _job_hours(job: JobUsage, attempt: Attempt) -> float:
@@ -138,7 +139,8 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def run_columns(plan: Plan, usages: Mapping[str, Usage]) -> dict[str, dict[str, Any]]:
-    """By run, the table's columns of cost: hours along its whole path, its share of them, what and whence they are, the plan's."""
+    """By run, the table's columns of cost: hours along its whole path, its share of them, what and whence they are, the
+    plan's."""
     passing = Counter(id for run in plan.runs for id in run.segments)
     columns = {}
     for run in plan.runs:

@@ -1,13 +1,14 @@
 """Noise between seeds where runs share it: one seed's runs of several budgets are one chain, with a prefix in common.
 
-Estimator. Samples j (a budget, an arm) have values y_sj of the seeds s that ran them, n_j each. The covariance of their means is the
-cluster-robust one with a seed as the cluster: sum over s of d_sj d_sk / sqrt(n_j (n_j - 1) n_k (n_k - 1)), d the deviation from the
-sample's own mean, over the seeds that both have (Cameron, Gelbach and Miller 2011, section 2.1). Where all samples have the
-same seeds this is the sample covariance over seeds divided by their number. A contrast of the means then has Satterthwaite's
-degrees of freedom of that estimate (Bell and McCaffrey 2002), seeds - 1 in the balanced case, which scale the draws to a t
-distribution: normal draws from three seeds would cover far less than they claim. Where no seed is in two samples, noise is independent with
-one pooled variance, which has more degrees of freedom. A sample of one seed has no deviation: it takes that pooled variance, as if its seed
-were its own.
+Estimator. Samples j (a budget, an arm) have values y_sj of the seeds s that ran them, n_j each. The covariance of their
+means is the cluster-robust one with a seed as the cluster: sum over s of d_sj d_sk / sqrt(n_j (n_j - 1) n_k (n_k - 1)),
+d the deviation from the sample's own mean, over the seeds that both have (Cameron, Gelbach and Miller 2011, section
+2.1). Where all samples have the same seeds this is the sample covariance over seeds divided by their number. A contrast
+of the means then has Satterthwaite's degrees of freedom of that estimate (Bell and McCaffrey 2002), seeds - 1 in the
+balanced case, which scale the draws to a t
+distribution: normal draws from three seeds would cover far less than they claim. Where no seed is in two samples, noise
+is independent with one pooled variance, which has more degrees of freedom. A sample of one seed has no deviation: it
+takes that pooled variance, as if its seed were its own.
 """
 
 import math
@@ -45,10 +46,11 @@ def seed_noise(samples: Sequence[pd.Series], weights: np.ndarray, draws: int) ->
 
 
 def chain_noise(chains: Sequence[Sequence[pd.Series]], draws: int) -> np.ndarray:
-    """Draws of the errors of the means of all samples of several chains, shape [draws, samples], the same in every call.
+    """Draws of the errors of the means of all samples of several chains, shape [draws, samples], the same in every
+    call.
 
-    `chains`: for each model its samples (a budget's values by seed), at least one of each with two seeds. One seed's runs share noise within a
-    model, not between models. Degrees of freedom: seeds - 1, summed over the models.
+    `chains`: for each model its samples (a budget's values by seed), at least one of each with two seeds. One seed's
+    runs share noise within a model, not between models. Degrees of freedom: seeds - 1, summed over the models.
     """
     random = np.random.default_rng(0)
     degrees = sum(max(len(sample) for sample in samples) - 1 for samples in chains)
@@ -68,11 +70,10 @@ def _pooled(samples: Sequence[pd.Series]) -> float:
 
 
 def _deviations(samples: Sequence[pd.Series], pooled: float) -> tuple[np.ndarray, np.ndarray]:
-    """Square roots of the covariance: a row a seed; and the errors of each sample that are independent of all others."""
+    """Square roots of the covariance: a row a seed; and the errors of each sample that are independent of all
+    others."""
     shared = _shares_seeds(samples)
-    alone = np.array(
-        [pooled / math.sqrt(len(sample)) if len(sample) == 1 or not shared else 0.0 for sample in samples]
-    )
+    alone = np.array([pooled / math.sqrt(len(sample)) if len(sample) == 1 or not shared else 0.0 for sample in samples])
     seeds = sorted({seed for sample in samples for seed in sample.index})
     deviations = np.zeros((len(seeds), len(samples)))
     if shared:

@@ -11,8 +11,8 @@ from tst_titan.compare.variants import variants
 def downstream_table(table: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
     """One row a variant and budget, its scores as means over the seeds that have them (`downstream.csv`).
 
-    For every task `TASK`, `TASK_seeds` (how many) and `TASK_spread` (standard deviation between seeds, missing for one seed);
-    `published_TASK` where the table of runs has it.
+    For every task `TASK`, `TASK_seeds` (how many) and `TASK_spread` (standard deviation between seeds, missing for one
+    seed); `published_TASK` where the table of runs has it.
     """
     rows = []
     for label, members in variants(table, by=("steps",)):

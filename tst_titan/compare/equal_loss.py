@@ -7,17 +7,17 @@ inverted at the arm's mean final loss. The read-off is a number only between the
 outside of them it is a bound, because nothing was measured there.
 
 Two budgets do not tell k. The straight line in log T (k = 0) lies above every such curve between them, so it reads too
-many steps, in the arm's favour; the larger k, the fewer. The read-off is then a range: from k = `LARGEST_EXPONENT` to the
-line, with the geometric middle of both as the one number where one is needed.
+many steps, in the arm's favour; the larger k, the fewer. The read-off is then a range: from k = `LARGEST_EXPONENT` to
+the line, with the geometric middle of both as the one number where one is needed.
 
 Interval. Parametric bootstrap over seeds: the seed means are redrawn from a multivariate t distribution with the
-covariance that the seeds show (see `chains.py`), and curve and inverse are recomputed for every draw. With two budgets its low
-end is that of the most curved, its high end that of the line: it holds whatever k is between them. Where more than 5% of the
-draws never reach the loss, the interval is one-sided.
+covariance that the seeds show (see `chains.py`), and curve and inverse are recomputed for every draw. With two budgets
+its low end is that of the most curved, its high end that of the line: it holds whatever k is between them. Where more
+than 5% of the draws never reach the loss, the interval is one-sided.
 
-Lack of fit. With four budgets and noise between seeds, `misfit` is the share of curves redrawn with that noise whose residuals are as large as those
-of the baseline's means: a small one says that no such curve goes through the budgets (a bump), and that the read-off and its interval, which
-trust the curve, are not to be trusted.
+Lack of fit. With four budgets and noise between seeds, `misfit` is the share of curves redrawn with that noise whose
+residuals are as large as those of the baseline's means: a small one says that no such curve goes through the budgets (a
+bump), and that the read-off and its interval, which trust the curve, are not to be trusted.
 """
 
 import math
@@ -35,7 +35,8 @@ DRAWS = 2000
 _EXPONENTS = np.geomspace(0.02, 4.0, 500)
 # A curve that fits as badly as this once in twenty times is said not to hold.
 MISFIT = 0.05
-# Published exponents of the loss over data with a floor are 0.28 to 0.37 (docs/estimators.md): no curve should bend more than this.
+# Published exponents of the loss over data with a floor are 0.28 to 0.37 (docs/estimators.md): no curve should bend
+# more than this.
 LARGEST_EXPONENT = 0.5
 _LINE = np.zeros(1)
 _MOST_CURVED = np.array([LARGEST_EXPONENT])
@@ -46,8 +47,8 @@ class ReadOff:
     """Baseline steps that reach an arm's loss, over the arm's steps.
 
     `bound` is "" for a measured read-off, "at least" where the baseline's largest budget does not reach the
-    loss, "at most" where its smallest budget is already below it; `speedup` is then that bound. `shapes` is the range of
-    baseline steps that curves of any plausible shape give, where two budgets do not tell the shape; None elsewhere.
+    loss, "at most" where its smallest budget is already below it; `speedup` is then that bound. `shapes` is the range
+    of baseline steps that curves of any plausible shape give, where two budgets do not tell the shape; None elsewhere.
     `misfit`: p-value of the baseline's curve, None where too few budgets or seeds test it.
     """
 
@@ -149,7 +150,8 @@ def _interval(
 
 
 def _misfit(samples: list[pd.Series], budgets: np.ndarray, means: np.ndarray, draws: int) -> float | None:
-    """Share of redrawn curves with residuals as large as those of the budgets' means; None where nothing tests the curve."""
+    """Share of redrawn curves with residuals as large as those of the budgets' means; None where nothing tests the
+    curve."""
     if len(budgets) < 4 or no_noise_known(samples):
         return None
     noise = seed_noise(samples, np.ones(len(samples)), draws)
@@ -190,15 +192,14 @@ def invert(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[float,
 
 
 def shape_range(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[float, float]:
-    """Steps at which two budgets' curve reaches `loss`: by the most curved shape, and by the straight line in log steps."""
+    """Steps at which two budgets' curve reaches `loss`: by the most curved shape, and by the straight line in log
+    steps."""
     ends = (inverse(budgets, losses[None], np.array([loss]), shape) for shape in (_MOST_CURVED, _LINE))
     low, high = (float(steps[0]) for steps in ends)
     return low, high
 
 
-def inverse(
-    budgets: np.ndarray, losses_DN: np.ndarray, loss_D: np.ndarray, exponents_K: np.ndarray
-) -> np.ndarray:
+def inverse(budgets: np.ndarray, losses_DN: np.ndarray, loss_D: np.ndarray, exponents_K: np.ndarray) -> np.ndarray:
     """Steps at which each of D fitted curves, of the best of K exponents, reaches its `loss_D`.
 
     Shape [D]; infinite where the largest budget's fitted loss is above it, 0 where the smallest's is below.

@@ -23,7 +23,8 @@ from tst_titan.compare.published import PublishedComparisons
 
 @dataclass(frozen=True)
 class Findings:
-    """The comparisons of a study, computed on one column of its table; `refused`: those that were asked for and not made."""
+    """The comparisons of a study, computed on one column of its table; `refused`: those that were asked for and not
+    made."""
 
     column: str
     flops: tuple[Difference, ...] = ()
@@ -47,7 +48,8 @@ class Findings:
 
 
 def compare(table: pd.DataFrame, wanted: tuple[str, ...], published: str) -> Findings:
-    """The comparisons that a study asks for, of the finished runs of its table; `published`: the column of the paper's loss."""
+    """The comparisons that a study asks for, of the finished runs of its table; `published`: the column of the paper's
+    loss."""
     finished = table[table["status"] == "finished"]
     column = compared_column(finished, wanted)
     return Findings(
@@ -92,11 +94,12 @@ def comparisons_table(
 ) -> pd.DataFrame:
     """All comparisons as one tidy table. `value` is a difference (arm minus baseline) or, at equal loss, a speedup.
 
-    `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells it.
-    `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is between them.
-    `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs together.
-    `misfit_p` is small where the baseline's budgets lie on no curve of the kind that was read off.
-    Last come differences over several models: the comparison is then "equal FLOPs, all models", `steps` the longest budget.
+    `published` and `published_bound` are the paper's value of the same comparison, as `published_of(kind, item)` tells
+    it. `shape_low` and `shape_high` are the speedups that a curve through two baseline budgets allows, and `value` is
+    between them. `simultaneous_low` and `simultaneous_high` hold for all `num_arms` arms of the same baseline runs
+    together. `misfit_p` is small where the baseline's budgets lie on no curve of the kind that was read off.
+    Last come differences over several models: the comparison is then "equal FLOPs, all models", `steps` the longest
+    budget.
     """
     rows = [
         _difference_row(kind, item) | _published_cells(published_of(kind, item))
@@ -173,8 +176,7 @@ def _pooled_row(item: PooledDifference) -> dict[str, object]:
         "arm": item.label,
         "column": item.column,
         "arm_value": sum(difference.arm_value for difference in item.differences) / len(item.differences),
-        "baseline_value": sum(difference.baseline_value for difference in item.differences)
-        / len(item.differences),
+        "baseline_value": sum(difference.baseline_value for difference in item.differences) / len(item.differences),
         "kind": "difference",
         "bound": "",
         "value": item.value,

@@ -1,8 +1,8 @@
 """Grids of bag size by step ratio: the best cell, the cells not told apart from it, and how far its value flatters.
 
-Noise of one cell: between seeds; with one seed a cell, how far the cells near the bottom lie off a smooth surface (`surface.py`), which counts what the surface
-cannot follow as noise, so too much rather than too little. The best of many noisy cells looks better than it is: by how much is simulated on that
-surface with that noise.
+Noise of one cell: between seeds; with one seed a cell, how far the cells near the bottom lie off a smooth surface
+(`surface.py`), which counts what the surface cannot follow as noise, so too much rather than too little. The best of
+many noisy cells looks better than it is: by how much is simulated on that surface with that noise.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Grid:
-    """Means over seeds of one number, shape [step ratios, bag sizes], NaN where no cell is; `setting` tells grids apart.
+    """Means over seeds of one number, shape [step ratios, bag sizes], NaN where no cell is; `setting` tells grids
+    apart.
 
     `spread` is the standard deviation between seeds of one cell, `degrees` its degrees of freedom; None and 0
     where every cell has one seed. `baseline` is the mean at equal FLOPs, None where there is none.
@@ -79,7 +80,8 @@ class Grid:
         return None if self.spread is None else self._not_told_apart(self.spread, self.degrees)
 
     def plausibly_best(self) -> frozenset[tuple[int, int]] | None:
-        """As `indistinguishable`, with one seed a cell by the noise around the smooth surface; None where no noise is known."""
+        """As `indistinguishable`, with one seed a cell by the noise around the smooth surface; None where no noise is
+        known."""
         if self.spread is not None or self.surface is None:
             return self.indistinguishable()
         return self._not_told_apart(self.surface.misfit, self.surface.degrees)
@@ -125,9 +127,7 @@ class Grid:
         return float(-drawn[np.arange(DRAWS), best].mean())
 
     def _cells(self, mask: np.ndarray) -> frozenset[tuple[int, int]]:
-        return frozenset(
-            (int(row), int(column)) for row, column in np.argwhere(mask & np.isfinite(self.means))
-        )
+        return frozenset((int(row), int(column)) for row, column in np.argwhere(mask & np.isfinite(self.means)))
 
     def cells(self, positions: frozenset[tuple[int, int]]) -> list[Cell]:
         """Positions as (step ratio, bag size), sorted."""
@@ -150,11 +150,7 @@ def find_grids(table: pd.DataFrame, column: str, *, lower_is_better: bool = True
             if name in values and not pd.isna(values[name]):
                 baseline = baseline[baseline[name] == values[name]]
         of_model = bags[bags["model"] == values["model"]]
-        varying = [
-            name
-            for name in keys[2:]
-            if (of_model if name in RECIPE else bags)[name].nunique(dropna=False) > 1
-        ]
+        varying = [name for name in keys[2:] if (of_model if name in RECIPE else bags)[name].nunique(dropna=False) > 1]
         settings = [f"{key} {values[key]}" if key in RECIPE else str(values[key]) for key in varying]
         name = ", ".join([f"{values['model']}, {values['steps']} steps", *settings])
         grids.append(_grid(name, tuple(map(str, setting)), column, cells, baseline, lower_is_better))
@@ -173,9 +169,7 @@ def _grid(
     sizes = tuple(sorted(int(value) for value in cells["bag_size"].unique()))
     means = np.full((len(ratios), len(sizes)), np.nan)
     counts = np.zeros_like(means)
-    by_seed = cells.pivot_table(
-        index=["step_ratio", "bag_size"], columns="seed", values=column, aggfunc="mean"
-    )
+    by_seed = cells.pivot_table(index=["step_ratio", "bag_size"], columns="seed", values=column, aggfunc="mean")
     values = by_seed.to_numpy(dtype=float)
     for (ratio, size), row in zip(by_seed.index, values, strict=True):
         place = ratios.index(float(ratio)), sizes.index(int(size))

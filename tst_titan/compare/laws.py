@@ -1,9 +1,9 @@
 """Which baseline runs one scaling law is fitted to: those of one recipe, in one text, in one unit.
 
-A field that differs between models alone (a learning rate of each size's own) belongs to the sizes. A field that differs within a
-model makes another law: one for each recipe that all sizes have. Where no recipe has all sizes (each size's rates are its own), each size
-stands with the one that ends lowest, and that is said. Losses of one text in several tokenizers are compared in bits a byte;
-those of several texts not at all.
+A field that differs between models alone (a learning rate of each size's own) belongs to the sizes. A field that
+differs within a model makes another law: one for each recipe that all sizes have. Where no recipe has all sizes (each
+size's rates are its own), each size stands with the one that ends lowest, and that is said. Losses of one text in
+several tokenizers are compared in bits a byte; those of several texts not at all.
 """
 
 import math
@@ -23,7 +23,8 @@ _BYTES = {"validation_loss": "held_out_bytes_per_token", "final_train_loss": "by
 
 @dataclass(frozen=True)
 class LawRuns:
-    """Baseline runs of one law, arrays of shape [runs]; `name` tells several laws apart, `remark` says how they were chosen.
+    """Baseline runs of one law, arrays of shape [runs]; `name` tells several laws apart, `remark` says how they were
+    chosen.
 
     `params`: active parameters without embedding and head. `with_head`: with the head, None where that is not known.
     `data`: tokens, and `losses`: nats a token; or bytes, and bits a byte (`in_bytes`).
@@ -64,9 +65,7 @@ def law_runs(table: pd.DataFrame, column: str, sizes: dict[str, float]) -> list[
 
     `sizes`: active parameters without embeddings, by model.
     """
-    plain = table[
-        is_baseline(table) & table[column].notna() & table["data_tokens"].notna() & ~ambiguous(table)
-    ]
+    plain = table[is_baseline(table) & table[column].notna() & table["data_tokens"].notna() & ~ambiguous(table)]
     models = set(plain["model"])
     fields = [
         name
@@ -99,9 +98,7 @@ def _best_of_each(plain: pd.DataFrame, fields: list[str], column: str) -> tuple[
         )
         chosen.append(best)
         words.append(f"{model} {settings_text(best.iloc[0], fields)}")
-    text = (
-        f"no recipe has all sizes: each stands with the one of its own that ends lowest ({', '.join(words)})"
-    )
+    text = f"no recipe has all sizes: each stands with the one of its own that ends lowest ({', '.join(words)})"
     return pd.concat(chosen), text
 
 
@@ -130,14 +127,13 @@ def _in_one_unit(law: LawRuns, column: str) -> LawRuns:
         return law
     if "text" in several or ("text" not in rows.columns and "corpus" in several):
         names = ", ".join(rows["corpus" if "corpus" in several else "text"].dropna().unique())
-        raise CannotFitError(
-            f"the sizes read several corpora ({names}), and losses of different texts do not compare"
-        )
+        raise CannotFitError(f"the sizes read several corpora ({names}), and losses of different texts do not compare")
     tokenizers = " and ".join(rows["tokenizer"].dropna().unique()) if "tokenizer" in rows.columns else ""
     columns = (_BYTES.get(column, ""), "bytes_per_token")
     if any(name not in rows.columns or rows[name].isna().any() for name in columns):
         raise CannotFitError(
-            f"the sizes read their text in several tokenizers ({tokenizers}): nats a token of one are not those of another, and the "
+            f"the sizes read their text in several tokenizers ({tokenizers}): nats a token of one are not those of "
+            "another, and the "
             "bytes a token are not known"
         )
     of_loss, of_data = (rows[name].to_numpy(dtype=float) for name in columns)

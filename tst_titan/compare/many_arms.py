@@ -1,10 +1,13 @@
 """Many arms against one baseline: intervals that hold for all of them together.
 
-Of 24 arms without any effect, some single 90% interval leaves zero out in most studies. Estimator: the largest of all arms'
-|mean difference| / (s / sqrt(seeds)), s pooled over the arms' differences by seed (Dunnett 1955, with pairs by seed as blocks); its 90% quantile under no
-effect, by simulation with the design's own seeds, times that error is half an interval. Differences from one baseline are correlated by one half where
-arm and baseline have equal noise, by less where the baseline has less; the larger quantile of both ends counts. Few seeds do not tell it: the correlation
-that they show instead would leave zero out in 15% of studies of two seeds. Assumption: all arms have the same noise, so a simultaneous interval may be narrower than a single one, which knows the noise of its own few seeds only.
+Of 24 arms without any effect, some single 90% interval leaves zero out in most studies. Estimator: the largest of all
+arms'
+|mean difference| / (s / sqrt(seeds)), s pooled over the arms' differences by seed (Dunnett 1955, with pairs by seed as
+blocks); its 90% quantile under no effect, by simulation with the design's own seeds, times that error is half an
+interval. Differences from one baseline are correlated by one half where arm and baseline have equal noise, by less
+where the baseline has less; the larger quantile of both ends counts. Few seeds do not tell it: the correlation that
+they show instead would leave zero out in 15% of studies of two seeds. Assumption: all arms have the same noise, so a
+simultaneous interval may be narrower than a single one, which knows the noise of its own few seeds only.
 """
 
 from collections.abc import Sequence
@@ -47,8 +50,7 @@ def _intervals(items: Sequence[Difference]) -> list[Interval]:
     factor = max(_critical(known_KS, counts_K, correlation) for correlation in CORRELATIONS)
     halves = factor * spread / np.sqrt(counts_K)
     return [
-        Interval(float(item.value - half), float(item.value + half))
-        for item, half in zip(items, halves, strict=True)
+        Interval(float(item.value - half), float(item.value + half)) for item, half in zip(items, halves, strict=True)
     ]
 
 

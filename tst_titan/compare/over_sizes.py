@@ -1,9 +1,10 @@
 """One difference over several models: what each model's few seeds do not tell, all of them may.
 
-Estimator. Each model's longest budget gives differences d_ms of the seeds that all models share. d_ms = difference + model + seed + rest, models and seeds
-both drawn from those that might have been run (two-way random effects). The variance of the mean over M models and S seeds is
-(MS_model + MS_seed - MS_rest) / (M S), at least MS_rest / (M S), with Satterthwaite's degrees of freedom. Estimand: the mean difference over
-models like these and new seeds; a difference that changes with size in one direction is no such mean, the trend with size shows it.
+Estimator. Each model's longest budget gives differences d_ms of the seeds that all models share. d_ms = difference +
+model + seed + rest, models and seeds both drawn from those that might have been run (two-way random effects). The
+variance of the mean over M models and S seeds is (MS_model + MS_seed - MS_rest) / (M S), at least MS_rest / (M S), with
+Satterthwaite's degrees of freedom. Estimand: the mean difference over models like these and new seeds; a difference
+that changes with size in one direction is no such mean, the trend with size shows it.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ class PooledDifference:
 
 
 def pooled(kind: str, items: Sequence[Difference]) -> list[PooledDifference]:
-    """The pooled difference of every arm that was paired with its baseline by at least two seeds that several models share."""
+    """The pooled difference of every arm that was paired with its baseline by at least two seeds that several models
+    share."""
     by_label: dict[str, dict[str, Difference]] = {}
     for item in items:
         longest = by_label.setdefault(item.label, {})

@@ -20,8 +20,8 @@ from tst_titan.compare.pairing import Pair, equal_data_pairs, equal_flops_pairs
 class Difference:
     """Arm minus baseline of one number at equal cost; see `equal_flops` and `equal_data` for the estimators.
 
-    `by_seed`: the differences of the shared seeds, where `paired`. `simultaneous` holds for all `num_arms` arms that share `baseline_runs`
-    together (`many_arms.py`); None for an arm alone.
+    `by_seed`: the differences of the shared seeds, where `paired`. `simultaneous` holds for all `num_arms` arms that
+    share `baseline_runs` together (`many_arms.py`); None for an arm alone.
     """
 
     label: str
@@ -58,7 +58,8 @@ def equal_flops(table: pd.DataFrame, column: str) -> list[Difference]:
 
 
 def equal_data(table: pd.DataFrame, column: str) -> list[Difference]:
-    """Arm minus baseline where the baseline read the same number of data tokens (up to `SAME_DATA`; the nearest budget).
+    """Arm minus baseline where the baseline read the same number of data tokens (up to `SAME_DATA`; the nearest
+    budget).
 
     The baseline then took more steps, so more FLOPs: this comparison asks what repetition-free data is worth.
     Estimator as in `equal_flops`.

@@ -1,9 +1,10 @@
 """Which runs a comparison sets against each other, or why it sets none.
 
-An arm is compared with baseline runs that differ from it in the arm's own fields alone: those of superposition, and those that the
-arm itself sets (column `own_fields`). Of several such baselines the one that differs in the fewest fields is taken, and what it
-differs in beside superposition is said. A plain arm with fields of its own is compared like any other, with the plain runs of the
-arms that have none. What cannot be compared is a `Refusal` with its reason, never a silence.
+An arm is compared with baseline runs that differ from it in the arm's own fields alone: those of superposition, and
+those that the arm itself sets (column `own_fields`). Of several such baselines the one that differs in the fewest
+fields is taken, and what it differs in beside superposition is said. A plain arm with fields of its own is compared
+like any other, with the plain runs of the arms that have none. What cannot be compared is a `Refusal` with its reason,
+never a silence.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ _STEP_SIZE = {"seq_len", "sequences_per_step"}
 
 @dataclass(frozen=True)
 class Pair:
-    """A variant's runs at one budget, and the baseline's runs that they are compared with; `remark`: what a reader must know of the choice."""
+    """A variant's runs at one budget, and the baseline's runs that they are compared with; `remark`: what a reader must
+    know of the choice."""
 
     label: str
     rows: pd.DataFrame
@@ -65,7 +67,8 @@ _Choose = Callable[[pd.DataFrame, _Plain], _Choice]
 
 
 def equal_flops_pairs(table: pd.DataFrame) -> list[Pair | Refusal]:
-    """Every variant and budget with the baseline's runs of as many FLOPs (where FLOPs are not known: of as many steps)."""
+    """Every variant and budget with the baseline's runs of as many FLOPs (where FLOPs are not known: of as many
+    steps)."""
     return _pairs(table, "equal FLOPs", _same_flops)
 
 
@@ -114,9 +117,7 @@ def _pairs(table: pd.DataFrame, comparison: str, choose: _Choose) -> list[Pair |
     return found
 
 
-def _pair(
-    comparison: str, label: str, rows: pd.DataFrame, of_model: list[_Plain], choose: _Choose
-) -> Pair | Refusal:
+def _pair(comparison: str, label: str, rows: pd.DataFrame, of_model: list[_Plain], choose: _Choose) -> Pair | Refusal:
     first = rows.iloc[0]
     if not of_model:
         return _refusal(comparison, label, rows, f"there is no baseline of {first['model']}")
@@ -126,9 +127,7 @@ def _pair(
     if not fair:
         nearest = min(of_model, key=_distance)
         fields = [name for name in nearest.differing if name not in own]
-        reason = (
-            f"no baseline differs in the arm's own fields alone; the nearest differs in {_listed(fields)}"
-        )
+        reason = f"no baseline differs in the arm's own fields alone; the nearest differs in {_listed(fields)}"
         return _refusal(comparison, label, rows, reason)
     reasons = []
     chosen: list[tuple[_Plain, pd.DataFrame, str]] = []
@@ -144,7 +143,9 @@ def _pair(
         return _refusal(comparison, label, rows, reasons[0])
     if len(chosen) > 1:
         fields = sorted({name for item, _, _ in chosen for name in item.differing})
-        reason = f"{len(chosen)} baselines are equally near; they differ from it, and from each other, in {_listed(fields)}"
+        reason = (
+            f"{len(chosen)} baselines are equally near; they differ from it, and from each other, in {_listed(fields)}"
+        )
         return _refusal(comparison, label, rows, reason)
     item, baseline, remark = chosen[0]
     if (repeated := baseline.duplicated(["steps", "seed"], keep=False)).any():
@@ -159,15 +160,14 @@ def _pair(
 
 
 def _narrow(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without fields that do not vary, in numpy's types: cutting thousands of rows out of it takes no time."""
+    """The table without fields that do not vary, in numpy's types: cutting thousands of rows out of it takes no
+    time."""
     columns = {}
     for name, column in table.items():
         if name in RECIPE and column.nunique(dropna=False) == 1:
             continue
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            columns[name] = (
-                column.to_numpy(dtype=float, na_value=np.nan) if column.isna().any() else column.to_numpy()
-            )
+            columns[name] = column.to_numpy(dtype=float, na_value=np.nan) if column.isna().any() else column.to_numpy()
         else:
             columns[name] = column.astype(object).to_numpy()
     return pd.DataFrame(columns)
@@ -178,10 +178,9 @@ def _distance(plain: _Plain) -> int:
 
 
 def _arms_of_their_own(plain: pd.DataFrame) -> pd.Series:
-    """Plain runs that are compared as an arm: with fields of their own, beside plain runs without, or, where all have some, of a later arm."""
-    own = pd.Series(
-        [bool(_own_fields(row)) for row in plain.to_dict("records")], index=plain.index, dtype=bool
-    )
+    """Plain runs that are compared as an arm: with fields of their own, beside plain runs without, or, where all have
+    some, of a later arm."""
+    own = pd.Series([bool(_own_fields(row)) for row in plain.to_dict("records")], index=plain.index, dtype=bool)
     none_without = ~(~own).groupby(plain["model"]).transform("any") if len(plain) else own
     first = plain["arm"] == plain.groupby("model")["arm"].transform("first") if len(plain) else own
     return own & ~(none_without & first)
@@ -236,7 +235,10 @@ def _same_data(rows: pd.DataFrame, plain: _Plain) -> _Choice:
     remark = ""
     if len(near) > 1:
         budgets = " and ".join(str(budget) for budget in near)
-        remark = f"{budgets} steps of the baseline read within {SAME_DATA:.0%} of its data tokens; taken: the nearest, {nearest}"
+        remark = (
+            f"{budgets} steps of the baseline read within {SAME_DATA:.0%} of its data tokens; taken: the nearest, "
+            f"{nearest}"
+        )
     return plain.rows[plain.rows["steps"] == nearest], remark
 
 
@@ -246,7 +248,10 @@ def _all_budgets(rows: pd.DataFrame, plain: _Plain) -> _Choice:
         if fields := _STEP_SIZE.intersection(plain.differing):
             return f"a step of another {_listed(sorted(fields))} is no step of the baseline"
     elif abs(cost / baseline_cost - 1) > SAME_FLOPS:
-        return f"a step of the arm takes {cost / baseline_cost:.3g} times the FLOPs of a baseline's: a ratio of steps is none of costs"
+        return (
+            f"a step of the arm takes {cost / baseline_cost:.3g} times the FLOPs of a baseline's: a ratio of steps is "
+            "none of costs"
+        )
     return plain.rows, ""
 
 

@@ -8,7 +8,8 @@ from tst_titan.compare.variants import VARIANT
 
 
 class PublishedComparisons:
-    """The comparisons of a table of runs, made of the published values (`column`) of the same runs by the same estimators."""
+    """The comparisons of a table of runs, made of the published values (`column`) of the same runs by the same
+    estimators."""
 
     def __init__(self, table: pd.DataFrame, column: str):
         self._variants: dict[str, tuple] = {}

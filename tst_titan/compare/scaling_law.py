@@ -1,19 +1,20 @@
 """Loss against parameters and data: a fit that refuses what it cannot tell.
 
-Law: L(N, D) = E + A * (N / N0)^-a + B * (D / D0)^-b with E, A, B >= 0 (N0, D0: geometric means of the design). For given
-exponents the rest is a non-negative linear problem, so the search is over two exponents only (variable projection);
-the joint five-parameter search is ill-conditioned.
+Law: L(N, D) = E + A * (N / N0)^-a + B * (D / D0)^-b with E, A, B >= 0 (N0, D0: geometric means of the design). For
+given exponents the rest is a non-negative linear problem, so the search is over two exponents only (variable
+projection); the joint five-parameter search is ill-conditioned.
 
-Intervals: 90%, parametric bootstrap. A seed's runs of one model share a prefix, so the noise is drawn with the covariance between
-budgets that the seeds of each model show (`chains.chain_noise`); noise that a whole chain shares moves a size's level, and with it the size
-exponent, far more than independent noise would. One seed shows none of it, not even in the fit's residuals: then there are no intervals.
-Runs without seeds count as independent of each other: the noise is that between equal runs, else the fit's own residuals, scaled by the t
-distribution's degrees of freedom.
+Intervals: 90%, parametric bootstrap. A seed's runs of one model share a prefix, so the noise is drawn with the
+covariance between budgets that the seeds of each model show (`chains.chain_noise`); noise that a whole chain shares
+moves a size's level, and with it the size exponent, far more than independent noise would. One seed shows none of it,
+not even in the fit's residuals: then there are no intervals. Runs without seeds count as independent of each other: the
+noise is that between equal runs, else the fit's own residuals, scaled by the t distribution's degrees of freedom.
 
-Lack of fit: `misfit` is the p-value of a test that the law holds over the design. With noise between runs it is the share of the redrawn fits
-with residuals as large as those found. With one run a point it is an F test of the terms that a wrong law leaves in the
-residuals: log N log D (exponents that vary with size), and with four budgets (log D)^3 (a bump). A level that one size's chain has in common looks like
-neither. A law that does not hold is not extrapolated.
+Lack of fit: `misfit` is the p-value of a test that the law holds over the design. With noise between runs it is the
+share of the redrawn fits with residuals as large as those found. With one run a point it is an F test of the terms that
+a wrong law leaves in the
+residuals: log N log D (exponents that vary with size), and with four budgets (log D)^3 (a bump). A level that one
+size's chain has in common looks like neither. A law that does not hold is not extrapolated.
 """
 
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class CannotFitError(ValueError):
 class ScalingFit:
     """The fitted law. `intervals` are of the two exponents and of the offset; `residuals` are nats, one a point.
 
-    `misfit`: p-value of the test for lack of fit, None where the design leaves nothing to test with. `design`: the least and the largest
-    parameters and data tokens.
+    `misfit`: p-value of the test for lack of fit, None where the design leaves nothing to test with. `design`: the
+    least and the largest parameters and data tokens.
     """
 
     offset: float
@@ -66,12 +67,11 @@ class ScalingFit:
         return self.misfit is None or self.misfit >= MISFIT
 
     def loss(self, params: np.ndarray, data_tokens: np.ndarray) -> np.ndarray:
-        """Predicted loss, nats a token. Raises `CannotFitError` beyond the design where the law does not hold within it."""
+        """Predicted loss, nats a token. Raises `CannotFitError` beyond the design where the law does not hold within
+        it."""
         points = np.stack([params, data_tokens], axis=1)
         if not self.holds and ((points < self.design[0]) | (points > self.design[1])).any():
-            raise CannotFitError(
-                "the law does not hold over the runs that it was fitted to: it is not extrapolated"
-            )
+            raise CannotFitError("the law does not hold over the runs that it was fitted to: it is not extrapolated")
         return (
             self.offset
             + self.params_scale * (params / self.params_unit) ** -self.params_exponent
@@ -108,9 +108,7 @@ def fit_scaling(
     if np.ptp(terms[:, 1:], axis=0).min() <= max(2 * noise, 1e-6):
         raise CannotFitError("the losses do not show both terms: one changes them by less than the noise")
     if not all(EXPONENTS[0] * 1.05 < value < EXPONENTS[1] * 0.95 for value in exponents):
-        raise CannotFitError(
-            "the best exponents lie on the border of the search: the law does not fit these losses"
-        )
+        raise CannotFitError("the best exponents lie on the border of the search: the law does not fit these losses")
     intervals = dict.fromkeys(_WITH_INTERVALS, Interval(absent_because=ONE_SEED))
     misfit = None
     noises = _noises(points, group, losses, seeds, noise, degrees, draws)
@@ -141,7 +139,8 @@ def _refitted(
     exponents: np.ndarray,
     noises: np.ndarray,
 ) -> tuple[dict[str, Interval], list[float]]:
-    """Fits to what was fitted with each of `noises` on it: intervals of the parameters, and the squares that each fit left."""
+    """Fits to what was fitted with each of `noises` on it: intervals of the parameters, and the squares that each fit
+    left."""
     samples, squares = [], []
     for error in noises:
         drawn_exponents, drawn = _fit(scaled, fitted + error, counts, exponents)
@@ -159,18 +158,14 @@ def _check_design(points: np.ndarray) -> None:
         if found < FEWEST_VALUES:
             raise CannotFitError(f"{found} {name}: at least {FEWEST_VALUES} are needed")
     if len(points) < FEWEST_POINTS:
-        raise CannotFitError(
-            f"{len(points)} combinations of size and data: at least {FEWEST_POINTS} are needed"
-        )
+        raise CannotFitError(f"{len(points)} combinations of size and data: at least {FEWEST_POINTS} are needed")
     correlation = float(np.corrcoef(np.log(points).T)[0, 1])
     if abs(correlation) > 0.98:
         raise CannotFitError("size and data grow together in all runs: their effects cannot be told apart")
 
 
 def _basis(scaled: np.ndarray, exponents: np.ndarray) -> np.ndarray:
-    return np.stack(
-        [np.ones(len(scaled)), scaled[:, 0] ** -exponents[0], scaled[:, 1] ** -exponents[1]], axis=1
-    )
+    return np.stack([np.ones(len(scaled)), scaled[:, 0] ** -exponents[0], scaled[:, 1] ** -exponents[1]], axis=1)
 
 
 def _solve(
@@ -187,9 +182,7 @@ def _start(scaled: np.ndarray, means: np.ndarray, counts: np.ndarray) -> np.ndar
     return min(candidates, key=lambda exponents: _solve(scaled, means, counts, exponents)[1])
 
 
-def _fit(
-    scaled: np.ndarray, means: np.ndarray, counts: np.ndarray, start: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _fit(scaled: np.ndarray, means: np.ndarray, counts: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = optimize.minimize(
         lambda logs: _solve(scaled, means, counts, np.exp(logs))[1],
         np.log(start),
@@ -201,9 +194,7 @@ def _fit(
     return exponents, _solve(scaled, means, counts, exponents)[0]
 
 
-def _noise(
-    losses: np.ndarray, means: np.ndarray, counts: np.ndarray, residuals: np.ndarray
-) -> tuple[float, int]:
+def _noise(losses: np.ndarray, means: np.ndarray, counts: np.ndarray, residuals: np.ndarray) -> tuple[float, int]:
     """Standard deviation of one run's loss, and its degrees of freedom."""
     degrees = int((counts - 1).sum())
     if degrees > 0:
@@ -236,10 +227,9 @@ def _noises(
     return chain_noise(list(chains.values()), draws)
 
 
-def _pattern(
-    scaled: np.ndarray, means: np.ndarray, exponents: np.ndarray, weights: np.ndarray
-) -> float | None:
-    """P-value of the terms that a wrong law leaves in the residuals of one run a point; None where too few points are left."""
+def _pattern(scaled: np.ndarray, means: np.ndarray, exponents: np.ndarray, weights: np.ndarray) -> float | None:
+    """P-value of the terms that a wrong law leaves in the residuals of one run a point; None where too few points are
+    left."""
     x, y = np.log(scaled).T
     terms = _basis(scaled, exponents)
     # The law's own freedom: its three weights and, as derivatives, its two exponents.

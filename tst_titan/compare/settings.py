@@ -1,13 +1,14 @@
 """Bag size and step ratio for a size that was not run, from the grids of sizes that were.
 
-Estimator. For every model size with a grid at one budget: a polynomial surface in (log s, r) around its best cells, cubic where they are enough
-(`surface.py`); its minimum is that size's best setting. Its error is a parametric bootstrap
-with the larger of two spreads: between seeds, and of the cells around the surface. Over sizes, log s and r of these minima are
-straight lines in log N (least squares, weights by their errors' squares). A prediction's 90% interval is t-distributed with
-sizes - 2 degrees of freedom and has both parts: the line's own error and that of one more minimum around it.
+Estimator. For every model size with a grid at one budget: a polynomial surface in (log s, r) around its best cells,
+cubic where they are enough (`surface.py`); its minimum is that size's best setting. Its error is a parametric bootstrap
+with the larger of two spreads: between seeds, and of the cells around the surface. Over sizes, log s and r of these
+minima are straight lines in log N (least squares, weights by their errors' squares). A prediction's 90% interval is
+t-distributed with sizes - 2 degrees of freedom and has both parts: the line's own error and that of one more minimum
+around it.
 
-Nothing is recommended where this cannot be told: fewer than three sizes with a grid at the same number of steps, a grid without a
-minimum inside of it. Predictions assume that budget and that recipe.
+Nothing is recommended where this cannot be told: fewer than three sizes with a grid at the same number of steps, a grid
+without a minimum inside of it. Predictions assume that budget and that recipe.
 """
 
 from collections.abc import Iterable
@@ -31,7 +32,8 @@ MOST_RATIO = 0.9
 
 @dataclass(frozen=True)
 class Optimum:
-    """The bottom of one grid: [log s, r], the covariance of its errors, and the range of bag sizes and ratios that were run."""
+    """The bottom of one grid: [log s, r], the covariance of its errors, and the range of bag sizes and ratios that were
+    run."""
 
     model: str
     params: float
@@ -110,8 +112,8 @@ class SettingTrend:
 def setting_trend(table: pd.DataFrame, column: str, sizes: dict[str, float]) -> SettingTrend:
     """The trend of the best setting over the sizes of a table of finished runs.
 
-    `sizes`: parameters by model. Of several budgets the one with grids at most sizes counts, the longest of equals. Raises
-    `CannotFitError` with the reason where the grids cannot tell.
+    `sizes`: parameters by model. Of several budgets the one with grids at most sizes counts, the longest of equals.
+    Raises `CannotFitError` with the reason where the grids cannot tell.
     """
     grids: dict[int, dict[str, Grid]] = {}
     for grid in find_grids(table, column):
@@ -125,7 +127,8 @@ def setting_trend(table: pd.DataFrame, column: str, sizes: dict[str, float]) -> 
     steps = max(grids, key=lambda steps: (len(grids[steps]), steps))
     if len(grids[steps]) < FEWEST_SIZES:
         raise CannotFitError(
-            f"grids at {len(grids[steps])} sizes for the same number of steps ({steps}): at least {FEWEST_SIZES} are needed"
+            f"grids at {len(grids[steps])} sizes for the same number of steps ({steps}): at least {FEWEST_SIZES} are "
+            "needed"
         )
     optima = [optimum(grid, model, sizes[model]) for model, grid in grids[steps].items()]
     return SettingTrend(

@@ -1,8 +1,8 @@
 """Polynomial surfaces of a grid's losses over log bag size and step ratio, by least squares near the grid's bottom.
 
-A valley is seldom symmetric: a quadratic surface then has its bottom off the valley's, the more the wider the cells lie. So the surface
-is the richest that the cells allow, of full cubic, cubic in log bag size alone, and quadratic, over the better half of the cells (more where that is too
-few; far from its bottom a grid is no polynomial of low degree).
+A valley is seldom symmetric: a quadratic surface then has its bottom off the valley's, the more the wider the cells
+lie. So the surface is the richest that the cells allow, of full cubic, cubic in log bag size alone, and quadratic, over
+the better half of the cells (more where that is too few; far from its bottom a grid is no polynomial of low degree).
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,8 @@ class Surface:
         return self.weights + errors @ self._solve.T
 
     def bottoms(self, weights: np.ndarray) -> np.ndarray:
-        """The minimum next to the best cell of surfaces [draws, terms]: [draws, 2], NaN where none lies among the cells."""
+        """The minimum next to the best cell of surfaces [draws, terms]: [draws, 2], NaN where none lies among the
+        cells."""
         fitted = _terms(self._scaled, self._powers) @ self.weights
         place = np.tile(self._scaled[np.argmin(fitted)], (len(weights), 1))
         low, high = self._scaled.min(0), self._scaled.max(0)
@@ -111,9 +112,7 @@ def _terms(points: np.ndarray, powers: np.ndarray) -> np.ndarray:
     return points[:, :1] ** powers[:, 0] * points[:, 1:] ** powers[:, 1]
 
 
-def _derivative(
-    place: np.ndarray, powers: np.ndarray, weights: np.ndarray, orders: tuple[int, int]
-) -> np.ndarray:
+def _derivative(place: np.ndarray, powers: np.ndarray, weights: np.ndarray, orders: tuple[int, int]) -> np.ndarray:
     factors = np.ones(len(powers))
     for axis, order in enumerate(orders):
         for down in range(order):

@@ -1,12 +1,15 @@
 """The equal-loss speedup against model size: two forms, weighted by error, with bounds.
 
-Forms, x = log N from the smallest size on: linear, log speedup = a + b x; and saturating, a + b (1 - exp(-g x)) / g, whose gain
-stops growing. For each form a and b maximize the likelihood of normal log speedups (weights by their errors' squares; without errors all
-are equal) in which a bound counts as the probability to lie beyond it (a censored value, Tobin 1958). Errors that explain less than the scatter
-around a form are widened to it. g is one of 24 values from 0.03 to 1.5. A form that fits worse than the best one by more than an F test at 90% allows (99% without errors) is contradicted and has no say.
-Intervals are t-distributed with sizes - 2 degrees of freedom and are those of a new measurement.
+Forms, x = log N from the smallest size on: linear, log speedup = a + b x; and saturating, a + b (1 - exp(-g x)) / g,
+whose gain stops growing. For each form a and b maximize the likelihood of normal log speedups (weights by their errors'
+squares; without errors all are equal) in which a bound counts as the probability to lie beyond it (a censored value,
+Tobin 1958). Errors that explain less than the scatter around a form are widened to it. g is one of 24 values from 0.03
+to 1.5. A form that fits worse than the best one by more than an F test at 90% allows (99% without errors) is
+contradicted and has no say. Intervals are t-distributed with sizes - 2 degrees of freedom and are those of a new
+measurement.
 
-Few sizes do not tell the forms apart, so a prediction's interval holds all that are left, and none is made beyond `FARTHEST` times the sizes that were measured.
+Few sizes do not tell the forms apart, so a prediction's interval holds all that are left, and none is made beyond
+`FARTHEST` times the sizes that were measured.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,8 @@ _TWO_SIDED = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """One fitted form: rate 0 is linear. `deviance` is twice the negative log likelihood in units of the given errors."""
+    """One fitted form: rate 0 is linear. `deviance` is twice the negative log likelihood in units of the given
+    errors."""
 
     rate: float
     weights: np.ndarray
@@ -47,7 +51,8 @@ class Form:
 
 @dataclass(frozen=True)
 class Trend:
-    """speedup = level * (N / unit)^slope over model sizes N (the linear form), with the slope's interval, and the saturating forms beside it.
+    """speedup = level * (N / unit)^slope over model sizes N (the linear form), with the slope's interval, and the
+    saturating forms beside it.
 
     `contradicted`: the forms ("linear", "saturating") that the speedups contradict.
     """
@@ -63,7 +68,8 @@ class Trend:
     _degrees: int
 
     def at(self, params: float) -> tuple[float, Interval]:
-        """Speedup at a size (linear, unless contradicted), with the interval that holds a new measurement there by every form that is left.
+        """Speedup at a size (linear, unless contradicted), with the interval that holds a new measurement there by
+        every form that is left.
 
         Raises `CannotFitError` farther than `FARTHEST` times from the sizes that were measured.
         """
@@ -105,7 +111,8 @@ def read_off_trend(items: Sequence[ReadOff], sizes: dict[str, float]) -> Trend:
 
 
 def log_error(item: ReadOff) -> float:
-    """Standard error of a read-off's log speedup, from its interval, else from the range of its shapes; NaN where neither is known."""
+    """Standard error of a read-off's log speedup, from its interval, else from the range of its shapes; NaN where
+    neither is known."""
     low, high = item.interval.low, item.interval.high
     if low is not None and high is not None:
         if low > 0 and np.isfinite(high):
@@ -176,9 +183,7 @@ def _row(x: np.ndarray, rate: float) -> np.ndarray:
     return np.stack([np.ones_like(x), -np.expm1(-rate * x) / rate if rate else x], axis=1)
 
 
-def _fit(
-    x: np.ndarray, y: np.ndarray, spread: np.ndarray, sides: np.ndarray, rate: float, known: bool
-) -> Form:
+def _fit(x: np.ndarray, y: np.ndarray, spread: np.ndarray, sides: np.ndarray, rate: float, known: bool) -> Form:
     design, measured = _row(x, rate), sides == 0
     scaled = design[measured] / spread[measured, None]
     weights, *_ = np.linalg.lstsq(scaled, y[measured] / spread[measured])

@@ -1,8 +1,8 @@
 """Which rows of a table of runs are replicates and variants of an arm.
 
-The table has one row a run with `run, arm, model, bag_size, step_ratio, steps, seed, learning_rate` and any columns of `RECIPE`.
-A baseline run has bag size 1 or step ratio 0. Runs are replicates where the whole recipe agrees and the seed alone does not: a
-seed that stands twice in a variant is no replicate but a mistake (`ambiguous`).
+The table has one row a run with `run, arm, model, bag_size, step_ratio, steps, seed, learning_rate` and any columns of
+`RECIPE`. A baseline run has bag size 1 or step ratio 0. Runs are replicates where the whole recipe agrees and the seed
+alone does not: a seed that stands twice in a variant is no replicate but a mistake (`ambiguous`).
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 # How bags are made; an arm's `own_fields` name superposition_steps, which step_ratio tells.
-SUPERPOSITION = ("bag_size", "step_ratio", "superposition_steps", "bag_weighting", "superpose", "reinit_embeddings")  # fmt: skip
+SUPERPOSITION = ("bag_size", "step_ratio", "superposition_steps", "bag_weighting", "superpose", "reinit_embeddings")  # fmt: skip  # noqa: E501
 # Fields of the recipe beside the model, bags and learning rate: training, text, the model's shape.
 RECIPE = (
     "seq_len",
@@ -75,9 +75,7 @@ def ambiguous(table: pd.DataFrame) -> pd.Series:
 
 def variants(table: pd.DataFrame, *, by: tuple[str, ...] = ("steps",)) -> Iterator[tuple[str, pd.DataFrame]]:
     """Groups of replicates, with a label: the arm's name, and what else is needed to tell its variants apart."""
-    keys = [
-        name for name in VARIANT if name in table.columns and (name not in RECIPE or _varies(table, name))
-    ]
+    keys = [name for name in VARIANT if name in table.columns and (name not in RECIPE or _varies(table, name))]
     groups = list(table.groupby([*keys, *by], dropna=False, sort=False))
     # What differs between models alone, such as a learning rate of each model's own, is told by the model.
     varying = {
@@ -142,8 +140,6 @@ def single_seeds(table: pd.DataFrame) -> tuple[list[str], bool]:
     """The variants and budgets with one seed, in words, and whether these are all that the table has."""
     groups = list(table.groupby([table["run"].map(run_labels(table)), "model", "steps"], sort=False))
     single = [
-        f"{label}, {model}, {steps} steps"
-        for (label, model, steps), rows in groups
-        if rows["seed"].nunique() == 1
+        f"{label}, {model}, {steps} steps" for (label, model, steps), rows in groups if rows["seed"].nunique() == 1
     ]
     return single, len(single) == len(groups)

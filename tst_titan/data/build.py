@@ -4,8 +4,9 @@
     tokenize_group   one job each, in any order and anywhere (`tst_titan.data.tokenize`)
     finish           drops repeated documents, holds out the validation split, writes corpus.json (`finish.py`)
 
-`build_corpus` runs all three on this machine, one process at a time (`building.py`). The bytes of a corpus depend on its settings and its inputs, never on
-the number of workers. A build that was killed goes on with the groups that it had finished.
+`build_corpus` runs all three on this machine, one process at a time (`building.py`). The bytes of a corpus depend on
+its settings and its inputs, never on the number of workers. A build that was killed goes on with the groups that it had
+finished.
 """
 
 import dataclasses
@@ -46,8 +47,8 @@ def build_corpus(
 
     With `needed` (training tokens by source, see `needed.py`) only so many of the groups are tokenized. A corpus that
     is there and holds enough is returned as it is, one that holds too little grows: tokens are appended, nothing that
-    was there changes. In both cases its inputs are compared with those that it was made of. Raises `UserError` for inputs that cannot be read (after all readable groups are done), too
-    little text, and what cannot be written.
+    was there changes. In both cases its inputs are compared with those that it was made of. Raises `UserError` for
+    inputs that cannot be read (after all readable groups are done), too little text, and what cannot be written.
     """
     out_dir = Path(out_dir)
     manifest = _enough(settings, out_dir, needed)
@@ -55,17 +56,13 @@ def build_corpus(
         with corpus_lock(out_dir) as lock:
             wait_for_shares(out_dir)
             # Another may have finished it meanwhile.
-            manifest = _enough(settings, out_dir, needed) or _build(
-                settings, out_dir, num_workers, needed, lock
-            )
+            manifest = _enough(settings, out_dir, needed) or _build(settings, out_dir, num_workers, needed, lock)
             if holds(manifest, None):
                 shutil.rmtree(CorpusFiles(out_dir).work, ignore_errors=True)
     return manifest
 
 
-def _enough(
-    settings: CorpusSettings, out_dir: Path, needed: Mapping[str, int] | None
-) -> dict[str, Any] | None:
+def _enough(settings: CorpusSettings, out_dir: Path, needed: Mapping[str, int] | None) -> dict[str, Any] | None:
     """The manifest of a corpus that is there, is whole and holds enough, compared with its inputs; else None."""
     manifest = _whole(settings, out_dir)
     if manifest is None or not holds(manifest, needed):
@@ -138,9 +135,7 @@ def _whole(settings: CorpusSettings, out_dir: Path) -> dict[str, Any] | None:
         return None
     manifest = read_manifest(path)
     if manifest["corpus_id"] != settings.id:
-        raise UserError(
-            f"is corpus {manifest['corpus_id']}, not {settings.id}; use another folder", where=path
-        )
+        raise UserError(f"is corpus {manifest['corpus_id']}, not {settings.id}; use another folder", where=path)
     return manifest
 
 
@@ -199,7 +194,8 @@ def prepare(settings: CorpusSettings, out_dir: Path, *, num_workers: int) -> tup
 
 
 def source_shares(settings: CorpusSettings, out_dir: Path) -> list[float]:
-    """Each source's share of the training tokens: as the corpus in `out_dir` has it, else as stated, else as its files are now."""
+    """Each source's share of the training tokens: as the corpus in `out_dir` has it, else as stated, else as its files
+    are now."""
     manifest = _whole(settings, Path(out_dir))
     if manifest:
         return _recorded_shares(manifest)
@@ -221,9 +217,7 @@ def _listed(source: SourceSettings, out_dir: Path) -> Listing:
     if record.is_file():
         stored = read_json(record)
         if stored["source"] == asdict(source):
-            groups = tuple(
-                tuple(Input(**entry) for entry in group) for group in stored["listing"].pop("groups")
-            )
+            groups = tuple(tuple(Input(**entry) for entry in group) for group in stored["listing"].pop("groups"))
             return Listing(groups=groups, notes=tuple(stored["listing"].pop("notes")), **stored["listing"])
     manifest = CorpusFiles(out_dir).manifest
     revision = source.revision
@@ -264,9 +258,7 @@ def _make_tokenizer(
     write_json(record, key)
 
 
-def _training_texts(
-    settings: CorpusSettings, listings: Sequence[Listing], rule: HeldOutRule
-) -> Iterator[str]:
+def _training_texts(settings: CorpusSettings, listings: Sequence[Listing], rule: HeldOutRule) -> Iterator[str]:
     """Documents of the training split, each once, an even share of `_BPE_CHARACTERS` from each source."""
     seen: set[int] = set()
     for source, listing in zip(settings.sources, listings, strict=True):

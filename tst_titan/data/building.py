@@ -1,8 +1,10 @@
-"""Who may write a corpus: one process makes its tokenizer and puts it together; shares of it are tokenized side by side.
+"""Who may write a corpus: one process makes its tokenizer and puts it together; shares of it are tokenized side by
+side.
 
-Two checkouts, users or commands may build one corpus in one results folder. `corpus_lock` lets one at a time list, train a
-tokenizer or finish. A share is told of by a lock of its own, which conflicts with no other share's: shares leave whole files
-whose bytes do not depend on who wrote them. Who finishes the corpus first waits for the shares that run.
+Two checkouts, users or commands may build one corpus in one results folder. `corpus_lock` lets one at a time list,
+train a tokenizer or finish. A share is told of by a lock of its own, which conflicts with no other share's: shares
+leave whole files whose bytes do not depend on who wrote them. Who finishes the corpus first waits for the shares that
+run.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ def corpus_lock(out_dir: Path) -> Iterator[FolderLock]:
 
 @contextmanager
 def running_share(out_dir: Path) -> Iterator[None]:
-    """Let whoever finishes the corpus wait for this share's end. To be entered below `corpus_lock`, and kept after it."""
+    """Let whoever finishes the corpus wait for this share's end. To be entered below `corpus_lock`, and kept after
+    it."""
     with folder_lock(_shares(out_dir), name=token_hex(8), doing="tokenized") as lock, beating(lock):
         yield
 

@@ -25,9 +25,7 @@ def _add_build(data: argparse._SubParsersAction) -> None:
     add_study(build, what="a study (or the folder of all of them)")
     build.add_argument("--results", type=Path, default=Path("results"), help="folder of shared artifacts")
     build.add_argument("--corpus", help="build only the corpus of this id")
-    build.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
+    build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     steps = build.add_mutually_exclusive_group()
     steps.add_argument(
         "--list",
@@ -38,7 +36,10 @@ def _add_build(data: argparse._SubParsersAction) -> None:
         "--part",
         type=_share,
         metavar="K/N",
-        help="tokenize only the K-th of N shares (0 <= K < N) and stop; a later build without --part takes over what is there",
+        help=(
+            "tokenize only the K-th of N shares (0 <= K < N) and stop; a later build without --part takes over what is "
+            "there"
+        ),
     )
     build.set_defaults(run=_build)
 
@@ -46,9 +47,7 @@ def _add_build(data: argparse._SubParsersAction) -> None:
 def _add_inspect(data: argparse._SubParsersAction) -> None:
     inspect = data.add_parser("inspect", help="show header, statistics and decoded samples")
     inspect.add_argument("path", type=Path, help="a corpus folder or one shard")
-    inspect.add_argument(
-        "--verify", action="store_true", help="read everything: checksums, ids within the vocabulary"
-    )
+    inspect.add_argument("--verify", action="store_true", help="read everything: checksums, ids within the vocabulary")
     inspect.add_argument("--samples", type=int, default=3, help="documents to show (default 3)")
     inspect.set_defaults(run=_inspect)
 
@@ -70,14 +69,10 @@ def _add_bench(data: argparse._SubParsersAction) -> None:
 
 
 def _add_statistics(data: argparse._SubParsersAction) -> None:
-    statistics = data.add_parser(
-        "stats", help="mutual information of tokens by their distance, with its power law"
-    )
+    statistics = data.add_parser("stats", help="mutual information of tokens by their distance, with its power law")
     statistics.add_argument("path", type=Path, help="a corpus folder")
     statistics.add_argument("--distance", type=int, default=32, help="largest distance (default 32)")
-    statistics.add_argument(
-        "--tokens", type=int, default=5_000_000, help="tokens to read (default 5,000,000)"
-    )
+    statistics.add_argument("--tokens", type=int, default=5_000_000, help="tokens to read (default 5,000,000)")
     statistics.set_defaults(run=_statistics)
 
 
@@ -104,8 +99,7 @@ def _build(args: argparse.Namespace) -> None:
         raise UserError(f"needs no corpus {args.corpus}; its corpora: {', '.join(corpora)}", where=args.study)
     wanted = [args.corpus] if args.corpus else list(corpora)
     shares = {
-        identity: source_shares(corpora[identity], Results(args.results).corpus(identity).folder)
-        for identity in wanted
+        identity: source_shares(corpora[identity], Results(args.results).corpus(identity).folder) for identity in wanted
     }
     needed = tokens_needed(plans, shares)
     for identity in wanted:
@@ -116,9 +110,7 @@ def _build(args: argparse.Namespace) -> None:
                 prepared = prepare(corpora[identity], folder, num_workers=args.workers)
             for source_jobs in prepared:
                 num_inputs = sum(len(job.inputs) for job in source_jobs.jobs)
-                print(
-                    f"{folder}: {source_jobs.source.name}: {num_inputs:,} files in {len(source_jobs.jobs):,} groups"
-                )
+                print(f"{folder}: {source_jobs.source.name}: {num_inputs:,} files in {len(source_jobs.jobs):,} groups")
             continue
         if args.part:
             tokenize_share(corpora[identity], folder, args.part, **options)
@@ -126,11 +118,7 @@ def _build(args: argparse.Namespace) -> None:
         manifest = build_corpus(corpora[identity], folder, **options)
         num_tokens = sum(source["num_tokens"] for source in manifest["sources"])
         held_out = manifest["validation"]["num_tokens"]
-        more = (
-            ""
-            if all(source.get("complete", True) for source in manifest["sources"])
-            else ", enough for the plans"
-        )
+        more = "" if all(source.get("complete", True) for source in manifest["sources"]) else ", enough for the plans"
         print(f"{folder}: {num_tokens:,} training tokens{more}, {held_out:,} held out")
         sources = manifest["sources"]
         if len(sources) > 1:
@@ -146,14 +134,13 @@ def _inspect(args: argparse.Namespace) -> None:
     if args.path.is_dir():
         print(describe_corpus(args.path, num_samples=args.samples))
         if args.verify:
-            print(
-                f"verified: {verify_corpus(args.path):,} tokens, all checksums right, all ids within the vocabulary"
-            )
+            print(f"verified: {verify_corpus(args.path):,} tokens, all checksums right, all ids within the vocabulary")
     else:
         print(describe_shard(args.path, num_samples=args.samples))
         if args.verify:
             print(
-                f"verified: {verify_shard(args.path).num_tokens:,} tokens, checksum right, all ids within the vocabulary"
+                f"verified: {verify_shard(args.path).num_tokens:,} tokens, checksum right, all ids within the "
+                "vocabulary"
             )
 
 
@@ -169,14 +156,13 @@ def _bench(args: argparse.Namespace) -> None:
         seconds=args.seconds,
     )
     print(
-        f"first batch after {measured.first_batch_s * 1e3:.1f} ms, then {measured.tokens_per_s / 1e6:.1f}M tokens/s (one process)"
+        f"first batch after {measured.first_batch_s * 1e3:.1f} ms, then {measured.tokens_per_s / 1e6:.1f}M tokens/s "
+        "(one process)"
     )
     if args.segment:
         consumed = consumed_rate(args.segment)
         ratio = measured.tokens_per_s / consumed
-        print(
-            f"{args.segment}: training consumed {consumed:,.0f} data tokens/s: reading is {ratio:,.0f} times as fast"
-        )
+        print(f"{args.segment}: training consumed {consumed:,.0f} data tokens/s: reading is {ratio:,.0f} times as fast")
 
 
 def _statistics(args: argparse.Namespace) -> None:
@@ -190,6 +176,4 @@ def _statistics(args: argparse.Namespace) -> None:
         print(f"{distance:8d}  {value:.4f}")
     print(f"fit: {law.c0:.3f} + {law.a:.3f} * d^{law.k:.3f}, root mean square residual {law.residual:.4f}")
     if min(law.c0, law.a) >= 0:
-        print(
-            f"as an arm's weights: bag_weighting: mutual_information({law.c0:.3f}, {law.a:.3f}, {law.k:.3f})"
-        )
+        print(f"as an arm's weights: bag_weighting: mutual_information({law.c0:.3f}, {law.a:.3f}, {law.k:.3f})")

@@ -1,7 +1,7 @@
 """What a run read of a corpus, recorded when it starts, and whether a corpus still holds that.
 
-A corpus may grow under a study: shards are appended to a source, everything that was there stays. So the record of a run is
-that of a beginning of each source; tokenizer, held-out split and shares stay whole (docs/data.md).
+A corpus may grow under a study: shards are appended to a source, everything that was there stays. So the record of a
+run is that of a beginning of each source; tokenizer, held-out split and shares stay whole (docs/data.md).
 """
 
 from collections.abc import Mapping, Sequence

@@ -111,16 +111,12 @@ def check_beginning(path: Path, head: bytes) -> None:
         )
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
-            raise UserError(
-                f"is {what}, not text; unpack or convert it, or leave it out of `path`", where=path
-            )
+            raise UserError(f"is {what}, not text; unpack or convert it, or leave it out of `path`", where=path)
     if head[257:262] == b"ustar":
         raise UserError("is a tar archive, not text; unpack it", where=path)
     encoding = _wide_encoding(head)
     if encoding:
-        raise UserError(
-            f"is {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8 FILE > NEW)", where=path
-        )
+        raise UserError(f"is {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8 FILE > NEW)", where=path)
 
 
 def is_pointer(path: Path) -> bool:
@@ -169,7 +165,8 @@ class TextShare:
             self.next_check *= 2
 
     def check(self) -> None:
-        """Raise `UserError` where more bytes than `_MOST_INVALID` are not UTF-8, or than `_MOST_CONTROLS` control it."""
+        """Raise `UserError` where more bytes than `_MOST_INVALID` are not UTF-8, or than `_MOST_CONTROLS` control
+        it."""
         for number, most, what in (
             (self.num_invalid, _MOST_INVALID, "are not UTF-8"),
             (self.num_controls, _MOST_CONTROLS, "are control characters"),
@@ -177,6 +174,7 @@ class TextShare:
             if number >= _FEW_BAD and number > most * self.num_bytes:
                 raise UserError(
                     f"is no UTF-8 text: {number / self.num_bytes:.0%} of its bytes {what} (another encoding, such as "
-                    "Windows-1251, Shift-JIS or UTF-16, or no text at all); convert it with iconv, or leave it out of `path`",
+                    "Windows-1251, Shift-JIS or UTF-16, or no text at all); convert it with iconv, or leave it out of "
+                    "`path`",
                     where=self.path,
                 )

@@ -1,8 +1,8 @@
 """The files that a path, a folder or a pattern means: one rule for links, hidden names and wildcards.
 
 Symbolic links to files and folders are followed, with and without a pattern; a link to a folder that it lies in is left
-out. A name that begins with a dot is hidden and matches no wildcard. Nothing is left out without a word: `Found.left_out`
-holds every name by its reason.
+out. A name that begins with a dot is hidden and matches no wildcard. Nothing is left out without a word:
+`Found.left_out` holds every name by its reason.
 """
 
 import os

@@ -152,17 +152,14 @@ def _few_documents(prepared: Sequence[SourceJobs]) -> str:
     few = []
     for source_jobs in prepared:
         names = [entry.name for job in source_jobs.jobs for entry in job.inputs]
-        if (
-            source_jobs.source.kind == "files"
-            and len(names) < 2 * ONE_IN
-            and all(map(_is_one_document, names))
-        ):
+        if source_jobs.source.kind == "files" and len(names) < 2 * ONE_IN and all(map(_is_one_document, names)):
             files = "1 text file" if len(names) == 1 else f"{len(names)} text files"
             few.append(f"{source_jobs.source.name} ({files})")
     if not few:
         return ""
     return (
-        f"; a text file is one document, however long: write the texts of {', '.join(few)} as JSONL, a document a line, "
+        f"; a text file is one document, however long: write the texts of {', '.join(few)} as JSONL, a document a "
+        "line, "
         "or as many files"
     )
 
@@ -200,7 +197,5 @@ def _entropy(counts: np.ndarray) -> float:
 def _corpus_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 over the tokenizer and every shard's checksum: what a run's provenance cites."""
     digests = [manifest["tokenizer"]["digest"]]
-    digests += [
-        s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]
-    ]
+    digests += [s["checksum"] for source in [*manifest["sources"], manifest["validation"]] for s in source["shards"]]
     return sha256("\n".join(digests).encode()).hexdigest()

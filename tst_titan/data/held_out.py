@@ -2,8 +2,8 @@
 
 A document is held out where its hash lies below a threshold. For corpora that can grow the threshold is fixed, so that
 growth never moves a held-out document into training; for the embedded corpus, which cannot grow, it is as high as
-`validation_tokens` needs. The validation split comes from the first groups of each source that hold out enough, so that it
-stays what it is when more groups are tokenized.
+`validation_tokens` needs. The validation split comes from the first groups of each source that hold out enough, so that
+it stays what it is when more groups are tokenized.
 """
 
 from collections import Counter

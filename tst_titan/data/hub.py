@@ -1,9 +1,9 @@
 """Hugging Face datasets, file by file: nothing but the files that are needed is downloaded, each one verified.
 
-`path` is a repository's name or a local dataset folder. Which files make a subset and split is what `datasets` says. They
-are listed once, at the commit that the revision names then, with size and hash; all jobs read that commit. A file is
-downloaded to the temporary folder (`TMPDIR`), compared with its hash, read, and deleted. The hub's client brings the user's
-token (`HF_TOKEN`, or what `hf auth login` left) to the hub alone.
+`path` is a repository's name or a local dataset folder. Which files make a subset and split is what `datasets` says.
+They are listed once, at the commit that the revision names then, with size and hash; all jobs read that commit. A file
+is downloaded to the temporary folder (`TMPDIR`), compared with its hash, read, and deleted. The hub's client brings the
+user's token (`HF_TOKEN`, or what `hf auth login` left) to the hub alone.
 """
 
 import errno
@@ -38,8 +38,10 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     for entry in inputs:
         if not local_files.format_of(Path(entry.name)):
             raise UserError(
-                f"corpus source {source.name}: dataset {source.path}: {entry.name} is of a kind that is not read (known: "
-                f"{local_files.KINDS}); set `file_pattern`, or read the hub's Parquet copy with `revision: refs/convert/parquet`"
+                f"corpus source {source.name}: dataset {source.path}: {entry.name} is of a kind that is not read "
+                "(known: "
+                f"{local_files.KINDS}); set `file_pattern`, or read the hub's Parquet copy with `revision: "
+                "refs/convert/parquet`"
             )
     num_bytes = sum(entry.size for entry in inputs)
     origin = {
@@ -62,9 +64,7 @@ def read(source: SourceSettings, entry: Input, tally: Counter[str]) -> Iterator[
             yield from local_files.read(source, replace(entry, path=str(path)), tally)
         except UserError as error:
             own, remote = str(path), entry.path
-            raise UserError(
-                error.what.replace(own, remote), where=error.where.replace(own, remote)
-            ) from error
+            raise UserError(error.what.replace(own, remote), where=error.where.replace(own, remote)) from error
 
 
 def _commit(source: SourceSettings) -> str:
@@ -79,13 +79,15 @@ def _commit(source: SourceSettings) -> str:
         return info.sha or source.revision
     except RevisionNotFoundError as error:
         raise UserError(
-            f"corpus source {source.name}: dataset {source.path} has no revision {source.revision!r}; correct `revision`"
+            f"corpus source {source.name}: dataset {source.path} has no revision {source.revision!r}; correct "
+            "`revision`"
         ) from error
     except RepositoryNotFoundError as error:
         if _needs_login(error):
             raise _login(source) from error
         raise UserError(
-            f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub; correct `path` (a private "
+            f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub; correct `path` (a "
+            "private "
             "one needs HF_TOKEN or `hf auth login`)"
         ) from error
     except Exception as error:
@@ -189,8 +191,7 @@ def _downloaded(source: SourceSettings, entry: Input, folder: Path) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
-                f"no space for the download of {entry.path} ({entry.size:,} bytes); "
-                "set TMPDIR to a larger folder",
+                f"no space for the download of {entry.path} ({entry.size:,} bytes); set TMPDIR to a larger folder",
                 where=folder.parent,
             ) from error
         raise _refused(source, error, f"{name} cannot be downloaded (tried {_ATTEMPTS} times)") from error
@@ -245,7 +246,8 @@ def _needs_login(error: Exception) -> bool:
 
 def _login(source: SourceSettings) -> UserError:
     return UserError(
-        f"corpus source {source.name}: dataset {source.path}: needs a login: accept its terms on the hub, then set HF_TOKEN or run "
+        f"corpus source {source.name}: dataset {source.path}: needs a login: accept its terms on the hub, then set "
+        "HF_TOKEN or run "
         "`hf auth login`"
     )
 
@@ -264,14 +266,10 @@ def _hash_of(path: Path, version: str) -> str:
 
 def _refused(source: SourceSettings, error: Exception, what: str) -> UserError:
     if _told_to_stay_offline(error):
-        names = [
-            name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name, "0") != "0"
-        ]
+        names = [name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name, "0") != "0"]
         return UserError(
             f"corpus source {source.name}: dataset {source.path}: {what}: the environment forbids the network "
             f"({', '.join(names)}); unset that where corpora are built, or name a dataset that lies on disk"
         )
     reason = " ".join(str(error).split())[:300]
-    return UserError(
-        f"corpus source {source.name}: dataset {source.path}: {what}: {type(error).__name__}: {reason}"
-    )
+    return UserError(f"corpus source {source.name}: dataset {source.path}: {what}: {type(error).__name__}: {reason}")

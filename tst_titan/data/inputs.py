@@ -1,6 +1,7 @@
 """Whether a corpus's inputs are still those that it was made of: a corpus's id says where they lie, not what they hold.
 
-What was compared is noted beside the corpus (`verified.json`), so that it is read again only where a file is another one.
+What was compared is noted beside the corpus (`verified.json`), so that it is read again only where a file is another
+one.
 """
 
 import hashlib
@@ -30,7 +31,8 @@ _IN_WORDS = {
     "digest": "their content differs",
 }
 _MEND = (
-    "bring them back; or give the source another name for a corpus of its own; or delete the corpus folder and build it "
+    "bring them back; or give the source another name for a corpus of its own; or delete the corpus folder and build "
+    "it "
     "again (runs on it then start anew)"
 )
 
@@ -45,19 +47,18 @@ def recorded(kind: str, listing: Listing) -> dict[str, Any]:
     content = ""
     if listing.num_bytes <= _COMPARED_BY_CONTENT:
         try:
-            content = hashlib.sha256(
-                "".join(digest_file(Path(path)) for *_, path in entries).encode()
-            ).hexdigest()
+            content = hashlib.sha256("".join(digest_file(Path(path)) for *_, path in entries).encode()).hexdigest()
         except OSError as error:
             raise UserError(f"cannot be read: {error.strerror}", where=error.filename) from error
     return {**listing.origin, "names_and_sizes": names.hexdigest(), "content": content}
 
 
 def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
-    """Raise `UserError`, one line for each, where sources or a given tokenizer are others than those of the whole corpus in `out_dir`.
+    """Raise `UserError`, one line for each, where sources or a given tokenizer are others than those of the whole
+    corpus in `out_dir`.
 
-    Sources that are not there any more, or that cannot be read, are told of: a corpus that is whole needs none. Those of
-    the hub have a commit and are not asked for. Where no file moved since the last comparison, none is opened.
+    Sources that are not there any more, or that cannot be read, are told of: a corpus that is whole needs none. Those
+    of the hub have a commit and are not asked for. Where no file moved since the last comparison, none is opened.
     """
     manifest = read_json(
         CorpusFiles(out_dir).manifest,
@@ -84,7 +85,8 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
     given = given_file(settings.tokenizer)
     if given and given.is_file() and digest_file(given) != manifest["tokenizer"]["digest"]:
         changed.append(
-            f"{out_dir}: {given} is another tokenizer than the one that made this corpus: bring that back (the corpus has a "
+            f"{out_dir}: {given} is another tokenizer than the one that made this corpus: bring that back (the corpus "
+            "has a "
             f"copy, {CorpusFiles(out_dir).tokenizer}), or give the new one another path in the study"
         )
     if seen.items() - noted.items():
@@ -119,7 +121,8 @@ def _differing(source: SourceSettings, before: Mapping[str, Any]) -> list[str]:
 
 
 def _state(source: SourceSettings) -> str:
-    """A digest of what changes when a file of the source does: paths, sizes, times, inodes, and the interpreter's version."""
+    """A digest of what changes when a file of the source does: paths, sizes, times, inodes, and the interpreter's
+    version."""
     if source.kind == "python-stdlib":
         digest, paths = hashlib.sha256(platform.python_version().encode()), stdlib.library_files()
     else:

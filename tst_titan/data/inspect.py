@@ -27,9 +27,7 @@ def describe_shard(path: Path, *, num_samples: int) -> str:
         lines.append(f"  dtype: {shard.ids.dtype}")
         lines.append(f"  tokens a document (minimum, quartiles, maximum): {quartiles}")
         lines.append(f"  bytes a token: {shard.header.num_bytes / shard.header.num_tokens:.3f}")
-    folder = next(
-        (each for parent in path.resolve().parents if (each := CorpusFiles(parent).tokenizer).is_dir()), None
-    )
+    folder = next((each for parent in path.resolve().parents if (each := CorpusFiles(parent).tokenizer).is_dir()), None)
     return "\n".join([*lines, *_samples(shard, folder, num_samples)])
 
 
@@ -49,7 +47,8 @@ def describe_corpus(folder: Path, *, num_samples: int) -> str:
             f"{split['num_bytes']:,} bytes of text, {len(split['shards']):,} shards{weight}"
         )
     lines.append(
-        f"  unigram entropy {manifest['unigram_entropy']:.4f} nats a token, {manifest['bytes_per_token']:.3f} bytes a token"
+        f"  unigram entropy {manifest['unigram_entropy']:.4f} nats a token, {manifest['bytes_per_token']:.3f} bytes a "
+        "token"
     )
     lines += [f"  note: {note}" for note in manifest["notes"]]
     return "\n".join([*lines, *_validation_samples(corpus, num_samples)])

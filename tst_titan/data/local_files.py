@@ -1,7 +1,8 @@
 """Local text, JSONL and Parquet files, plain or compressed with gzip, zstandard, bzip2 or xz.
 
 A text file is one document, a JSONL line or a Parquet row one each. Inside a folder, files are taken by their suffix;
-a file named directly or by a pattern is plain text unless its suffix says otherwise, and refused if its content is none.
+a file named directly or by a pattern is plain text unless its suffix says otherwise, and refused if its content is
+none.
 """
 
 import json
@@ -69,11 +70,11 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
     refused = {reason: file for file in sorted(files, reverse=True) if (reason := not_read(file))}
     if refused:
         each = "; ".join(
-            f"{printable(str(file))} is one of the files that are {reason}"
-            for reason, file in refused.items()
+            f"{printable(str(file))} is one of the files that are {reason}" for reason, file in refused.items()
         )
         raise UserError(
-            f"corpus source {source.name}: cannot be read as text: {each}; or leave them out of `path` and `file_pattern`"
+            f"corpus source {source.name}: cannot be read as text: {each}; or leave them out of `path` and "
+            "`file_pattern`"
         )
     inputs = []
     for file, name in sorted(files.items()):
@@ -97,7 +98,8 @@ def _none(source: SourceSettings, path: Path, pattern: str, notes: list[str]) ->
     with_pattern = f" with file_pattern {pattern!r}" if pattern else ""
     bracket = "; [ begins a set of characters, [[] is the character" if "[" in str(path) else ""
     return (
-        f"corpus source {source.name}: path {str(path)!r}{with_pattern} matches no text file (known: {KINDS}{bracket}); "
+        f"corpus source {source.name}: path {str(path)!r}{with_pattern} matches no text file (known: "
+        f"{KINDS}{bracket}); "
         f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
     )
 
@@ -160,9 +162,7 @@ def _opened(path: Path) -> IO[bytes]:
     """The file's content, unpacked; its beginning is checked."""
     kind = compression_of(path)
     if kind and not path.stat().st_size:
-        raise EOFError(
-            "it is empty, as after a download that broke off; compressed, even no text takes some bytes"
-        )
+        raise EOFError("it is empty, as after a download that broke off; compressed, even no text takes some bytes")
     file: Any = open_unpacked(path, kind)
     try:
         check_beginning(path, file.peek(_HEAD)[:_HEAD])
@@ -190,9 +190,7 @@ def _read_jsonl(
             where = f"{path}, line {number}"
             row = _row(where, decoded(line, tally, share))
             if column not in row:
-                raise UserError(
-                    f"no column {column!r} (there: {', '.join(row)}); set `text_column`", where=where
-                )
+                raise UserError(f"no column {column!r} (there: {', '.join(row)}); set `text_column`", where=where)
             text = row[column]
             if not (text is None or isinstance(text, str)):
                 raise UserError(f"column {column!r} is {type(text).__name__}, not text", where=where)
@@ -236,9 +234,7 @@ def _read_parquet(
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
         if column not in schema.names:
-            raise UserError(
-                f"no column {column!r} (there: {', '.join(schema.names)}); set `text_column`", where=path
-            )
+            raise UserError(f"no column {column!r} (there: {', '.join(schema.names)}); set `text_column`", where=path)
         if schema.names.count(column) > 1:
             raise UserError(
                 f"{schema.names.count(column)} columns are named {column!r}; give each a name of its own",
@@ -252,9 +248,7 @@ def _read_parquet(
         longest = max(1, largest_page(path, file.metadata, column))
         most = DOCUMENT_BYTES.most()
         row = 0
-        for batch in file.iter_batches(
-            batch_size=max(1, min(_ROWS_AT_ONCE, most // longest)), columns=[column]
-        ):
+        for batch in file.iter_batches(batch_size=max(1, min(_ROWS_AT_ONCE, most // longest)), columns=[column]):
             # As bytes: Arrow does not check UTF-8, and one bad row must not end the file.
             values = batch.column(0)
             if pa.types.is_dictionary(values.type):

@@ -69,7 +69,8 @@ class Corpus:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """corpus.json, as it was written: its numbers stand in tables and model cards. Raises `UserError` where it is not."""
+    """corpus.json, as it was written: its numbers stand in tables and model cards. Raises `UserError` where it is
+    not."""
     return read_sealed(path, mend=MEND)
 
 
@@ -131,9 +132,7 @@ class TokenRun:
     `complete`: nothing can be added to it. Otherwise a later build may append what a longer run needs.
     """
 
-    def __init__(
-        self, corpus: Corpus, name: str, shards: Sequence[dict[str, Any]], *, complete: bool = True
-    ) -> None:
+    def __init__(self, corpus: Corpus, name: str, shards: Sequence[dict[str, Any]], *, complete: bool = True) -> None:
         self.name = name
         self.complete = complete
         self._corpus = corpus

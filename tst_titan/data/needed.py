@@ -13,13 +13,11 @@ if TYPE_CHECKING:  # building a corpus needs no planner
     from tst_titan.plan import Plan, Segment
 
 
-def tokens_needed(
-    plans: "Iterable[Plan]", weights: Mapping[str, Sequence[float]]
-) -> dict[str, dict[str, int]]:
+def tokens_needed(plans: "Iterable[Plan]", weights: Mapping[str, Sequence[float]]) -> dict[str, dict[str, int]]:
     """By corpus id and source: training tokens that hold the stream of the longest run, its lookahead included.
 
-    `weights`: those of corpora's sources that are known. Of a mix by size whose files are not listed yet all count alike; the
-    sum is then about right.
+    `weights`: those of corpora's sources that are known. Of a mix by size whose files are not listed yet all count
+    alike; the sum is then about right.
     """
     needed: dict[str, dict[str, int]] = {}
     shares: dict[str, tuple[int, dict[str, int]]] = {}
@@ -54,8 +52,7 @@ def recorded_weights(corpora: Iterable[str], results: Results) -> dict[str, list
 def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool:
     """Whether a corpus has the tokens `needed` of each source (None: all that there are)."""
     return all(
-        source.get("complete", True)
-        or (needed is not None and source["num_tokens"] >= needed[source["name"]])
+        source.get("complete", True) or (needed is not None and source["num_tokens"] >= needed[source["name"]])
         for source in manifest["sources"]
     )
 

@@ -35,9 +35,7 @@ def permuted(index: np.ndarray, epoch: np.ndarray, size: int, seed: int) -> np.n
     bits = max(1, (size - 1).bit_length())
     mask = np.uint64((1 << bits) - 1)
     fold = np.uint64((bits + 1) // 2)
-    keys = [
-        _mixed(_mixed(np.uint64((seed + r) % 2**64)) ^ epoch.astype(np.uint64)) for r in range(2 * _ROUNDS)
-    ]
+    keys = [_mixed(_mixed(np.uint64((seed + r) % 2**64)) ^ epoch.astype(np.uint64)) for r in range(2 * _ROUNDS)]
 
     def scrambled(value: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:
         for added, factor in zip(keys[:_ROUNDS], keys[_ROUNDS:], strict=True):
@@ -69,9 +67,7 @@ def quotas(weights: Sequence[float]) -> np.ndarray:
     """
     share = np.asarray(weights, dtype=np.float64)
     if (share < 0).any() or not np.isfinite(share).all() or share.sum() <= 0:
-        raise UserError(
-            f"corpus sources: weights {list(weights)} must be zero or more, and one of them above zero"
-        )
+        raise UserError(f"corpus sources: weights {list(weights)} must be zero or more, and one of them above zero")
     share = share / share.sum()
     periods = np.arange(1, LONGEST_PERIOD + 1)[:, None]
     exact = (np.abs(share * periods - np.rint(share * periods)) < 1e-9 * periods).all(axis=1)

@@ -1,7 +1,8 @@
 """How large the pages of a Parquet column are, read from their headers alone, before anything is unpacked.
 
-A page is what a reader unpacks at once; a value lies in one page, whatever its encoding. Nothing else in a file tells how long its values may be.
-Page headers are Thrift in its compact protocol (https://parquet.apache.org/docs/file-format/data-pages/).
+A page is what a reader unpacks at once; a value lies in one page, whatever its encoding. Nothing else in a file tells
+how long its values may be. Page headers are Thrift in its compact protocol
+(https://parquet.apache.org/docs/file-format/data-pages/).
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ _MOST_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Page:
-    """Sizes in bytes; `unpacked` and `num_values` are what the header says. A dictionary's values are not the column's own."""
+    """Sizes in bytes; `unpacked` and `num_values` are what the header says. A dictionary's values are not the column's
+    own."""
 
     unpacked: int
     packed: int
@@ -46,8 +48,10 @@ def largest_page(path: Path, metadata: pq.FileMetaData, column: str) -> int:
             raise too_much(f"{path}, column {column!r}", DOCUMENT_BYTES)
         if page.unpacked > _DOCUMENTS_A_PAGE * most:
             raise UserError(
-                f"column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} times the "
-                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, {DOCUMENT_BYTES.mend}",
+                f"column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} "
+                "times the "
+                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, "
+                f"{DOCUMENT_BYTES.mend}",
                 where=path,
             )
         largest = max(largest, page.unpacked)
@@ -85,10 +89,7 @@ def _page(file: IO[bytes]) -> Page:
         header.get(_PACKED_SIZE),
         kind.get(_NUM_VALUES, 0),
     )
-    if (
-        not (isinstance(unpacked, int) and isinstance(packed, int) and isinstance(num_values, int))
-        or packed < 0
-    ):
+    if not (isinstance(unpacked, int) and isinstance(packed, int) and isinstance(num_values, int)) or packed < 0:
         raise EOFError("a page without a whole header")
     return Page(unpacked, packed, num_values, _DICTIONARY in header)
 

@@ -36,10 +36,7 @@ def run_groups(prepared: Sequence[SourceJobs], enough: Enough, num_workers: int)
     """The results of each source's first groups, up to the one with which there is enough."""
     num_jobs = sum(len(source_jobs.jobs) for source_jobs in prepared)
     if num_workers <= 1 or num_jobs <= 1:
-        return [
-            _results_of(source_jobs, map(tokenize_group, source_jobs.jobs), enough)
-            for source_jobs in prepared
-        ]
+        return [_results_of(source_jobs, map(tokenize_group, source_jobs.jobs), enough) for source_jobs in prepared]
     with ProcessPoolExecutor(min(num_workers, num_jobs), mp_context=get_context("spawn")) as pool:
         try:
             return [

@@ -5,8 +5,8 @@ buffer in the memory-mapped file: `ids` (uint16 or uint32, N), `document_offsets
 starts, then N), `document_hashes` (uint64, D) and `document_bytes` (int64, D). The schema's metadata hold the header.
 Opening reads the header and the footer only; the checksum is read in a pass of its own.
 
-How the system reads a mapped file is up to `madvise`. Left alone, it reads up to megabytes around every page that is missing:
-good for a pass, waste for blocks in random order.
+How the system reads a mapped file is up to `madvise`. Left alone, it reads up to megabytes around every page that is
+missing: good for a pass, waste for blocks in random order.
 """
 
 import hashlib
@@ -143,9 +143,7 @@ def open_shard(path: Path, *, advice: int = mmap.MADV_NORMAL) -> Shard:
     header, offsets = shard.header, shard.document_offsets
     lengths = (len(shard.ids), len(offsets) - 1, len(shard.document_hashes), len(shard.document_bytes))
     if lengths != (header.num_tokens, *[header.num_documents] * 3) or offsets[-1] != header.num_tokens:
-        raise UserError(
-            f"its header says {header.num_tokens} tokens, its columns do not; {_MEND}", where=path
-        )
+        raise UserError(f"its header says {header.num_tokens} tokens, its columns do not; {_MEND}", where=path)
     return shard
 
 

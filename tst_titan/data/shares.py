@@ -1,6 +1,7 @@
 """What share of the training tokens each source of a corpus has: as its settings state, or as its files' bytes are.
 
-Shares by size are computed where the files are listed, and recorded in the manifest (`weight`), which keeps them for good.
+Shares by size are computed where the files are listed, and recorded in the manifest (`weight`), which keeps them for
+good.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ def shares_of(sources: Sequence[SourceSettings], listings: Sequence[Listing]) ->
         each = ", ".join(f"{name}: {' and '.join(sorted(kinds))}" for name, kinds in packed.items())
         stated_mix = ", ".join(f"{source.name}: ..." for source in sources)
         raise UserError(
-            f"corpus.mix = proportional: the sources' files are packed in different ways ({each}), so that their bytes do not compare; "
+            f"corpus.mix = proportional: the sources' files are packed in different ways ({each}), so that their bytes "
+            "do not compare; "
             f"state weights: mix: {{{stated_mix}}}"
         )
     total = sum(listing.num_bytes for listing in listings)
@@ -35,6 +37,4 @@ def shares_of(sources: Sequence[SourceSettings], listings: Sequence[Listing]) ->
 def _packed(listing: Listing) -> set[str]:
     """How the bytes of a source's files stand for text."""
     names = [Path(entry.name) for group in listing.groups for entry in group]
-    return {
-        compression_of(name) or ("Parquet" if format_of(name) == "parquet" else "plain") for name in names
-    }
+    return {compression_of(name) or ("Parquet" if format_of(name) == "parquet" else "plain") for name in names}

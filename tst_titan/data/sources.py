@@ -38,9 +38,7 @@ def list_source(source: SourceSettings) -> Listing:
         "hub": hub.list_inputs,
     }[source.kind](source)
     if not inputs:
-        raise UserError(
-            f"corpus source {source.name}: {source.path or source.kind} holds no text; {'; '.join(notes)}"
-        )
+        raise UserError(f"corpus source {source.name}: {source.path or source.kind} holds no text; {'; '.join(notes)}")
     num_bytes = sum(entry.size for entry in inputs)
     return Listing(groups=_grouped(inputs, num_bytes), num_bytes=num_bytes, origin=origin, notes=tuple(notes))
 
@@ -74,6 +72,4 @@ def _grouped(inputs: list[Input], num_bytes: int) -> tuple[tuple[Input, ...], ..
 
 
 def _name_hash(name: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
-    )
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")

@@ -26,8 +26,8 @@ class PowerLaw:
 def mutual_information(corpus_dir: Path, distances: Sequence[int], max_tokens: int) -> np.ndarray:
     """Mutual information (nats) between tokens `d` apart for each of `distances`, over a mixture of the sources.
 
-    The plug-in estimate over the first `max_tokens` of the token stream of seed 0, pairs across documents included. It is
-    biased upwards by what chance makes of rare pairs, about equally at all distances: the constant of a fitted law
+    The plug-in estimate over the first `max_tokens` of the token stream of seed 0, pairs across documents included. It
+    is biased upwards by what chance makes of rare pairs, about equally at all distances: the constant of a fitted law
     holds that bias, its decay does not.
     """
     block = min(_BLOCK, max_tokens)
@@ -55,9 +55,7 @@ def fit_power_law(distances: Sequence[int], information: np.ndarray) -> PowerLaw
         solution, *_ = np.linalg.lstsq(design, information, rcond=None)
         return solution, float(np.sqrt(np.mean((design @ solution - information) ** 2)))
 
-    best = minimize_scalar(
-        lambda k: solved(k)[1], bounds=(-4.0, -1e-3), method="bounded", options={"xatol": 1e-9}
-    )
+    best = minimize_scalar(lambda k: solved(k)[1], bounds=(-4.0, -1e-3), method="bounded", options={"xatol": 1e-9})
     (c0, a), residual = solved(best.x)
     return PowerLaw(float(c0), float(a), float(best.x), residual)
 

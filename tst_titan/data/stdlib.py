@@ -1,8 +1,8 @@
 """The embedded corpus: sources and documentation text of the running interpreter's standard library.
 
 Taken are .py, .txt, .rst, .md and .html files of the modules that `sys.stdlib_module_names` lists. Left out are tests
-(distributions differ in whether they ship them), site-packages and the like, the codec modules of `encodings`, which are
-tables or copies of one another, and files that mostly repeat one other file.
+(distributions differ in whether they ship them), site-packages and the like, the codec modules of `encodings`, which
+are tables or copies of one another, and files that mostly repeat one other file.
 """
 
 import ast

@@ -3,11 +3,12 @@
 Each source's training split is one flat run of tokens, cut into blocks of `block_tokens`; the rest at its end, shorter
 than a block, is left out. An epoch of a source visits its blocks once each in a pseudo-random order of that epoch. The
 global sequence of blocks g = 0, 1, 2, ... takes its sources from a fixed period, so that any window of one period holds
-exactly the stated share of each. Lane i of B (one lane a sequence of the global batch) reads the blocks i, i + B, i + 2B,
-... one after the other.
+exactly the stated share of each. Lane i of B (one lane a sequence of the global batch) reads the blocks i, i + B, i +
+2B, ... one after the other.
 
 The position p, data tokens read so far by all lanes, is a multiple of B; every lane then stands at its offset p / B.
-Ranks, micro-batches and phases only choose which lanes and how many tokens they ask for. Looking ahead is asking for more
+Ranks, micro-batches and phases only choose which lanes and how many tokens they ask for. Looking ahead is asking for
+more
 tokens: it does not move the position.
 
 Shapes: B lanes, T tokens, K blocks.
@@ -136,16 +137,17 @@ class TokenStream:
             if count > total:
                 raise UserError(
                     f"source {run.name} is too small: one batch needs {count * self.block_tokens:,} of "
-                    f"its tokens ({self.num_lanes} sequences of {window_tokens:,} tokens in blocks of {self.block_tokens:,}), "
-                    f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or block_tokens",
+                    f"its tokens ({self.num_lanes} sequences of {window_tokens:,} tokens in blocks of "
+                    f"{self.block_tokens:,}), "
+                    f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or "
+                    "block_tokens",
                     where=self.corpus.folder,
                 )
         position = -(-data_tokens // self.num_lanes) * self.num_lanes
         for name, epochs in self.num_epochs_at(position + self.num_lanes * window_tokens).items():
             if epochs > 1 and not next(run for run in self._runs if run.name == name).complete:
                 raise UserError(
-                    f"the run needs {data_tokens:,} data tokens, and source {name} is not tokenized "
-                    f"that far; {_GROW}",
+                    f"the run needs {data_tokens:,} data tokens, and source {name} is not tokenized that far; {_GROW}",
                     where=self.corpus.folder,
                 )
         return [
@@ -170,8 +172,7 @@ class TokenStream:
         ):
             rows = max(last - first, _BLOCKS_AHEAD // max(1, len(lanes)))
             blocks_KB = (
-                np.arange(first, first + rows)[:, None] * self.num_lanes
-                + np.asarray(lanes, dtype=np.int64)[None, :]
+                np.arange(first, first + rows)[:, None] * self.num_lanes + np.asarray(lanes, dtype=np.int64)[None, :]
             )
             self._ahead = (key, first, *self.block_places(blocks_KB))
         _, start, source_KB, start_KB = self._ahead

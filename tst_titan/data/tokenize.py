@@ -1,7 +1,7 @@
 """Tokenize one group of a source's inputs: one job, on any process or node, with files as its only result.
 
-A group leaves in the work folder, in this order: its shards, the token counts by id, its held-out documents' text, and a
-record (JSON) without which the group counts as not done. The record carries a key made of everything that the result
+A group leaves in the work folder, in this order: its shards, the token counts by id, its held-out documents' text, and
+a record (JSON) without which the group counts as not done. The record carries a key made of everything that the result
 depends on: a later build takes over what is still right and tokenizes the rest.
 """
 
@@ -199,7 +199,8 @@ def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[i
 
 
 class _ShardWriter:
-    """Spools ids to an unnamed file and turns it into a shard each `SHARD_TOKENS`: memory does not grow with a shard."""
+    """Spools ids to an unnamed file and turns it into a shard each `SHARD_TOKENS`: memory does not grow with a
+    shard."""
 
     def __init__(self, job: GroupJob, tokenizer: CorpusTokenizer) -> None:
         self._job = job

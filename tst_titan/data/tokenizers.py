@@ -1,8 +1,9 @@
 """The corpus's tokenizer: trained here, a given tokenizer.json, or one of the hub.
 
 A tokenizer folder holds tokenizer.json and tokenizer_config.json, as `transformers.AutoTokenizer` reads them. Every
-document is followed by the end-of-text token. One rule holds wherever text becomes ids, in training, evaluation and exports: no
-special token is added to a text, and none is recognized inside of one: a literal "<|endoftext|>" there is ordinary characters.
+document is followed by the end-of-text token. One rule holds wherever text becomes ids, in training, evaluation and
+exports: no special token is added to a text, and none is recognized inside of one: a literal "<|endoftext|>" there is
+ordinary characters.
 """
 
 import json
@@ -77,9 +78,7 @@ def train_bpe(folder: Path, texts: Iterable[str], vocab_size: int) -> None:
         raise UserError(f"tokenizer vocab_size {vocab_size}: a byte-level BPE needs at least 257 ids")
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_LONG_RUNS), "isolated"), byte_level]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_LONG_RUNS), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -122,18 +121,22 @@ def given_file(settings: TokenizerSettings) -> Path | None:
 
 
 def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) -> None:
-    """Raise `UserError` where the tokenizer has ids that a model with this `vocab_size` lacks, or would drop characters."""
+    """Raise `UserError` where the tokenizer has ids that a model with this `vocab_size` lacks, or would drop
+    characters."""
     name = settings.name or settings.kind
     try:
         lost = _dropped(tokenizer.tokenizer)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(
-            f"tokenizer {name}: cannot encode text outside of its vocabulary ({error}); give it the unknown token that it names"
+            f"tokenizer {name}: cannot encode text outside of its vocabulary ({error}); give it the unknown token that "
+            "it names"
         ) from error
     if lost:
         raise UserError(
-            f"tokenizer {name}: has no token for {', '.join(map(repr, lost[:5]))}{' and others' if lost[5:] else ''} and no unknown "
-            "token, and would drop them in silence; give it an unknown token, byte_fallback, or all bytes of a byte-level alphabet"
+            f"tokenizer {name}: has no token for {', '.join(map(repr, lost[:5]))}{' and others' if lost[5:] else ''} "
+            "and no unknown "
+            "token, and would drop them in silence; give it an unknown token, byte_fallback, or all bytes of a "
+            "byte-level alphabet"
         )
     if tokenizer.num_ids > settings.vocab_size:
         raise UserError(
@@ -144,7 +147,8 @@ def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) ->
 
 @cache
 def _probe() -> list[str]:
-    """Letters of all scripts, and emoji: no normalizer takes them away, and their UTF-8 holds nearly every byte there is."""
+    """Letters of all scripts, and emoji: no normalizer takes them away, and their UTF-8 holds nearly every byte there
+    is."""
     letters = [chr(code) for code in range(0x21, 0x10000) if unicodedata.category(chr(code)).startswith("L")]
     by_lead = groupby(letters, lambda letter: letter.encode()[0])
     ascii_others = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isalpha()]
@@ -202,7 +206,8 @@ def _end_of_text(tokenizer: Tokenizer, path: Path) -> str:
         if tokenizer.token_to_id(eos) is not None:
             return eos
     raise UserError(
-        f"no end-of-text token among {', '.join(KNOWN_ENDS)}; name it as `eos_token` in tokenizer_config.json beside it",
+        f"no end-of-text token among {', '.join(KNOWN_ENDS)}; name it as `eos_token` in tokenizer_config.json beside "
+        "it",
         where=path,
     )
 
@@ -212,9 +217,7 @@ def _write(folder: Path, tokenizer: Tokenizer, eos: str = END_OF_TEXT, original:
         if original is not None:
             shutil.copyfile(original, partial)
         else:
-            partial.write_text(
-                json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8"
-            )
+            partial.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,

@@ -1,7 +1,8 @@
-"""A file's content as a stream of bytes, unpacked where it is compressed, in bounded memory however small it was packed.
+"""A file's content as a stream of bytes, unpacked where it is compressed, in bounded memory however small it was
+packed.
 
-An unpacker keeps a window of what it has unpacked, as large as the file asks for (`WINDOW_BYTES` bounds it; that of gzip and bzip2 is below
-a megabyte by their formats).
+An unpacker keeps a window of what it has unpacked, as large as the file asks for (`WINDOW_BYTES` bounds it; that of
+gzip and bzip2 is below a megabyte by their formats).
 """
 
 import bz2
@@ -31,7 +32,8 @@ _XZ_OWN = 2**20
 def open_unpacked(path: Path, compression: str) -> IO[bytes]:
     """Open a file of a compression (see `file_kinds.COMPRESSED`; "": of none).
 
-    Reading raises one of `DAMAGE` or `OSError` where the file is damaged, `UserError` where it asks for more memory than the bound.
+    Reading raises one of `DAMAGE` or `OSError` where the file is damaged, `UserError` where it asks for more memory
+    than the bound.
     """
     opened: dict[str, Callable[[Path], Any]]
     opened = {"gzip": gzip.open, "bzip2": bz2.open, "zstandard": _zstd, "xz": _xz}
@@ -114,7 +116,8 @@ def _too_large_a_window(path: Path, kind: type[Exception], words: str) -> Iterat
         if words not in str(error):
             raise
         raise UserError(
-            f"asks for a window of more than {WINDOW_BYTES.most():,} bytes of memory to be unpacked (such as `zstd --long=31` "
+            f"asks for a window of more than {WINDOW_BYTES.most():,} bytes of memory to be unpacked (such as `zstd "
+            "--long=31` "
             f"makes); compress it again without that, or {WINDOW_BYTES.mend} (the format's most is 2147483648)",
             where=path,
         ) from error

@@ -1,4 +1,5 @@
-"""The held-out split: windows of its tokens, the same ones for every run of a corpus; and whether its text is still theirs."""
+"""The held-out split: windows of its tokens, the same ones for every run of a corpus; and whether its text is still
+theirs."""
 
 import json
 from pathlib import Path
@@ -43,7 +44,10 @@ def check_held_out_text(corpus_dir: Path) -> None:
     Corpora of earlier versions have no digest of it; the shards have the hash of every document.
     """
     corpus, file = open_corpus(corpus_dir), CorpusFiles(corpus_dir).held_out_text
-    mend = f"{file}: not the held-out text that this corpus was made with; bring it back, or delete the corpus folder and build it again"
+    mend = (
+        f"{file}: not the held-out text that this corpus was made with; bring it back, or delete the corpus folder and "
+        "build it again"
+    )
     try:
         if (recorded := corpus.manifest["validation"].get("text_digest")) is not None:
             if digest_file(file) != recorded:

@@ -46,8 +46,10 @@ def validation_split(
     num_tokens = sum(len(piece) for _, cut in chosen for piece in cut)
     if num_tokens < max(1, settings.validation_tokens):
         raise UserError(
-            f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} held-out "
-            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add documents{mend}"
+            f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} "
+            "held-out "
+            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add "
+            f"documents{mend}"
         )
     name = "validation/00000.arrow"
     path = groups[0].job.folder / "validation.arrow" if earlier else out_dir / name
@@ -68,9 +70,7 @@ def validation_split(
     text_file = CorpusFiles(out_dir).held_out_text
     with whole_file(text_file) as partial, partial.open("w", encoding="utf-8") as file:
         for document, _ in chosen:
-            file.write(
-                json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n"
-            )
+            file.write(json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n")
     return {
         "name": "validation",
         **split_record([shard_record(name, header)]),

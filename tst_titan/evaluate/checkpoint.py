@@ -68,7 +68,8 @@ def find_checkpoint(
     `once`: of several processes that find the same one, has one of them compare, and gives the answer to all.
 
     Raises `UserError` where the segment is unknown, not finished, of other settings than its id says, or where its
-    checkpoint or corpus is missing, the checkpoint is damaged or another segment's, or the corpus another one than it read.
+    checkpoint or corpus is missing, the checkpoint is damaged or another segment's, or the corpus another one than it
+    read.
     """
     if not is_segment_id(segment_id):
         raise UserError(
@@ -82,9 +83,7 @@ def find_checkpoint(
     if is_pruned(files, segment.end_step):
         raise UserError(f"the checkpoint {pruned_mend(segment_id)}", where=path)
     if not checkpoint_index(path).is_file():
-        raise UserError(
-            f"the checkpoint is missing; delete {files.done} and train the segment again", where=path
-        )
+        raise UserError(f"the checkpoint is missing; delete {files.done} and train the segment again", where=path)
     if not corpus.manifest.is_file():
         raise UserError(
             "the segment's corpus, whose tokenizer and held-out text are needed, is missing; "
@@ -116,7 +115,8 @@ def _settings_of(results: Path, segment_id: str) -> Segment:
 
 
 def _done(files: SegmentFiles, segment_id: str, checkpoint: str) -> dict[str, Any]:
-    """`done.json`; `UserError` where it is missing, of another checkpoint or segment, or the files that it seals have changed."""
+    """`done.json`; `UserError` where it is missing, of another checkpoint or segment, or the files that it seals have
+    changed."""
     if not files.done.is_file():
         raise UserError(
             f"not finished (no done.json); train it first: tst-titan train {segment_id}", where=files.folder
@@ -133,7 +133,8 @@ def _done(files: SegmentFiles, segment_id: str, checkpoint: str) -> dict[str, An
     # The rows of metrics.jsonl say nothing of the weights, and no export has them.
     if changed := changed_files(done, files.folder, (SETTINGS, PROVENANCE)):
         raise UserError(
-            f"{files.folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete {files.done} and "
+            f"{files.folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete "
+            f"{files.done} and "
             f"run again: tst-titan train {segment_id}"
         )
     return done
@@ -156,7 +157,8 @@ def _check_corpus(segment: SegmentFiles, corpus: CorpusFiles) -> None:
         changed = ["another tokenizer"]
     if changed:
         raise UserError(
-            f"another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or delete "
+            f"another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or "
+            "delete "
             "that folder and train the segment again",
             where=corpus.folder,
         )
@@ -182,7 +184,8 @@ def _checked(path: Path, segment: Segment) -> str:
 
 
 def _sampled_digest(checkpoint: Path) -> str:
-    """What stands for a checkpoint without seals: of the index and of each data file's name, size and 16 blocks spread over it."""
+    """What stands for a checkpoint without seals: of the index and of each data file's name, size and 16 blocks spread
+    over it."""
     digest = hashlib.sha256()
     for path in sorted(checkpoint.iterdir()):
         size = path.stat().st_size
@@ -212,8 +215,8 @@ def load_model(
 ) -> Any:
     """The whole model (torchtitan's `Decoder`) of a checkpoint, however it was sharded, in evaluation mode.
 
-    Expert biases are loaded too. `shard` divides the model between ranks (`ranks.shard_model`); each then reads its part
-    alone. Raises `UserError` where the checkpoint is damaged or is of another shape than the
+    Expert biases are loaded too. `shard` divides the model between ranks (`ranks.shard_model`); each then reads its
+    part alone. Raises `UserError` where the checkpoint is damaged or is of another shape than the
     segment's settings say.
     """
     import torch
@@ -235,11 +238,7 @@ def load_model(
 
 def model_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Name and shape of the model's tensors in the checkpoint, in its order; the training state is left out."""
-    return {
-        name: shape
-        for name, shape in _saved_shapes(checkpoint).items()
-        if not name.startswith(_TRAINING_STATE)
-    }
+    return {name: shape for name, shape in _saved_shapes(checkpoint).items() if not name.startswith(_TRAINING_STATE)}
 
 
 def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
@@ -249,14 +248,10 @@ def read_tensors(checkpoint: Checkpoint, tensors: dict[str, Any]) -> None:
     saved = _saved_shapes(checkpoint)
     missing = [name for name in tensors if name not in saved]
     if missing:
-        raise damaged(
-            checkpoint, f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-        )
+        raise damaged(checkpoint, f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
     for name, tensor in tensors.items():
         if saved[name] != tuple(tensor.shape):
-            raise damaged(
-                checkpoint, f"{name} has shape {list(saved[name])}, the settings need {list(tensor.shape)}"
-            )
+            raise damaged(checkpoint, f"{name} has shape {list(saved[name])}, the settings need {list(tensor.shape)}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -278,9 +273,7 @@ def _saved_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         raise
     except Exception as error:  # a damaged index can fail in any way
         raise damaged(checkpoint, repr(error)) from error
-    return {
-        name: tuple(entry.size) for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)
-    }
+    return {name: tuple(entry.size) for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def damaged(checkpoint: Checkpoint, reason: str) -> UserError:

@@ -31,12 +31,8 @@ def _add_evaluate(subparsers: Any) -> None:
         action="store_true",
         help="run transformers on results/exports/SEGMENT_ID instead of torchtitan on the checkpoint",
     )
-    evaluate.add_argument(
-        "--network", action="store_true", help="let tasks download data that the cache lacks"
-    )
-    evaluate.add_argument(
-        "--verbose", action="store_true", help="show lm-eval's own messages and progress bars"
-    )
+    evaluate.add_argument("--network", action="store_true", help="let tasks download data that the cache lacks")
+    evaluate.add_argument("--verbose", action="store_true", help="show lm-eval's own messages and progress bars")
     evaluate.add_argument(
         "--processes",
         type=_positive,
@@ -52,14 +48,10 @@ def _add_evaluate(subparsers: Any) -> None:
 
 
 def _add_export(subparsers: Any) -> None:
-    export = subparsers.add_parser(
-        "export", help="write a segment's checkpoint as a Hugging Face model directory"
-    )
+    export = subparsers.add_parser("export", help="write a segment's checkpoint as a Hugging Face model directory")
     export.add_argument("segment", help="a finished segment's id, as below results/segments")
     _add_results(export)
-    export.add_argument(
-        "--out", type=Path, help="the directory to make (default: results/exports/SEGMENT_ID)"
-    )
+    export.add_argument("--out", type=Path, help="the directory to make (default: results/exports/SEGMENT_ID)")
     export.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -125,8 +117,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     prepare_environment(network=args.network, verbose=args.verbose)
     from tst_titan.evaluate.ranks import among_ranks, join_ranks, leave, run_on
 
-    # Before torch looks for a GPU: those that no training job on this machine holds. The processes of an evaluation use what the
-    # one that starts them holds.
+    # Before torch looks for a GPU: those that no training job on this machine holds. The processes of an evaluation use
+    # what the one that starts them holds.
     wanted = args.processes if args.device == "auto" and not among_ranks() else 0
     with gpus_for_job(wanted) as held:
         os.environ |= held.environment

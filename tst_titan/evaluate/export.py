@@ -1,8 +1,8 @@
 """A checkpoint as a Hugging Face model directory, written shard by shard in bounded memory.
 
 Llama-3 shapes become `LlamaForCausalLM`, Qwen3-MoE shapes `Qwen3MoeForCausalLM`. A router trained with load balancing
-has a bias per expert that shifts which experts are chosen; no architecture of transformers holds it together with softmax
-scores and normalized queries and keys. Where a bias is not zero, the export therefore brings its own model code
+has a bias per expert that shifts which experts are chosen; no architecture of transformers holds it together with
+softmax scores and normalized queries and keys. Where a bias is not zero, the export therefore brings its own model code
 (`qwen3_moe_biased.py`), which transformers runs with `trust_remote_code=True` only and refuses to guess at without.
 """
 
@@ -58,8 +58,8 @@ def export(
     """Write the last checkpoint of a segment to `out` (default `results/exports/SEGMENT_ID`) and return that path.
 
     The directory appears whole or not at all. One that holds the same checkpoint already is left alone; an older
-    export is replaced, and one whose files were changed, anything else there is a `UserError`. So is a tensor other than zero that transformers' model
-    has no place for.
+    export is replaced, and one whose files were changed, anything else there is a `UserError`. So is a tensor other
+    than zero that transformers' model has no place for.
     """
     checkpoint = find_checkpoint(results, segment_id)
     folder = out or Results(results).export(segment_id)
@@ -87,12 +87,11 @@ def export(
 def read_export(folder: Path) -> dict[str, Any]:
     """The record of an export (`tst_titan.json`): segment, checkpoint digest, dtype, whether it needs its own code."""
     if not folder.is_dir():
-        raise UserError(
-            f"no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}", where=folder
-        )
+        raise UserError(f"no such export; make it first: tst-titan export {'/'.join(folder.parts[-2:])}", where=folder)
     if not (folder / RECORD).is_file():
         raise UserError(
-            f"not an export of tst-titan ({RECORD} is missing); delete the folder and export again, or choose another --out",
+            f"not an export of tst-titan ({RECORD} is missing); delete the folder and export again, or choose another "
+            "--out",
             where=folder,
         )
     return read_sealed(folder / RECORD, mend="delete the folder and export again")
@@ -118,9 +117,7 @@ def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
 def check_own_code(folder: Path) -> None:
     """Raise `UserError` where an export, which a colleague may have written, would run other code than ours."""
     ours = Path(__file__).with_name(f"{OWN_CODE}.py").read_bytes()
-    other = [
-        path for path in folder.rglob("*.py") if path.stat().st_size != len(ours) or path.read_bytes() != ours
-    ]
+    other = [path for path in folder.rglob("*.py") if path.stat().st_size != len(ours) or path.read_bytes() != ours]
     other += [
         path
         for path in folder.glob("*.json")
@@ -156,14 +153,9 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: Dtype, shard_bytes: int,
     weight_map: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(shards, 1):
-        name = (
-            "model.safetensors"
-            if len(shards) == 1
-            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        )
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {
-            key: tensor.contiguous()
-            for key, tensor in _converted(checkpoint, shard, getattr(torch, dtype)).items()
+            key: tensor.contiguous() for key, tensor in _converted(checkpoint, shard, getattr(torch, dtype)).items()
         }
         with whole_file(folder / name) as part:
             save_file(tensors, part, metadata={"format": "pt"})

@@ -30,9 +30,7 @@ def added_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
     if "files" not in record:
         return []
     known = {*record["files"], RECORD, CARD}
-    return sorted(
-        path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")
-    )
+    return sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:

@@ -12,13 +12,13 @@ def has_tokenizer_of(folder: Path, checkpoint: Checkpoint) -> bool:
     files = tokenizer_files(checkpoint.tokenizer_dir, checkpoint.segment.recipe.seq_len)
     mend = "delete the folder and export again"
     return all(
-        (folder / name).is_file() and read_json(folder / name, mend=mend) == content
-        for name, content in files.items()
+        (folder / name).is_file() and read_json(folder / name, mend=mend) == content for name, content in files.items()
     )
 
 
 def tokenizer_files(source: Path, seq_len: int) -> dict[str, dict[str, Any]]:
-    """The corpus's tokenizer, which makes of a text the ids that training saw: nothing added, cut, filled or recognized.
+    """The corpus's tokenizer, which makes of a text the ids that training saw: nothing added, cut, filled or
+    recognized.
 
     `tokenizers` keeps no setting for the last in its file: transformers does, in tokenizer_config.json.
     """

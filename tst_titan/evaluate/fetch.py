@@ -1,4 +1,5 @@
-"""Prepare the data of tasks in the Hugging Face cache, so that evaluations need no network; or see whether they are there."""
+"""Prepare the data of tasks in the Hugging Face cache, so that evaluations need no network; or see whether they are
+there."""
 
 import shlex
 import sys
@@ -39,13 +40,12 @@ def fetch(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False) -> 
     print(f"prepared in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
 
 
-def check(
-    groups: Sequence[str], *, user_tasks: Path, trusted: bool = False, seq_len: int | None = None
-) -> None:
-    """One `UserError` that names every task of `groups` whose data an evaluation, which downloads nothing, would not find.
+def check(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False, seq_len: int | None = None) -> None:
+    """One `UserError` that names every task of `groups` whose data an evaluation, which downloads nothing, would not
+    find.
 
-    Loads the tasks as an evaluation does; so a task that nobody defines, mistakes in a definition, and texts that models of
-    sequences of `seq_len` tokens have no room to generate are said as well.
+    Loads the tasks as an evaluation does; so a task that nobody defines, mistakes in a definition, and texts that
+    models of sequences of `seq_len` tokens have no room to generate are said as well.
     """
     names = _with_data(groups)
     tasks = Tasks(names, corpus_tasks=None, user_tasks=user_tasks, trusted=trusted)
@@ -63,8 +63,10 @@ def check(
         command = ["tst-titan", "fetch-eval-data", "--tasks", *missing]
         command += ["--task-definitions", str(user_tasks)] if user_tasks.is_dir() else []
         raise UserError(
-            f"the data of {', '.join(missing)} are not in the prepared cache {datasets.config.HF_DATASETS_CACHE}, and an evaluation "
-            f"downloads nothing; on a machine with network run `{shlex.join(command)}` with the same HF_HOME, or copy that "
+            f"the data of {', '.join(missing)} are not in the prepared cache {datasets.config.HF_DATASETS_CACHE}, and "
+            "an evaluation "
+            f"downloads nothing; on a machine with network run `{shlex.join(command)}` with the same HF_HOME, or copy "
+            "that "
             "folder here"
         )
 

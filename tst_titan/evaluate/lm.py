@@ -54,8 +54,8 @@ class TitanLM(TemplateLM):
     """Scores and continues text with a whole torchtitan decoder.
 
     No special token is added to a text and none is recognized inside of one: as the corpus was tokenized. Where there
-    is no context, the end-of-text token stands for it. Inputs longer than `max_length` lose their beginning. A continuation
-    longer than that is scored piece by piece, each after as much of what precedes it as there is room for.
+    is no context, the end-of-text token stands for it. Inputs longer than `max_length` lose their beginning. A
+    continuation longer than that is scored piece by piece, each after as much of what precedes it as there is room for.
 
     Args:
         model: the decoder, in evaluation mode, on the device where it is to run.
@@ -146,12 +146,14 @@ class TitanLM(TemplateLM):
                 if self.sharded:
                     # One rank alone would try again while the others wait for it.
                     raise UserError(
-                        f"out of memory for {num_rows} sequences of {len(waiting[0].tokens)} tokens on a divided model; use more "
+                        f"out of memory for {num_rows} sequences of {len(waiting[0].tokens)} tokens on a divided "
+                        "model; use more "
                         "processes"
                     ) from None
                 if num_rows == 1:
                     raise UserError(
-                        f"out of memory for one sequence of {len(waiting[0].tokens)} tokens; use a device with more memory"
+                        f"out of memory for one sequence of {len(waiting[0].tokens)} tokens; use a device with more "
+                        "memory"
                     ) from None
                 self.batch_positions = num_rows // 2 * len(waiting[0].tokens)
                 self.batch_logits //= 2
@@ -179,9 +181,7 @@ class TitanLM(TemplateLM):
         """The answers of the requests of one batch, as (index, answer)."""
         hidden_BLD = self.model(_padded(rows, self.model_device))
         keep = [range(len(row.tokens) - row.num_scored, len(row.tokens)) for row in rows]
-        batch_N = torch.tensor(
-            [b for b, positions in enumerate(keep) for _ in positions], device=self.model_device
-        )
+        batch_N = torch.tensor([b for b, positions in enumerate(keep) for _ in positions], device=self.model_device)
         position_N = torch.tensor([p for positions in keep for p in positions], device=self.model_device)
         hidden_ND = hidden_BLD[batch_N, position_N]
         # One target a scored position and request: (position in N, token), all requests one after another.
@@ -254,7 +254,8 @@ class TitanLM(TemplateLM):
 
 
 def greedy_kwargs(task: str | None, generation: dict[str, Any], max_length: int) -> Any:
-    """A task's generation_kwargs in full. Raises `UserError` for what a model of sequences of `max_length` cannot do here."""
+    """A task's generation_kwargs in full. Raises `UserError` for what a model of sequences of `max_length` cannot do
+    here."""
     kwargs = normalize_gen_kwargs(generation)
     if kwargs.get("temperature") or kwargs.get("do_sample"):
         raise UserError(

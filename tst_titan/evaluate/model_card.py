@@ -71,7 +71,7 @@ def _facts(record: dict[str, Any], corpus: dict[str, Any]) -> dict[str, Any]:
         "Validation loss": f"{done['validation_loss']:.4f} nats a token (held-out text of the corpus)",
         "Corpus": f"`{corpus['corpus_id']}`: {sources}",
         "Tokenizer digest": f"`{corpus['tokenizer']['digest']}`",
-        "Code": f"tst-titan {provenance.get('tst_titan', 'unknown')}, commit {provenance.get('git_commit') or 'unknown'}"
+        "Code": f"tst-titan {provenance.get('tst_titan', 'unknown')}, commit {provenance.get('git_commit') or 'unknown'}"  # noqa: E501
         + (" with local changes" if provenance.get("git_dirty") else ""),
         "Packages": ", ".join(
             f"{name} {version}" for name, version in sorted(provenance.get("packages", {}).items()) if version
@@ -83,9 +83,7 @@ def _facts(record: dict[str, Any], corpus: dict[str, Any]) -> dict[str, Any]:
 def _stage(stage: dict[str, Any]) -> str:
     text = f"{stage['name']}, steps {stage['start_step']:,} to {stage['end_step']:,}"
     if stage["name"] == "superposition":
-        text += (
-            f": bags of {stage['bag_size']} tokens ({stage['superpose']}, {stage['bag_weighting']} weights)"
-        )
+        text += f": bags of {stage['bag_size']} tokens ({stage['superpose']}, {stage['bag_weighting']} weights)"
     if stage["reinit_embeddings"]:
         text += ", embedding and head re-initialized at its start"
     return text

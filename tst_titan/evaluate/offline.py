@@ -2,8 +2,8 @@
 
 `heldout_bits_per_byte`: log-likelihood of the beginnings of held-out documents. `heldout_cloze`: four-way multiple
 choice; the true continuation of a passage against continuations of passages from three other held-out documents.
-Chance is 0.25 for both of its metrics. Both are evaluated as they are made here, whatever lies in a corpus's folder; ordinary
-task definitions (YAML beside JSONL) are left there for lm-eval's own command line (`--include_path`).
+Chance is 0.25 for both of its metrics. Both are evaluated as they are made here, whatever lies in a corpus's folder;
+ordinary task definitions (YAML beside JSONL) are left there for lm-eval's own command line (`--include_path`).
 """
 
 import hashlib
@@ -61,9 +61,7 @@ def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
         "doc_to_target": "text",
-        "metric_list": [
-            {"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}
-        ],
+        "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
     }
     cloze = {
         **_shared("heldout_cloze"),
@@ -73,8 +71,7 @@ def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
         "doc_to_target": "answer",
         "target_delimiter": "",
         "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in ("acc_norm", "acc")
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc_norm", "acc")
         ],
     }
     tasks = [
@@ -89,14 +86,12 @@ def write_offline_tasks(corpus_dir: Path) -> dict[str, OfflineTask]:
 def excerpts(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
     """The beginnings of the first documents, as long as an equal share of `TOTAL_CHARACTERS` allows: `id`, `text`."""
     chosen = documents[:NUM_DOCUMENTS]
-    return [
-        {"id": document["id"], "text": document["text"][: TOTAL_CHARACTERS // len(chosen)]}
-        for document in chosen
-    ]
+    return [{"id": document["id"], "text": document["text"][: TOTAL_CHARACTERS // len(chosen)]} for document in chosen]
 
 
 def questions(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """`NUM_QUESTIONS` questions: `id`, `context`, `choices` (each starts with its space), `answer` (index of the true one).
+    """`NUM_QUESTIONS` questions: `id`, `context`, `choices` (each starts with its space), `answer` (index of the true
+    one).
 
     Passages are cut at spaces between words, at places that the documents' ids determine; documents take turns, and
     a document's own text is never offered as a wrong choice for it.
@@ -109,7 +104,8 @@ def questions(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
     if len(usable) < NUM_CHOICES:
         raise UserError(
             f"heldout_cloze: needs {NUM_CHOICES} held-out documents of at least "
-            f"{CONTEXT_CHARACTERS + 2 * CONTINUATION_CHARACTERS} characters, the corpus has {len(usable)}; raise the corpus's "
+            f"{CONTEXT_CHARACTERS + 2 * CONTINUATION_CHARACTERS} characters, the corpus has {len(usable)}; raise the "
+            "corpus's "
             "validation_tokens"
         )
     made = []
@@ -154,11 +150,7 @@ def _passage(source: _Source, key: str) -> tuple[str, str]:
 
 def _places(text: str) -> list[int]:
     last = len(text) - 2 * CONTINUATION_CHARACTERS
-    return [
-        match.start()
-        for match in _SPACE_BETWEEN_WORDS.finditer(text, CONTEXT_CHARACTERS)
-        if match.start() <= last
-    ]
+    return [match.start() for match in _SPACE_BETWEEN_WORDS.finditer(text, CONTEXT_CHARACTERS) if match.start() <= last]
 
 
 def _draw(key: str, below: int) -> int:
@@ -175,13 +167,9 @@ def _documents(path: Path) -> Iterator[dict[str, str]]:
                 if document["text"]:
                     yield document
     except FileNotFoundError:
-        raise UserError(
-            "no such file; build the corpus again: tst-titan data build STUDY", where=path
-        ) from None
+        raise UserError("no such file; build the corpus again: tst-titan data build STUDY", where=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"damaged ({error}); delete the corpus folder and build it again", where=path
-        ) from error
+        raise UserError(f"damaged ({error}); delete the corpus folder and build it again", where=path) from error
 
 
 def _shared(name: str) -> dict[str, Any]:

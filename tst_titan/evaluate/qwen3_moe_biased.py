@@ -45,9 +45,7 @@ class Qwen3MoeBiasedForCausalLM(Qwen3MoeForCausalLM):
         super().__init__(config)
         for layer in self.model.layers:
             gate = layer.mlp.gate
-            gate.register_buffer(
-                "e_score_correction_bias", torch.zeros(config.num_experts, dtype=torch.float32)
-            )
+            gate.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts, dtype=torch.float32))
             gate.forward = route.__get__(gate)
 
 

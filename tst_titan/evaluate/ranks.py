@@ -1,8 +1,8 @@
 """Several processes that evaluate one checkpoint: each scores its share of the sequences, all hold all answers.
 
-Every rank runs the same lm-eval on the same requests; only the model's work is divided (`lm.TitanLM`). So every rank computes the same
-scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, as JSON over gloo: torch's own
-exchange of objects would unpickle whatever came. A model that does not fit
+Every rank runs the same lm-eval on the same requests; only the model's work is divided (`lm.TitanLM`). So every rank
+computes the same scores, and the first one writes them. What ranks exchange are answers, a few numbers a request, as
+JSON over gloo: torch's own exchange of objects would unpickle whatever came. A model that does not fit
 one GPU can be divided between them instead (`shard_model`): then all of them score the same sequences.
 """
 
@@ -48,9 +48,7 @@ class Ranks:
         """The items of all ranks, plain data as JSON has them (a tuple comes as a list). All ranks must call it."""
         if self.size == 1:
             return items
-        return [
-            item for part in _gathered(json.dumps(items).encode(), self.size) for item in json.loads(part)
-        ]
+        return [item for part in _gathered(json.dumps(items).encode(), self.size) for item in json.loads(part)]
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on the first rank, made there alone: plain data as JSON has them. All ranks must call it.
@@ -116,7 +114,8 @@ def among_ranks() -> bool:
 
 
 def leave(error: Exception) -> NoReturn:
-    """End this rank for `error` at once: what runs at an orderly exit may wait for other ranks, which wait for this one."""
+    """End this rank for `error` at once: what runs at an orderly exit may wait for other ranks, which wait for this
+    one."""
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
     else:
@@ -129,7 +128,8 @@ def leave(error: Exception) -> NoReturn:
 def run_on(processes: int, arguments: Sequence[str], locks: Sequence[int]) -> int:
     """Run `tst-titan ARGUMENTS` on that many ranks of this machine; returns the exit status.
 
-    Each rank has a GPU of its own, where there are GPUs; else they share the cores. All hold `locks`, and end with this process.
+    Each rank has a GPU of its own, where there are GPUs; else they share the cores. All hold `locks`, and end with this
+    process.
     """
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with private_meeting() as meeting:

@@ -1,9 +1,10 @@
 """Evaluate a checkpoint, task by task; what is finished is kept and never evaluated again.
 
-Each finished task leaves `results/evaluations/SEGMENT_ID/tasks/TASK.json` with the key it was evaluated under: checkpoint
-digest, task version (with a digest of what a user defines of it), lm-eval version, limit, dtype, backend. GROUP.json is put together from these when all tasks of the
-group are there, so a killed evaluation resumes after the last finished task. A trial (some samples, a chosen dtype, through the export) has
-a folder of its own, `trials`, so that no study takes its scores for final ones.
+Each finished task leaves `results/evaluations/SEGMENT_ID/tasks/TASK.json` with the key it was evaluated under:
+checkpoint digest, task version (with a digest of what a user defines of it), lm-eval version, limit, dtype, backend.
+GROUP.json is put together from these when all tasks of the group are there, so a killed evaluation resumes after the
+last finished task. A trial (some samples, a chosen dtype, through the export) has a folder of its own, `trials`, so
+that no study takes its scores for final ones.
 """
 
 import os
@@ -46,8 +47,9 @@ SEED = 1234
 class Evaluation:
     """What to evaluate and how.
 
-    `limit` is the number of samples of each task (None: all). `dtype` "auto" is float32 on a CPU and for models trained in
-    float32, else bfloat16. `trust_tasks` lets definitions in `user_tasks` bring code. `shard` divides the model between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
+    `limit` is the number of samples of each task (None: all). `dtype` "auto" is float32 on a CPU and for models trained
+    in float32, else bfloat16. `trust_tasks` lets definitions in `user_tasks` bring code. `shard` divides the model
+    between processes. `backend` "export" runs lm-eval's Hugging Face backend on `results/exports/SEGMENT_ID`.
     """
 
     results: Path
@@ -74,7 +76,8 @@ class Evaluation:
 
 
 def evaluate(evaluation: Evaluation) -> list[Path]:
-    """Write `results/evaluations/SEGMENT_ID/GROUP.json` (a trial: `.../trials/GROUP.json`) for each group; returns the paths.
+    """Write `results/evaluations/SEGMENT_ID/GROUP.json` (a trial: `.../trials/GROUP.json`) for each group; returns the
+    paths.
 
     Raises `UserError` for a segment without a whole checkpoint, an unknown task, data that are not in the cache, or a
     file there that is of another segment.
@@ -109,9 +112,7 @@ def _check_file(path: Path, segment_id: str) -> None:
         found = read_json(path, mend="delete it and evaluate again")
         owner = found.get("segment") if isinstance(found, dict) else None
         if owner != segment_id:
-            raise UserError(
-                f"is the evaluation of {owner}, not of {segment_id}; move or delete it", where=path
-            )
+            raise UserError(f"is the evaluation of {owner}, not of {segment_id}; move or delete it", where=path)
 
 
 class _Runner:
@@ -250,7 +251,8 @@ class _Runner:
                 stderr = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
                 text = f"{task['metric']} {score['value']:.4f}{stderr}"
             print(
-                f"{self.evaluation.segment}: {name}: {text} ({task['num_samples']:,} samples, {record['seconds']:.0f} s)",
+                f"{self.evaluation.segment}: {name}: {text} ({task['num_samples']:,} samples, {record['seconds']:.0f} "
+                "s)",
                 file=sys.stderr,
                 flush=True,
             )

@@ -37,9 +37,7 @@ from tst_titan.study.catalogue import OFFLINE_TASKS, PAPER_TASKS, TASK_GROUPS
 # The metric that tables show of each task of the suites; all are kept. Those of the published suite are its authors'.
 SUITE_METRICS = {
     "heldout_bits_per_byte": "bits_per_byte",
-    **dict.fromkeys(
-        ("heldout_cloze", "hellaswag", "arc_easy", "arc_challenge", "openbookqa", "piqa"), "acc_norm"
-    ),
+    **dict.fromkeys(("heldout_cloze", "hellaswag", "arc_easy", "arc_challenge", "openbookqa", "piqa"), "acc_norm"),
     **dict.fromkeys(("mmlu", "boolq", "winogrande"), "acc"),
 }
 # Where lm-eval defines them: reading these folders alone spares the index of all of its tasks (13 s).
@@ -100,7 +98,8 @@ class Tasks:
                 self._take(definition, trusted)
 
     def _find(self, names: Sequence[str]) -> list[str]:
-        """Index the definitions of `names` and of their members, of as few of lm-eval's folders as will do; returns all names."""
+        """Index the definitions of `names` and of their members, of as few of lm-eval's folders as will do; returns all
+        names."""
         builtin = Path(lm_eval.tasks.__file__).parent
         folders: set[Path] = set()
         while True:
@@ -138,7 +137,8 @@ class Tasks:
         self._entries = manager.task_index
 
     def _reached(self, names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-        """`names` and what is in the groups and tags among them; and those of them that are not defined, each with its group."""
+        """`names` and what is in the groups and tags among them; and those of them that are not defined, each with its
+        group."""
         reached: list[str] = []
         missing: dict[str, str] = {}
         waiting = [(name, True, "") for name in names]
@@ -161,9 +161,7 @@ class Tasks:
         """Give lm-eval what a user's definition holds, if there is nothing in it that should not run."""
         where = _where(definition)
         if definition.name in OFFLINE_TASKS:
-            raise UserError(
-                "is the name of a task that is made of held-out text; choose another", where=where
-            )
+            raise UserError("is the name of a task that is made of held-out text; choose another", where=where)
         if not trusted and (code := next(code_in(definition.settings), None)):
             raise UserError(
                 f"{code}: is code, and whoever may write this file would run it as you; leave it out, or trust these "
@@ -171,9 +169,7 @@ class Tasks:
                 where=where,
             )
         if definition.is_group and not definition.members:
-            raise UserError(
-                f"task: {definition.settings.get('task')!r}; list the group's members", where=where
-            )
+            raise UserError(f"task: {definition.settings.get('task')!r}; list the group's members", where=where)
         self._entries[definition.name].cfg = resolved(definition.settings, where)
 
     def version(self, name: str) -> str:
@@ -208,7 +204,8 @@ class Tasks:
     def load(self, name: str) -> Any:
         """lm-eval's `TaskDict` of one name: the leaf tasks with their data, and the groups over them.
 
-        Raises `MissingData` where the data are not in the prepared cache, another `UserError` where the definition is wrong.
+        Raises `MissingData` where the data are not in the prepared cache, another `UserError` where the definition is
+        wrong.
         """
         leaves = {leaf.name: leaf for leaf in self._leaves(name)}
         for leaf in leaves.values():
@@ -237,9 +234,7 @@ class Tasks:
                     f"cache {cache_dir()}, and an evaluation downloads nothing; on a machine with network run "
                     f"`tst-titan fetch-eval-data --tasks {name}` with the same HF_HOME, or copy that folder here"
                 ) from error
-            raise UserError(
-                f"cannot be loaded: {type(error).__name__}: {reason}", where=self._where(name)
-            ) from error
+            raise UserError(f"cannot be loaded: {type(error).__name__}: {reason}", where=self._where(name)) from error
         for leaf in leaves.values():
             if self._is_own(leaf):
                 check_documents(self._where(leaf.name), loaded["tasks"][leaf.name], _shots(name, leaf))
@@ -254,9 +249,7 @@ class Tasks:
         )
         return list(found)
 
-    def _leaves(
-        self, name: str, overrides: Mapping[str, Any] | None = None, own: bool = False
-    ) -> Iterator["_Leaf"]:
+    def _leaves(self, name: str, overrides: Mapping[str, Any] | None = None, own: bool = False) -> Iterator["_Leaf"]:
         """The tasks of a name, with the settings of the groups around them merged in as lm-eval does.
 
         `overrides`: of those groups; `own`: one of them is the user's.
@@ -303,9 +296,7 @@ class Tasks:
         near = difflib.get_close_matches(name, known, n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else f"suites are {', '.join(TASK_GROUPS)}"
         where = f"{self._where(owner)}: member {name}" if owner else f"task {name}"
-        return UserError(
-            f"neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}", where=where
-        )
+        return UserError(f"neither lm-eval nor {self._user_tasks or 'studies/tasks'} defines it; {advice}", where=where)
 
 
 class _Leaf(NamedTuple):

@@ -34,9 +34,7 @@ def check_settings(where: str, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise UserError(
-                f"{key}: no key of a task{f'; did you mean {near[0]}?' if near else ''}", where=where
-            )
+            raise UserError(f"{key}: no key of a task{f'; did you mean {near[0]}?' if near else ''}", where=where)
     _one_of(where, "output_type", settings.get("output_type", "generate_until"), ALL_OUTPUT_TYPES)
     few = settings.get("fewshot_config") or {}
     _one_of(where, "fewshot_config.sampler", few.get("sampler", "default"), SAMPLER_REGISTRY)
@@ -67,9 +65,7 @@ def check_metrics(where: str, settings: Mapping[str, Any]) -> None:
     if metrics is None:
         return
     if not isinstance(metrics, list) or not metrics:
-        raise UserError(
-            f"metric_list: {metrics!r} gives no score; list metrics, as [{{metric: acc}}]", where=where
-        )
+        raise UserError(f"metric_list: {metrics!r} gives no score; list metrics, as [{{metric: acc}}]", where=where)
     for entry in metrics:
         if not isinstance(entry, dict) or "metric" not in entry:
             raise UserError(f"metric_list: {entry!r}: write each entry as {{metric: NAME}}", where=where)
@@ -97,7 +93,8 @@ def check_shots(where: str, settings: Mapping[str, Any], shots: int) -> None:
 
 
 def check_data(where: str, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise `UserError` where the settings name splits or columns that the data lack, or the first document cannot be asked."""
+    """Raise `UserError` where the settings name splits or columns that the data lack, or the first document cannot be
+    asked."""
     for key in _SPLITS:
         split = settings.get(key)
         if split is not None and split not in data:
@@ -178,7 +175,10 @@ def _problem(task: Any, document: Any) -> str:
         if isinstance(one, str) and one in choices and one is right:
             continue
         if not isinstance(one, int) or not 0 <= one < len(choices):
-            return f"{key}: {one!r} is none of {len(choices)} choices; write the index of the right one, from 0, or its text"
+            return (
+                f"{key}: {one!r} is none of {len(choices)} choices; write the index of the right one, from 0, or its "
+                "text"
+            )
     return ""
 
 
@@ -186,9 +186,7 @@ def _check_scores(where: str, task: Any) -> None:
     """Raise `UserError` for a metric that the task's type does not give."""
     wanted = set(task.aggregation())
     if missing := sorted(name for name, function in task.aggregation().items() if function is None):
-        raise UserError(
-            f"metric_list: no aggregation is known for {', '.join(missing)}; name one", where=where
-        )
+        raise UserError(f"metric_list: no aggregation is known for {', '.join(missing)}; name one", where=where)
     if task.OUTPUT_TYPE == "generate_until" or callable(task.config.process_results):
         return
     document = task.eval_docs[0]
@@ -198,6 +196,4 @@ def _check_scores(where: str, task: Any) -> None:
     answer = -1.0 if task.OUTPUT_TYPE == "loglikelihood_rolling" else (-1.0, False)
     given = task.process_results(document, [answer] * count)
     if missing := sorted(wanted - set(given)):
-        raise UserError(
-            f"metric_list: output_type {task.OUTPUT_TYPE} gives no {', '.join(missing)}", where=where
-        )
+        raise UserError(f"metric_list: output_type {task.OUTPUT_TYPE} gives no {', '.join(missing)}", where=where)

@@ -1,6 +1,7 @@
 """A user's own task definitions as files, read without lm-eval: what a name is made of, and the code in it.
 
-A definition is YAML in lm-eval's format. lm-eval never reads these files itself: it is given what is read, and checked, here.
+A definition is YAML in lm-eval's format. lm-eval never reads these files itself: it is given what is read, and checked,
+here.
 """
 
 import re
@@ -131,7 +132,8 @@ def lm_eval_tasks() -> Path:
 
 
 def references(members: Iterable[Any]) -> Iterator[tuple[str, bool]]:
-    """The names in a group's list of members, and whether each must be defined elsewhere: else the list may define it itself."""
+    """The names in a group's list of members, and whether each must be defined elsewhere: else the list may define it
+    itself."""
     for member in members:
         if not isinstance(member, dict):
             yield str(member), True
@@ -176,22 +178,16 @@ def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     class Loader(_Loader):  # type: ignore[misc, valid-type]
         """With `!function`, of this file's folder."""
 
-    Loader.add_constructor(
-        "!function", lambda loader, node: Function(str(loader.construct_scalar(node)), real.parent)
-    )
+    Loader.add_constructor("!function", lambda loader, node: Function(str(loader.construct_scalar(node)), real.parent))
     try:
         content = read_file(path, YAML_BYTES)
         settings = yaml.load(content, Loader=Loader)  # noqa: S506, it is built on the safe loader
         if _num_values(settings, {}) > MAX_NODES:
-            raise UserError(
-                f"{path if including else 'it'} holds more than {MAX_NODES} values, aliases written out"
-            )
+            raise UserError(f"{path if including else 'it'} holds more than {MAX_NODES} values, aliases written out")
     except yaml.MarkedYAMLError as error:
         # Not the text at fault: an included file may be anybody's.
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise UserError(
-            f"no valid YAML ({error.problem}{line}{'' if not including else f' of {path}'})"
-        ) from error
+        raise UserError(f"no valid YAML ({error.problem}{line}{'' if not including else f' of {path}'})") from error
     except UserError:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -320,11 +316,10 @@ def _definitions_once(folder: Path) -> Definitions:
 def definitions_state(group: str, folder: Path) -> str:
     """A digest that changes with the user's definitions, code and data that `group` is made of; "" for none of these.
 
-    Comments change nothing. For a workflow, which asks for every evaluation: the folder is read once, data files are not.
+    Comments change nothing. For a workflow, which asks for every evaluation: the folder is read once, data files are
+    not.
     """
     reached = _definitions_once(folder).reached(TASK_GROUPS.get(group, (group,)))
     if not reached:
         return ""
-    return digest_json(
-        {name: plain(one.settings, stat_only=True) for name, one in reached.items()}, length=16
-    )
+    return digest_json({name: plain(one.settings, stat_only=True) for name, one in reached.items()}, length=16)

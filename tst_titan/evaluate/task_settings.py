@@ -28,9 +28,7 @@ def resolved(settings: Any, where: str) -> Any:
         made = {key: resolved(value, where) for key, value in settings.items()}
         if local_data(settings):
             given = made.get("dataset_kwargs") or {}
-            cache = Path(given.get("cache_dir") or cache_dir()) / digest_json(
-                plain(settings)["data"], length=16
-            )
+            cache = Path(given.get("cache_dir") or cache_dir()) / digest_json(plain(settings)["data"], length=16)
             made["dataset_kwargs"] = {**given, "cache_dir": str(cache)}
         return made
     return [resolved(entry, where) for entry in settings] if isinstance(settings, list) else settings

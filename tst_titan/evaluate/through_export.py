@@ -27,13 +27,12 @@ class ExportLM(HFLM):
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None
-    ) -> Any:
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None) -> Any:
         longest = max((len(continuation) for _, _, continuation in requests), default=0)
         if longest > self.max_length:
             raise UserError(
-                f"--through-export: lm-eval's own backend scores no continuation of {longest} tokens with a model of sequences of "
+                f"--through-export: lm-eval's own backend scores no continuation of {longest} tokens with a model of "
+                "sequences of "
                 f"{self.max_length}; evaluate the checkpoint itself"
             )
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
@@ -60,9 +59,7 @@ def load_export(folder: Path, checkpoint: Checkpoint, *, device: str, dtype: Dty
             file=sys.stderr,
         )
     if changed := [name for name in changed_files(folder, exported) if name != CARD]:
-        raise UserError(
-            f"{folder / changed[0]}: not as it was exported; run: tst-titan export {checkpoint.segment.id}"
-        )
+        raise UserError(f"{folder / changed[0]}: not as it was exported; run: tst-titan export {checkpoint.segment.id}")
     if added := added_files(folder, exported):
         raise UserError(f"{folder / added[0]}: is no part of the export, and might change it; move it away")
     return ExportLM(

@@ -1,5 +1,5 @@
-"""The jobs of many trajectories together: every state that is wanted, or that `results/` holds, is a place where one job
-may end and another begin.
+"""The jobs of many trajectories together: every state that is wanted, or that `results/` holds, is a place where one
+job may end and another begin.
 
 None of this touches identities: those are made of the trajectory alone.
 """
@@ -57,8 +57,7 @@ class Chains:
     def read_results(self) -> None:
         """Find what is finished on any wanted trajectory, then fix the order of states on each."""
         families = {
-            family(Segment(recipe=chain.recipe, stages=chain.stages(max(chain.ends))))
-            for chain in self.chains.values()
+            family(Segment(recipe=chain.recipe, stages=chain.stages(max(chain.ends)))) for chain in self.chains.values()
         }
         self.finished, self.damaged = read_finished(self.results, sorted(families))
         for done in self.finished.values():

@@ -49,9 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise errors[file.stem]
     for name, error in errors.items():
         first, *more = str(error).splitlines()
-        print(
-            f"note: {name} is left out: {first}{f' (and {len(more)} more)' if more else ''}", file=sys.stderr
-        )
+        print(f"note: {name} is left out: {first}{f' (and {len(more)} more)' if more else ''}", file=sys.stderr)
     plan = plans[file.stem]
     if args.json:
         print(json.dumps({**plan_as_dict(plan, accelerator), "accelerator": asdict(accelerator)}, indent=2))

@@ -34,7 +34,8 @@ class Difference:
 
 
 def read_finished(results: Path, families: Iterable[str]) -> tuple[dict[str, Finished], dict[str, UserError]]:
-    """The finished segments (those with a `done.json`) of the named families by id, and what is wrong with damaged ones.
+    """The finished segments (those with a `done.json`) of the named families by id, and what is wrong with damaged
+    ones.
 
     A damaged segment concerns the studies that want it: it is left out, and hurts no other.
     """

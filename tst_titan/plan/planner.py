@@ -59,8 +59,8 @@ class Run:
 class Plan:
     """What building one study takes.
 
-    `segments` are in dependency order; those in `finished` lie in `results/` and need no job, but for those `again`: their
-    checkpoint was pruned, and something still to be done starts from it. A finished segment
+    `segments` are in dependency order; those in `finished` lie in `results/` and need no job, but for those `again`:
+    their checkpoint was pruned, and something still to be done starts from it. A finished segment
     has the parent it was really trained from, or none where that one is gone. `differences` names segments to train
     whose near twin was trained under settings that no study wants any more. `data_tokens`: by corpus, the training
     tokens that its longest run reads. `validate_every`: steps between validations, 0 for at the end only.
@@ -104,9 +104,7 @@ class Plan:
     @property
     def new_segments(self) -> tuple[Segment, ...]:
         """The segments that are still to be trained, or to be trained again."""
-        return tuple(
-            segment for id, segment in self.segments.items() if id not in self.finished or id in self.again
-        )
+        return tuple(segment for id, segment in self.segments.items() if id not in self.finished or id in self.again)
 
 
 def load_plan(study_file: Path, results: Path) -> Plan:
@@ -129,8 +127,8 @@ def load_plans(
     accelerator: Accelerator | None = None,
     max_segment_steps: int | None = None,
 ) -> tuple[dict[str, Plan], dict[str, UserError]]:
-    """Plan every ``*.yaml`` of a folder, by name; a broken file, or a study that needs a damaged segment, lands in the second mapping
-    and hurts no other."""
+    """Plan every ``*.yaml`` of a folder, by name; a broken file, or a study that needs a damaged segment, lands in the
+    second mapping and hurts no other."""
     studies: list[LoadedStudy] = []
     errors: dict[str, UserError] = {}
     for file in sorted(Path(studies_dir).glob("[!.]*.yaml")):
@@ -138,9 +136,7 @@ def load_plans(
             studies.append(load_study(file))
         except UserError as error:
             errors[file.stem] = error
-    plans, damaged = make_plans(
-        studies, Path(results), accelerator=accelerator, max_segment_steps=max_segment_steps
-    )
+    plans, damaged = make_plans(studies, Path(results), accelerator=accelerator, max_segment_steps=max_segment_steps)
     return {plan.study: plan for plan in plans}, errors | damaged
 
 
@@ -189,18 +185,12 @@ def make_plans(
     trajectories = [_trajectories(chains, study) for study in studies]
     chains.read_results()
     accelerator = accelerator or Accelerator()
-    plans = [
-        _plan(chains, study, runs, accelerator) for study, runs in zip(studies, trajectories, strict=True)
-    ]
+    plans = [_plan(chains, study, runs, accelerator) for study, runs in zip(studies, trajectories, strict=True)]
     planned = {id for plan in plans for id in plan.segments}
     orphans = [done for id, done in chains.finished.items() if id not in planned]
-    damaged = {
-        plan.study: error for plan in plans for id, error in chains.damaged.items() if id in plan.segments
-    }
+    damaged = {plan.study: error for plan in plans for id, error in chains.damaged.items() if id in plan.segments}
     damaged |= {
-        plan.study: error
-        for plan in plans
-        if (error := lost_start(plan.segments, plan.again, results)) is not None
+        plan.study: error for plan in plans if (error := lost_start(plan.segments, plan.again, results)) is not None
     }
     usable = [plan for plan in plans if plan.study not in damaged]
     return [replace(plan, differences=differences(plan.new_segments, orphans)) for plan in usable], damaged
@@ -218,9 +208,7 @@ def _trajectories(chains: Chains, study: LoadedStudy) -> list[_Trajectory]:
     return trajectories
 
 
-def _plan(
-    chains: Chains, study: LoadedStudy, trajectories: list[_Trajectory], accelerator: Accelerator
-) -> Plan:
+def _plan(chains: Chains, study: LoadedStudy, trajectories: list[_Trajectory], accelerator: Accelerator) -> Plan:
     segments: dict[str, Segment] = {}
     runs = tuple(_plan_run(chains, item, segments, accelerator) for item in trajectories)
     corpora = {item.recipe.corpus.id: item.recipe.corpus for item in trajectories}
@@ -247,17 +235,14 @@ def _plan(
         compare=definition.compare,
         log_every=definition.log_every,
         validate_every=definition.validation.every or 0,
-        validation_tokens=definition.validation.tokens
-        or min(corpus.validation_tokens for corpus in corpora.values()),
+        validation_tokens=definition.validation.tokens or min(corpus.validation_tokens for corpus in corpora.values()),
         differences=(),
         flops_without_sharing=sum(run.flops for run in runs),
         flops_with_sharing=_flops_with_sharing(chains, trajectories),
     )
 
 
-def _plan_run(
-    chains: Chains, trajectory: _Trajectory, segments: dict[str, Segment], accelerator: Accelerator
-) -> Run:
+def _plan_run(chains: Chains, trajectory: _Trajectory, segments: dict[str, Segment], accelerator: Accelerator) -> Run:
     """One run of the plan; the segments that it needs are added to ``segments``."""
     run, recipe, stages = trajectory.run, trajectory.recipe, trajectory.stages
     evaluations = []
@@ -295,7 +280,8 @@ def _plan_run(
 
 
 def _flops_with_sharing(chains: Chains, trajectories: Iterable[_Trajectory]) -> int:
-    """Training FLOPs where each step is taken once, however many runs pass it: of each chain its furthest end counts."""
+    """Training FLOPs where each step is taken once, however many runs pass it: of each chain its furthest end
+    counts."""
     furthest: dict[int, int] = {}
     for item in trajectories:
         flops = flops_per_step(item.recipe)

@@ -71,9 +71,7 @@ def totals(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def print_plan(
-    plan: Plan, accelerator: Accelerator, *, with_segments: bool, with_published: bool = False
-) -> None:
+def print_plan(plan: Plan, accelerator: Accelerator, *, with_segments: bool, with_published: bool = False) -> None:
     """Print tables: a row a run, then what is shared, totals, and settings that changed under trained segments."""
     from rich.console import Console
     from rich.table import Table
@@ -139,22 +137,22 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
             highlight=False,
         )
     for id in plan.corpora:
-        console.print(
-            f"corpus {id}: the longest run reads {short(plan.data_tokens[id])} tokens", highlight=False
-        )
+        console.print(f"corpus {id}: the longest run reads {short(plan.data_tokens[id])} tokens", highlight=False)
     console.print(
         f"alone: {sums['flops_without_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_without_sharing'])} {device}\n"
         f"shared: {sums['flops_with_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_with_sharing'])} hours: "
         f"sharing saves {sums['saved_by_sharing']:.1%}\n"
         f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
-        f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished) - len(plan.again)} reused from results); "
+        f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished) - len(plan.again)} reused "
+        "from results); "
         f"checkpoints {short_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
     if again := [segment for id, segment in plan.segments.items() if id in plan.again]:
         flops = sum(map(job_flops, again))
         console.print(
-            f"of these {len(again)} are trained again ({flops:.3g} FLOPs, {hours_text(accelerator.hours(flops))} hours), as "
+            f"of these {len(again)} are trained again ({flops:.3g} FLOPs, {hours_text(accelerator.hours(flops))} "
+            "hours), as "
             "`tst-titan prune` deleted checkpoints that this study goes on from:",
             highlight=False,
         )
@@ -170,15 +168,14 @@ def _print_differences(console: Any, plan: Plan) -> None:
     if not groups:
         return
     console.print(
-        "\n[bold]Trained under other settings[/bold] (no study wants those any more; the segments below are trained anew):"
+        "\n[bold]Trained under other settings[/bold] (no study wants those any more; the segments below are trained "
+        "anew):"
     )
     for settings, segments in groups.items():
         more = f" and {len(segments) - 1} more" if len(segments) > 1 else ""
         console.print(f"  {segments[0]}{more}", highlight=False, markup=False)
         for path, cached, current in settings:
-            console.print(
-                f"    {path}: cached {cached!r}, current {current!r}", highlight=False, markup=False
-            )
+            console.print(f"    {path}: cached {cached!r}, current {current!r}", highlight=False, markup=False)
 
 
 def _runs_by_segment(plan: Plan) -> Counter[str]:

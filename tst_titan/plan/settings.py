@@ -202,9 +202,7 @@ class Segment:
     def id(self) -> str:
         """``270M-tst-s6/superposition-0-6000-3f9c2a1b``: family / stage, its range so far, digest."""
         stage = self.stages[-1]
-        return (
-            f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
-        )
+        return f"{family(self)}/{stage.name}-{stage.start_step}-{stage.end_step}-{digest_json(self.science())}"
 
     @property
     def window_length(self) -> int:

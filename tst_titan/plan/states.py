@@ -1,4 +1,5 @@
-"""What has to be trained again: finished segments whose checkpoint was pruned, and which something still to be done starts from."""
+"""What has to be trained again: finished segments whose checkpoint was pruned, and which something still to be done
+starts from."""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ def lost_start(segments: Mapping[str, Segment], again: Collection[str], results:
     for id in sorted(again):
         if segments[id].parent is None and segments[id].start_step:
             return UserError(
-                f"its checkpoint, from which this study goes on, was deleted by `tst-titan prune`, and the segment that {id} was "
+                "its checkpoint, from which this study goes on, was deleted by `tst-titan prune`, and the segment "
+                f"that {id} was "
                 "trained from is gone; delete this folder, and it is trained anew from what there is",
                 where=Results(results).segment(id).folder,
             )

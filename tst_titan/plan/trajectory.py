@@ -90,9 +90,7 @@ def run_stages(run: RunDefinition) -> tuple[Stage, ...]:
             )
         )
         if run.superposition_steps < run.decay_start:
-            stages.append(
-                Stage(name="recovery", start_step=run.superposition_steps, end_step=run.decay_start)
-            )
+            stages.append(Stage(name="recovery", start_step=run.superposition_steps, end_step=run.decay_start))
     elif run.decay_start:
         stages.append(Stage(name="constant", start_step=0, end_step=run.decay_start))
     if run.decay_start < run.steps:

@@ -1,4 +1,5 @@
-"""What a figure shows, as tables: lines over an axis, a heat map, or a row a thing. `declared` says how each is drawn."""
+"""What a figure shows, as tables: lines over an axis, a heat map, or a row a thing. `declared` says how each is
+drawn."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ LineStyle = Literal["solid", "faint", "dashed", "points", "points+line", "rings"
 
 @dataclass(frozen=True)
 class Line:
-    """One series in the colour of `slot`; `low` and `high` are the ends of error bars. NaN in `y` breaks a line. Rings are published values."""
+    """One series in the colour of `slot`; `low` and `high` are the ends of error bars. NaN in `y` breaks a line. Rings
+    are published values."""
 
     name: str
     slot: int
@@ -63,8 +65,9 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Row:
-    """One value of one series, named in up to two lines. `low` and `high` are an interval's ends (infinite where it is one-sided),
-    `bound` says which side the value bounds ("at least", "at most" or ""), `published` is the paper's value of the same, `text` the value in words.
+    """One value of one series, named in up to two lines. `low` and `high` are an interval's ends (infinite where it is
+    one-sided), `bound` says which side the value bounds ("at least", "at most" or ""), `published` is the paper's value
+    of the same, `text` the value in words.
     """
 
     name: tuple[str, ...]

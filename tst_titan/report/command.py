@@ -10,32 +10,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the subcommands of the collect stage."""
     collect = subparsers.add_parser("collect", help="tables, curves and the report of a study")
     add_study(collect)
-    collect.add_argument(
-        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
-    )
+    collect.add_argument("--results", type=Path, default=Path("results"), help="shared artifacts (default: results)")
     collect.add_argument("--out", type=Path, help="folder to write (default: studies/NAME)")
     collect.set_defaults(run=run_collect)
     status = subparsers.add_parser("status", help="each segment's state, from files alone")
     add_study(status)
-    status.add_argument(
-        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
-    )
-    status.add_argument(
-        "--watch", type=float, metavar="SECONDS", help="show it anew every SECONDS, until Ctrl-C"
-    )
+    status.add_argument("--results", type=Path, default=Path("results"), help="shared artifacts (default: results)")
+    status.add_argument("--watch", type=float, metavar="SECONDS", help="show it anew every SECONDS, until Ctrl-C")
     status.set_defaults(run=run_status)
-    recommend = subparsers.add_parser(
-        "recommend", help="bag size and step ratio for a size that a study did not run"
-    )
+    recommend = subparsers.add_parser("recommend", help="bag size and step ratio for a size that a study did not run")
     add_study(recommend)
     recommend.add_argument("model", help="a model of the catalogue, or a number of parameters such as 1.2B")
-    recommend.add_argument(
-        "--results", type=Path, default=Path("results"), help="shared artifacts (default: results)"
-    )
+    recommend.add_argument("--results", type=Path, default=Path("results"), help="shared artifacts (default: results)")
     recommend.set_defaults(run=run_recommend)
-    published = subparsers.add_parser(
-        "published", help="rebuild the published study's tables, grids and read-offs"
-    )
+    published = subparsers.add_parser("published", help="rebuild the published study's tables, grids and read-offs")
     published.add_argument("--out", type=Path, default=Path("studies/published"), help="folder to write")
     published.set_defaults(run=run_published)
 

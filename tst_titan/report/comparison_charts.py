@@ -112,9 +112,7 @@ def hours_chart(
     ]
 
 
-def hours_rows(
-    hours: Sequence[tuple[tuple[str, ...], str, float]], colors: Mapping[str, int]
-) -> list[RowChart]:
+def hours_rows(hours: Sequence[tuple[tuple[str, ...], str, float]], colors: Mapping[str, int]) -> list[RowChart]:
     """Printed B200-hours, a bar a run: (name in lines, arm, hours)."""
     rows = tuple(Row(name, arm, colors.get(arm, 1), value, hours_words(value)) for name, arm, value in hours)
     return [RowChart("B200-hours by run", "B200-hours", rows, bars=True, caption="As printed in Table 1.")]

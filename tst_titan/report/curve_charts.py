@@ -76,9 +76,7 @@ def curve_panels(
         switches = sorted({curve.switch_step for curve in members if curve.switch_step is not None})
         marks = tuple((float(step), "switch") for step in switches) if len(switches) <= 3 else ()
         panels.append(
-            _training_panel(
-                members, colors, where, marks, _published_ends(members, colors, published or {}), left_out
-            )
+            _training_panel(members, colors, where, marks, _published_ends(members, colors, published or {}), left_out)
         )
         others = (
             _validation_panel(members, colors, where, marks, entropy),
@@ -103,8 +101,7 @@ def _training_panel(
         title=f"Training loss: {where}",
         x_label="step",
         y_label=LOSS,
-        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label]))
-        + rings,
+        lines=tuple(line for curve in members for line in _training_lines(curve, colors[curve.label])) + rings,
         marks=marks,
         caption="Faint: multi-hot cross-entropy over bags in the superposition phase, not comparable "
         f"with the plain next-token loss after the switch.{mean}{left_out}"
@@ -140,9 +137,7 @@ def _best_variants(members: list[LabelledCurve]) -> tuple[list[LabelledCurve], s
         return members, ""
     order = sorted(finals, key=lambda label: float(np.mean(finals[label])))
     best = set(order[:MOST_VARIANTS])
-    left_out = (
-        f" Shown: the {MOST_VARIANTS} of {len(finals)} variants that ended lowest; all are in curves.parquet."
-    )
+    left_out = f" Shown: the {MOST_VARIANTS} of {len(finals)} variants that ended lowest; all are in curves.parquet."
     return [curve for curve in members if curve.baseline or curve.label in best], left_out
 
 
@@ -161,9 +156,7 @@ def _training_lines(curve: LabelledCurve, color: int) -> list[Line]:
             )
         )
     lines.append(
-        Line(
-            curve.label, color, curve.training_step[~bags], curve.training_loss[~bags], detail=_detail(curve)
-        )
+        Line(curve.label, color, curve.training_step[~bags], curve.training_loss[~bags], detail=_detail(curve))
     )
     return lines
 
@@ -181,9 +174,7 @@ def _published_ends(
 
 def _validation_line(curve: LabelledCurve, color: int) -> Line:
     style = _dotted(curve.validation_step)
-    return Line(
-        curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve)
-    )
+    return Line(curve.label, color, curve.validation_step, curve.validation_loss, style, detail=_detail(curve))
 
 
 def _dotted(step: np.ndarray) -> LineStyle:
@@ -194,13 +185,9 @@ def _detail(curve: LabelledCurve) -> str:
     return f"seed {curve.seed}"
 
 
-def _recovery_zoom(
-    members: list[LabelledCurve], colors: dict[str, int], where: str, marks: Marks
-) -> Panel | None:
+def _recovery_zoom(members: list[LabelledCurve], colors: dict[str, int], where: str, marks: Marks) -> Panel | None:
     """The last stretch before the first switch to the end; the axis spans what the plain losses do there."""
-    switched = [
-        curve for curve in members if curve.switch_step and (curve.training_step > curve.switch_step).any()
-    ]
+    switched = [curve for curve in members if curve.switch_step and (curve.training_step > curve.switch_step).any()]
     if not switched:
         return None
     first = min(curve.switch_step for curve in switched if curve.switch_step)
@@ -230,7 +217,7 @@ def _recovery_zoom(
         marks=marks,
         x_range=(first - 0.04 * (end - first), float(end)),
         y_range=(low - pad, high + pad),
-        caption=f"Training loss from the switch on: faint as logged, thick the running mean of {RUNNING} points. What lies "
+        caption=f"Training loss from the switch on: faint as logged, thick the running mean of {RUNNING} points. What lies "  # noqa: E501
         "above the axis is in the panel of the whole run.",
     )
 

@@ -15,9 +15,7 @@ from tst_titan.report.row_panels import VALUES, row_layers
 _TITLE_LETTERS = 48
 
 
-def declared(
-    chart: Chart, names: Mapping[str, Series], index: int = 0, *, validate: bool = False
-) -> dict[str, Any]:
+def declared(chart: Chart, names: Mapping[str, Series], index: int = 0, *, validate: bool = False) -> dict[str, Any]:
     """The specification of a chart with its data inside, as wide as what holds it.
 
     `names`: all series of its section and what they look like; `index`: its place in the section.

@@ -1,4 +1,5 @@
-"""Figures as files and inside of pages: SVG without a browser or the network, specifications as JSON, and the library's script."""
+"""Figures as files and inside of pages: SVG without a browser or the network, specifications as JSON, and the library's
+script."""
 
 import base64
 import hashlib
@@ -28,7 +29,8 @@ _CLIP = re.compile(r'(?<=clip-path="url\(#)clip\d+(?=\)")|(?<=<clipPath id=")cli
 
 @dataclass(frozen=True)
 class FigureSection:
-    """Charts under one heading, sentences above them, and where their numbers come from; `folded` is shown on request."""
+    """Charts under one heading, sentences above them, and where their numbers come from; `folded` is shown on
+    request."""
 
     id: str
     title: str

@@ -16,7 +16,8 @@ FLAT = 0.002
 
 
 def grid_charts(grid: Grid, published: Grid | None = None) -> list[Chart]:
-    """A grid as heat map, with its best cell, and as curves over bag size, one a step ratio; with the published ones."""
+    """A grid as heat map, with its best cell, and as curves over bag size, one a step ratio; with the published
+    ones."""
     heat, curves = heat_map(grid), bag_size_curves(grid, published)
     if published is None:
         return [heat, curves]
@@ -93,9 +94,7 @@ def bag_size_curves(grid: Grid, published: Grid | None = None) -> Panel:
     )
 
 
-def _published_lines(
-    rows: pd.DataFrame, axis: str, published: str | None, colors: dict[str, int]
-) -> list[Line]:
+def _published_lines(rows: pd.DataFrame, axis: str, published: str | None, colors: dict[str, int]) -> list[Line]:
     """The published values of the rows as rings, a series a variant."""
     if published is None or published not in rows.columns:
         return []
@@ -171,8 +170,7 @@ def learning_rate_panels(
                 y_label=f"{column_name(column)} (nats a token)",
                 lines=(*lines, *rings),
                 x_log=True,
-                caption="Points: means over seeds, with their range."
-                + (" Rings: published." if rings else ""),
+                caption="Points: means over seeds, with their range." + (" Rings: published." if rings else ""),
             )
         )
     return panels
@@ -186,12 +184,7 @@ def _by_label(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 
 def _budget_line(name: str, rows: pd.DataFrame, axis: str, column: str, colors: dict[str, int]) -> Line:
-    by_x = (
-        rows.astype({axis: float, column: float})
-        .groupby(axis)[column]
-        .agg(["mean", "min", "max"])
-        .sort_index()
-    )
+    by_x = rows.astype({axis: float, column: float}).groupby(axis)[column].agg(["mean", "min", "max"]).sort_index()
     arm = str(rows["arm"].iloc[0])
     return Line(
         name,

@@ -1,7 +1,7 @@
 """What the declarations of all charts share: layers over tables, scales, colours, rounding.
 
-What users wrote (names of arms, models and tasks) is in data, titles and scale domains alone: nothing of it is part of an
-expression or a field's name, which Vega would run.
+What users wrote (names of arms, models and tasks) is in data, titles and scale domains alone: nothing of it is part of
+an expression or a field's name, which Vega would run.
 """
 
 import math
@@ -23,7 +23,8 @@ Records = list[dict[str, Any]]
 
 
 class Layers:
-    """The layers of one chart and their tables, under names that are its own among the charts of a section (`rings3`)."""
+    """The layers of one chart and their tables, under names that are its own among the charts of a section
+    (`rings3`)."""
 
     def __init__(self, index: int):
         self.index = index

@@ -1,4 +1,5 @@
-"""Lines over an axis: curves with their switch, points with error bars, rings for published values; zoomed and dragged in the page."""
+"""Lines over an axis: curves with their switch, points with error bars, rings for published values; zoomed and dragged
+in the page."""
 
 import math
 from collections.abc import Mapping
@@ -20,9 +21,7 @@ def panel_layers(panel: Panel, names: Mapping[str, Series], layers: Layers) -> i
     x_low, x_high = panel.x_range or extent([line.x for line in panel.lines], panel.x_log, 0.02)
     if panel.end_labels:
         x_high += 0.18 * (x_high - x_low)
-    spreads = [
-        values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None
-    ]
+    spreads = [values for line in panel.lines for values in (line.y, line.low, line.high) if values is not None]
     levels = np.array([level for level, _ in panel.levels])
     y_range = panel.y_range or extent([*spreads, levels], panel.y_log, 0.06)
     ticks = {"values": list(panel.x_ticks)} if panel.x_ticks else {"tickCount": 6}
@@ -47,7 +46,8 @@ def panel_layers(panel: Panel, names: Mapping[str, Series], layers: Layers) -> i
 
 
 def _zoom(index: int) -> alt.Parameter:
-    """The page scrolls as ever: the wheel zooms with Ctrl or Command held, and only a mouse drags. A double click goes back."""
+    """The page scrolls as ever: the wheel zooms with Ctrl or Command held, and only a mouse drags. A double click goes
+    back."""
     return alt.selection_interval(
         name=f"zoom{index}",
         bind="scales",
@@ -67,9 +67,7 @@ def _add_series(panel: Panel, names: Mapping[str, Series], layers: Layers, x: al
     drawn = points.transform_filter("datum.style != 'points' && datum.style != 'rings'")
     layers.add("lines", drawn.mark_line(clip=True).encode(x, y, color, *_look(names)))
     if bars:
-        ends = points.transform_filter("isValid(datum.low) && isValid(datum.y)").mark_rule(
-            clip=True, strokeWidth=1.8
-        )
+        ends = points.transform_filter("isValid(datum.low) && isValid(datum.y)").mark_rule(clip=True, strokeWidth=1.8)
         layers.add("bars", ends.encode(_X, alt.Y("low:Q"), alt.Y2("high:Q"), color))
     if styles & {"points", "points+line"}:
         dots = points.transform_filter("datum.style == 'points' || datum.style == 'points+line'")
@@ -77,9 +75,7 @@ def _add_series(panel: Panel, names: Mapping[str, Series], layers: Layers, x: al
     if "rings" in styles:
         rings = points.transform_filter("datum.style == 'rings' && isValid(datum.y)")
         stroke = series_color(names, alt.Stroke)
-        layers.add(
-            "rings", rings.mark_point(style="ring", fill=BACKGROUND[0], clip=True).encode(_X, _Y, stroke)
-        )
+        layers.add("rings", rings.mark_point(style="ring", fill=BACKGROUND[0], clip=True).encode(_X, _Y, stroke))
 
 
 def _record(line: Line) -> dict[str, Any]:
@@ -98,8 +94,7 @@ def _look(names: Mapping[str, Series]) -> tuple[Any, ...]:
     dash = alt.Scale(domain=list(names), range=dashes)
     styles = ["solid", "dashed", "points+line", "faint"]
     opacity, width = (
-        alt.Scale(type="ordinal", domain=styles, range=values)
-        for values in ([1, 1, 1, 0.5], [1.8, 1.8, 1.8, 1.2])
+        alt.Scale(type="ordinal", domain=styles, range=values) for values in ([1, 1, 1, 0.5], [1.8, 1.8, 1.8, 1.2])
     )
     return (
         alt.Detail("line:N"),

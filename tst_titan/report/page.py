@@ -55,9 +55,7 @@ class Card:
     source: str
 
 
-def study_report(
-    found: StudyResults, findings: Findings, sections: Sequence[FigureSection], study_file: Path
-) -> str:
+def study_report(found: StudyResults, findings: Findings, sections: Sequence[FigureSection], study_file: Path) -> str:
     """The report of a study as HTML text."""
     table = found.table
     finished = int((table["status"] == "finished").sum())
@@ -155,18 +153,21 @@ def finding_cards(findings: Findings) -> list[Card]:
             item = max(items, key=lambda item: item.steps)
             low, high = item.interval.low, item.interval.high
             sure = f"; 90% interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
-            note = f"nats {column_name(item.column)}, {item.label} minus baseline, {item.model}, {item.steps} steps{sure}"
+            note = (
+                f"nats {column_name(item.column)}, {item.label} minus baseline, {item.model}, {item.steps} steps{sure}"
+            )
             note += f"; {item.remark}" if item.remark else ""
             value = f"{item.value:+.3f}".replace("-", "−")
             tone = _tone(item.interval, 0.0, lower_is_better=True)
-            cards.append(
-                Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs))
-            )
+            cards.append(Card(kind, value, note, tone, "final losses in table.csv of: " + ", ".join(item.runs)))
     if findings.loss:
         # A measured read-off says more than a bound.
         read_off = max(findings.loss, key=lambda item: (not item.bound, item.steps))
         sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]
-        note = f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, {read_off.steps} steps), over its own"
+        note = (
+            f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, "
+            f"{read_off.steps} steps), over its own"
+        )
         if read_off.bound:
             note += "; a bound, not a measurement"
         note += f"; {read_off.remark}" if read_off.remark else ""
@@ -177,7 +178,8 @@ def finding_cards(findings: Findings) -> list[Card]:
 
 
 def _tone(interval: Interval, none: float, *, lower_is_better: bool) -> str:
-    """Which way a number fell, where its interval leaves out `none` (no effect): "good" or "bad"; else nothing is told."""
+    """Which way a number fell, where its interval leaves out `none` (no effect): "good" or "bad"; else nothing is
+    told."""
     low, high = interval.low, interval.high
     if low is None or high is None or low <= none <= high:
         return ""

@@ -19,24 +19,18 @@ MOST_BEYOND = 2
 def known_sizes() -> dict[str, float]:
     """Active parameters without embeddings of every model that studies may name."""
     # They do not depend on the vocabulary.
-    shapes = {
-        name: model_shape(name, Shape.model_validate(model["shape"]), 4096) for name, model in MODELS.items()
-    }
+    shapes = {name: model_shape(name, Shape.model_validate(model["shape"]), 4096) for name, model in MODELS.items()}
     return {name: float(count_parameters(shape).active_without_embeddings) for name, shape in shapes.items()}
 
 
-def recommendation_section(
-    table: pd.DataFrame, column: str, sizes: dict[str, float]
-) -> tuple[list[Panel], list[str]]:
+def recommendation_section(table: pd.DataFrame, column: str, sizes: dict[str, float]) -> tuple[list[Panel], list[str]]:
     """Figures and sentences for the known sizes next above those that were run, or the reason why there is none."""
     try:
         trend = setting_trend(table, column, sizes)
     except CannotFitError as error:
         return [], [f"No setting is recommended for other sizes: {error}."]
     largest = trend.optima[-1].params
-    beyond = sorted((params, name) for name, params in known_sizes().items() if params > largest)[
-        :MOST_BEYOND
-    ]
+    beyond = sorted((params, name) for name, params in known_sizes().items() if params > largest)[:MOST_BEYOND]
     found = [(name, trend.at(params)) for params, name in beyond]
     sentences = [recommendation_words(name, recommendation, trend) for name, recommendation in found]
     return _panels(trend, [recommendation for _, recommendation in found]), sentences
@@ -49,7 +43,8 @@ def recommendation_words(name: str, found: Recommendation, trend: SettingTrend) 
     models = ", ".join(optimum.model for optimum in trend.optima)
     return (
         f"For {name} ({short(found.params)} active parameters without embeddings) at {trend.steps} steps: bag size "
-        f"{max(1, round(found.bag_size))} ({found.bag_size:.1f}; 90% interval {sizes.low:.1f} to {sizes.high:.1f}) and step ratio {found.step_ratio:.2f} "
+        f"{max(1, round(found.bag_size))} ({found.bag_size:.1f}; 90% interval {sizes.low:.1f} to {sizes.high:.1f}) and "
+        f"step ratio {found.step_ratio:.2f} "
         f"({ratios.low:.2f} to {ratios.high:.2f}), from the grids of {models}.{outside}"
     )
 
@@ -80,7 +75,7 @@ def _panels(trend: SettingTrend, predicted: list[Recommendation]) -> list[Panel]
                 ),
                 x_log=True,
                 y_log=axis == 0,
-                caption="Points: the bottom of each size's grid, with its 90% error. Dashed: the line over sizes. Faint: where the "
+                caption="Points: the bottom of each size's grid, with its 90% error. Dashed: the line over sizes. Faint: where the "  # noqa: E501
                 "best setting of a new size lies with 90%.",
             )
         )

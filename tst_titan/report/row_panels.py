@@ -1,4 +1,5 @@
-"""A row a thing: differences and speedups with their intervals and bounds, hours as bars, each with its value in words."""
+"""A row a thing: differences and speedups with their intervals and bounds, hours as bars, each with its value in
+words."""
 
 import math
 import textwrap
@@ -46,9 +47,7 @@ def row_layers(chart: RowChart, names: Mapping[str, Series], layers: Layers) -> 
         _add_arrows(chart, shown, color, layers)
         layers.add("points", shown.mark_point(style="dot", size=60).encode(x, color))
     if any(row.published is not None for row in chart.rows):
-        rings = shown.transform_filter("isValid(datum.published)").mark_point(
-            style="ring", fill=BACKGROUND[0]
-        )
+        rings = shown.transform_filter("isValid(datum.published)").mark_point(style="ring", fill=BACKGROUND[0])
         layers.add("rings", rings.encode(alt.X("published:Q"), series_color(names, alt.Stroke)))
     words = shown.mark_text(style="value", align="left", dx=8)
     layers.add("words", words.encode(alt.XValue("width"), _WORDS))
@@ -75,9 +74,7 @@ def _add_arrows(chart: RowChart, shown: alt.Chart, color: alt.Color, layers: Lay
             bounds = shown.transform_filter(f"datum.bound == '{bound}'")
             stem = bounds.mark_rule(strokeWidth=1.8, x2Offset=14 * way)
             layers.add(f"stem_{shape}", stem.encode(_VALUE, alt.X2("value:Q"), color))
-            layers.add(
-                shape, bounds.mark_point(style="dot", shape=shape, xOffset=15 * way).encode(_VALUE, color)
-            )
+            layers.add(shape, bounds.mark_point(style="dot", shape=shape, xOffset=15 * way).encode(_VALUE, color))
 
 
 def _record(row: Row, limits: tuple[float, float]) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from tst_titan.report.charts import Chart, Line, Panel
 def model_sizes(plan: Plan) -> dict[str, float]:
     """Active parameters without embeddings of every model of a plan."""
     shapes = {run.model: plan.segments[run.final].recipe.model for run in plan.runs}
-    return {
-        model: float(count_parameters(shape).active_without_embeddings) for model, shape in shapes.items()
-    }
+    return {model: float(count_parameters(shape).active_without_embeddings) for model, shape in shapes.items()}
 
 
 def scaling_charts(
@@ -64,9 +62,7 @@ def _what_counts(runs: LawRuns) -> str:
     text = "N is active parameters without embedding and head"
     if runs.with_head is not None:
         try:
-            exponent, interval = _size_exponent(
-                fit_scaling(runs.with_head, runs.data, runs.losses, runs.seeds)
-            )
+            exponent, interval = _size_exponent(fit_scaling(runs.with_head, runs.data, runs.losses, runs.seeds))
             text += f"; with the head, which also costs FLOPs, the size exponent is {exponent}{interval}"
         except CannotFitError as error:
             text += f"; with the head, which also costs FLOPs, there is no law ({error})"
@@ -98,13 +94,15 @@ def law_words(fit: ScalingFit, subject: str = "Baseline") -> str:
     if fit.holds:
         return law
     return (
-        f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their intervals say "
+        f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their "
+        "intervals say "
         "little, and it is not extrapolated."
     )
 
 
 def trend_words(label: str, trend: Trend, num_bounds: int) -> str:
-    """The trend of a speedup with size, and what it says of a size four times the largest if it goes on or saturates."""
+    """The trend of a speedup with size, and what it says of a size four times the largest if it goes on or
+    saturates."""
     low, high = trend.slope_interval.low, trend.slope_interval.high
     beyond = 4 * trend.sizes[1]
     (grown, linear), (flat, saturating) = trend.linear_at(beyond), trend.saturating_at(beyond)
@@ -112,8 +110,10 @@ def trend_words(label: str, trend: Trend, num_bounds: int) -> str:
     bounds = f", {num_bounds} bounds counted as such" if num_bounds else ""
     return (
         f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
-        f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f}{bounds}). At {short(beyond)} parameters it would be "
-        f"{grown:.2f}x ({linear.low:.2f} to {linear.high:.2f}) if that goes on, {flat:.2f}x ({saturating.low:.2f} to {saturating.high:.2f}) if it "
+        f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f}{bounds}). At {short(beyond)} parameters "
+        "it would be "
+        f"{grown:.2f}x ({linear.low:.2f} to {linear.high:.2f}) if that goes on, {flat:.2f}x ({saturating.low:.2f} to "
+        f"{saturating.high:.2f}) if it "
         f"saturates; nothing is said beyond {FARTHEST:g} times the sizes that were measured.{against}"
     )
 
@@ -127,9 +127,7 @@ def _law_panels(fit: ScalingFit, runs: LawRuns) -> list[Chart]:
         rows = models == model
         x = np.geomspace(tokens.min(), tokens.max(), 40)
         law.append(Line(str(model), color, tokens[rows], losses[rows], "points"))
-        law.append(
-            Line(str(model), color, x, fit.loss(np.full(len(x), params[rows][0]), x), "dashed", detail="fit")
-        )
+        law.append(Line(str(model), color, x, fit.loss(np.full(len(x), params[rows][0]), x), "dashed", detail="fit"))
         residual = losses[rows] - fit.loss(params[rows], tokens[rows])
         residuals.append(Line(str(model), color, tokens[rows], residual, "points"))
     return [

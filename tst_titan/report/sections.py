@@ -32,9 +32,7 @@ def figure_sections(found: StudyResults, findings: Findings) -> list[FigureSecti
         comparisons = []
     hours = hours_chart(found.costs, published_hours(found.table), colors)
     sections = [
-        FigureSection(
-            "comparisons", "Equal FLOPs, equal loss, equal data", comparisons, "From comparisons.csv."
-        ),
+        FigureSection("comparisons", "Equal FLOPs, equal loss, equal data", comparisons, "From comparisons.csv."),
         *_settings(found, findings, colors),
         _curves(found, curves, colors),
         FigureSection("hours", "Device-hours", hours, "From done.json of each segment."),
@@ -84,9 +82,7 @@ def _settings(found: StudyResults, findings: Findings, colors: dict[str, int]) -
     if len(sizes) > 1:
         charts, notes = scaling_charts(finished, column, findings, sizes)
         settings, sentences = recommendation_section(finished, column, sizes)
-        sections.append(
-            FigureSection("scaling", "Scaling", [*charts, *settings], _FINAL, [*notes, *sentences])
-        )
+        sections.append(FigureSection("scaling", "Scaling", [*charts, *settings], _FINAL, [*notes, *sentences]))
     return sections
 
 

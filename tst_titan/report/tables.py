@@ -58,10 +58,7 @@ def write_runs(table: pd.DataFrame, folder: Path) -> None:
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, whole, numbers in full; what is missing is an empty field."""
     texts = [name for name, column in table.items() if not pd.api.types.is_numeric_dtype(column)]
-    safe = {
-        name: table[name].map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell)
-        for name in texts
-    }
+    safe = {name: table[name].map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell) for name in texts}
     table = table.assign(**safe).rename(columns=csv_text)
     with whole_file(path) as part:
         table.to_csv(part, index=False, lineterminator="\n")
@@ -69,10 +66,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 def write_evaluations(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write `evaluations.parquet`: one row a run, task and metric."""
-    tidy = [
-        row | {"num_samples": row["num_samples"] if isinstance(row["num_samples"], int) else None}
-        for row in rows
-    ]
+    tidy = [row | {"num_samples": row["num_samples"] if isinstance(row["num_samples"], int) else None} for row in rows]
     with whole_file(folder / "evaluations.parquet") as part:
         pyarrow.parquet.write_table(pa.Table.from_pylist(tidy, schema=_EVALUATION_SCHEMA), part)
 
@@ -111,8 +105,7 @@ def _curve_table(record: RunRecord, columns: Columns) -> pa.Table:
     bag_sizes = np.array([stage.bag_size for stage in record.stages], dtype=np.int32)
     missing = pa.nulls(len(steps), pa.float64())
     numbers = [
-        pa.array(columns[name], from_pandas=True) if name in columns else missing
-        for name in TRAINING + VALIDATION
+        pa.array(columns[name], from_pandas=True) if name in columns else missing for name in TRAINING + VALIDATION
     ]
     arrays = [
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(steps), dtype=np.int32)), [record.run.run]),

@@ -1,7 +1,8 @@
-"""How figures look: colours for light and dark, dashes, letters. Specifications name what they draw; this file says its look.
+"""How figures look: colours for light and dark, dashes, letters. Specifications name what they draw; this file says its
+look.
 
-The palette is that of Okabe and Ito without its yellow, darkened for white paper. Figures are drawn in the light colours; a
-style sheet exchanges them one for one where the reader prefers dark, in the page and in the files.
+The palette is that of Okabe and Ito without its yellow, darkened for white paper. Figures are drawn in the light
+colours; a style sheet exchanges them one for one where the reader prefers dark, in the page and in the files.
 """
 
 from typing import Any
@@ -52,9 +53,7 @@ def dash_of(slot: int, fitted: bool) -> tuple[int, ...]:
 
 def variables() -> str:
     """The colours as CSS variables (`--bg`, `--fg`, `--muted`, `--grid`, `--c0` to `--c6`), for both preferences."""
-    light, dark = (
-        " ".join(f"--{name}: {pair[side]};" for name, pair in _VARIABLES.items()) for side in (0, 1)
-    )
+    light, dark = (" ".join(f"--{name}: {pair[side]};" for name, pair in _VARIABLES.items()) for side in (0, 1))
     return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 

@@ -33,7 +33,10 @@ def difference_words(item: Difference, at: str = "equal FLOPs") -> str:
             better = " (better)" if item.value < 0 else " (worse)"
         verdict = f"ends {size:.4f}{unit} {side} the baseline in {column_name(item.column)}{better}"
     values = f"{item.arm_value:.4f} against {item.baseline_value:.4f}"
-    return f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. {certainty(item)}{_remark(item)}"
+    return (
+        f"At {at} ({item.model}, {item.steps} steps), {item.label} {verdict}: {values}. "
+        f"{certainty(item)}{_remark(item)}"
+    )
 
 
 def certainty(item: Difference) -> str:
@@ -43,9 +46,7 @@ def certainty(item: Difference) -> str:
         return f"No interval: {item.interval.absent_because}."
     kind = "paired by seed" if item.paired else "unpaired"
     p_value = "" if item.p_value is None else f", p = {item.p_value:.2g}"
-    told = (
-        "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
-    )
+    told = "zero is outside of it" if low > 0 or high < 0 else "zero is inside: seeds do not tell the two apart"
     words = f"90% interval {low:+.4f} to {high:+.4f} ({item.num_pairs} seeds, {kind}{p_value}); {told}."
     return f"{words}{_together(item)}"
 
@@ -63,13 +64,10 @@ def pooled_words(item: PooledDifference) -> str:
     """A difference over several models, with the interval for models like these and new seeds."""
     unit = " nats" if item.column in COLUMN_NAMES else ""
     low, high = item.interval.low, item.interval.high
-    told = (
-        "zero is inside"
-        if low is not None and high is not None and low <= 0 <= high
-        else "zero is outside of it"
-    )
+    told = "zero is inside" if low is not None and high is not None and low <= 0 <= high else "zero is outside of it"
     return (
-        f"At {item.kind} over {item.models} together (the longest budget of each), {item.label} minus the baseline is {item.value:+.4f}{unit} in "
+        f"At {item.kind} over {item.models} together (the longest budget of each), {item.label} minus the baseline is "
+        f"{item.value:+.4f}{unit} in "
         f"{column_name(item.column)}: 90% interval {low:+.4f} to {high:+.4f} for models like these and new seeds "
         f"({len(item.seeds)} seeds, p = {item.p_value:.2g}); {told}."
     )
@@ -92,17 +90,17 @@ def read_off_words(item: ReadOff) -> str:
     elif item.shapes is not None:
         low, high = item.shapes
         found = (
-            f" two baseline budgets do not tell the shape of the curve between them: it reaches that loss after {low:.0f} steps (as a "
-            f"power law of exponent {LARGEST_EXPONENT}) to {high:.0f} steps (as a straight line in log steps): {shape_words(item)}."
+            " two baseline budgets do not tell the shape of the curve between them: it reaches that loss after "
+            f"{low:.0f} steps (as a "
+            f"power law of exponent {LARGEST_EXPONENT}) to {high:.0f} steps (as a straight line in log steps): "
+            f"{shape_words(item)}."
         )
     else:
-        found = (
-            f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
-        )
+        found = f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."
     against = (
         ""
         if item.curve_holds
-        else f" The baseline's budgets do not lie on such a curve (lack of fit, p = {item.misfit:.2g}): do not trust the read-off or its interval."
+        else f" The baseline's budgets do not lie on such a curve (lack of fit, p = {item.misfit:.2g}): do not trust the read-off or its interval."  # noqa: E501
     )
     return f"{start}{found} {interval_words(item.interval)}{against}{_remark(item)}"
 
@@ -113,7 +111,8 @@ def _remark(item: Difference | ReadOff) -> str:
 
 
 def shape_words(item: ReadOff) -> str:
-    """``a speedup of 2.18x to 2.56x``: what the shape of the baseline's curve may be, without the noise between seeds."""
+    """``a speedup of 2.18x to 2.56x``: what the shape of the baseline's curve may be, without the noise between
+    seeds."""
     low, high = item.shape_speedups or (item.speedup, item.speedup)
     return f"a speedup of {low:.2f}x to {high:.2f}x"
 
@@ -132,10 +131,15 @@ def interval_words(interval: Interval, unit: str = "x") -> str:
 def grid_words(grid: Grid) -> str:
     """The best cell of a grid, the cells that may be as good, and how far its value flatters."""
     ratio, size = grid.best_cell
-    start = f"{column_name(grid.column).capitalize()} of {grid.name}: the best cell is s = {size}, r = {ratio:g} ({grid.best_value:.4f})"
+    start = (
+        f"{column_name(grid.column).capitalize()} of {grid.name}: the best cell is s = {size}, r = {ratio:g} "
+        f"({grid.best_value:.4f})"
+    )
     same, noise = grid.plausibly_best(), grid.noise()
     if same is None or noise is None:
-        return f"{start}; which cells are as good is not known: one seed a cell, and too few cells for a smooth surface."
+        return (
+            f"{start}; which cells are as good is not known: one seed a cell, and too few cells for a smooth surface."
+        )
     source = "between seeds" if grid.spread is not None else "of single cells around a smooth surface"
     places = sorted(same, key=lambda place: grid.losses[place])[:MOST_CELLS]
     cells = ", ".join(f"s = {grid.bag_sizes[column]} r = {grid.step_ratios[row]:g}" for row, column in places)
@@ -144,9 +148,7 @@ def grid_words(grid: Grid) -> str:
     optimism = grid.optimism()
     if optimism is None:
         return told
-    return (
-        f"{told} As the best of many its value flatters by about {optimism:.4f}: confirm it with new seeds."
-    )
+    return f"{told} As the best of many its value flatters by about {optimism:.4f}: confirm it with new seeds."
 
 
 def comparison_cells(row: dict[str, Any]) -> list[str]:
@@ -156,15 +158,11 @@ def comparison_cells(row: dict[str, Any]) -> list[str]:
     value = value_words(row["value"], row["bound"], speedup)
     if pd.notna(row["shape_low"]):
         value = f"{row['shape_low']:.2f}× to {row['shape_high']:.2f}× (shape not known)"
-    published = (
-        "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
-    )
+    published = "" if pd.isna(row["published"]) else value_words(row["published"], row["published_bound"], speedup)
     if pd.isna(row["low"]):
         interval = f"none ({row['remark'].partition(':')[0]})"
     elif speedup:
-        interval = (
-            interval_words(Interval(row["low"], row["high"]), "×").removeprefix("90% interval").strip(": .")
-        )
+        interval = interval_words(Interval(row["low"], row["high"]), "×").removeprefix("90% interval").strip(": .")
     else:
         interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
     p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"

@@ -33,9 +33,7 @@ KNOWN_TASKS = (
 )
 
 
-def _dense(
-    dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, rate: float
-) -> dict[str, Any]:
+def _dense(dim: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, rate: float) -> dict[str, Any]:
     shape = {
         "architecture": "llama3",
         "dim": dim,

@@ -47,9 +47,7 @@ def _mix(value: Any) -> Weights | Literal["proportional"]:
 
 Mix = Annotated[
     Weights | Literal["proportional"],
-    PlainValidator(
-        _mix, json_schema_input_type=dict[Name, Rate | Literal["proportional"]] | Literal["proportional"]
-    ),
+    PlainValidator(_mix, json_schema_input_type=dict[Name, Rate | Literal["proportional"]] | Literal["proportional"]),
 ]
 
 
@@ -59,7 +57,7 @@ class Source(Strict):
     kind: Literal["files", "hub"]
     path: Patterns = Field(
         min_length=1,
-        description="files: a file, folder or glob, or a list of them, relative to the folder of the study file; hub: the dataset's repository.",
+        description="files: a file, folder or glob, or a list of them, relative to the folder of the study file; hub: the dataset's repository.",  # noqa: E501
     )
     revision: str = ""
     subset: str = ""
@@ -70,9 +68,7 @@ class Source(Strict):
     @model_validator(mode="after")
     def _one_dataset(self) -> "Source":
         if self.kind == "hub" and "\n" in self.path + self.file_pattern:
-            raise ValueError(
-                "a source of kind hub has one path and one file_pattern: make each a source of its own"
-            )
+            raise ValueError("a source of kind hub has one path and one file_pattern: make each a source of its own")
         return self
 
 
@@ -102,9 +98,7 @@ class Tokenizer(Strict):
         match = re.fullmatch(r"bpe-([0-9]+)(k?)", value)
         if match:
             return {"kind": "bpe", "vocab_size": int(match[1]) * (1024 if match[2] else 1)}
-        raise ValueError(
-            f"no such tokenizer; {choices(value, [*catalogue.TOKENIZERS, 'bpe-4096'])}, or a mapping"
-        )
+        raise ValueError(f"no such tokenizer; {choices(value, [*catalogue.TOKENIZERS, 'bpe-4096'])}, or a mapping")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Tokenizer":
@@ -123,16 +117,14 @@ class Corpus(Strict):
     source: str | None = Field(default=None, description="One source by name; see also `mix`.")
     mix: Mix | None = Field(
         default=None,
-        description="Sources and the proportions in which training reads their tokens; proportional (all of `sources`, or each that is "
+        description="Sources and the proportions in which training reads their tokens; proportional (all of `sources`, or each that is "  # noqa: E501
         "named): by their files' bytes.",
     )
     sources: dict[Name, Source] = Field(
         default={}, description="Sources of one's own, by the name that source or mix uses."
     )
     tokenizer: Tokenizer
-    validation_tokens: Tokens = Field(
-        default=10_000_000, description="Held-out tokens, at least (whole documents)."
-    )
+    validation_tokens: Tokens = Field(default=10_000_000, description="Held-out tokens, at least (whole documents).")
     max_document_tokens: Tokens = Field(
         default=0, description="Cut documents into pieces of at most this many tokens; 0: never."
     )

@@ -35,15 +35,14 @@ def _weighting(value: Any) -> Any:
     if not (isinstance(value, str) and value.startswith("mutual_information(")):
         return named("bag weighting", BAG_WEIGHTINGS)(value)
     try:
-        c0, a, k = (
-            float(part) for part in value.removeprefix("mutual_information(").removesuffix(")").split(",")
-        )
+        c0, a, k = (float(part) for part in value.removeprefix("mutual_information(").removesuffix(")").split(","))
     except ValueError:
         c0 = a = k = float("nan")
     # A weight at each distance, none below zero, none that grows.
     if not (value.endswith(")") and 0 <= c0 < 1e6 and 0 <= a < 1e6 and -100 < k <= 0 and c0 + a > 0):
         raise ValueError(
-            "needs the three numbers of I(d) = C0 + a * d**k, as in mutual_information(3.63, 1.35, -1.25): C0 and a zero "
+            "needs the three numbers of I(d) = C0 + a * d**k, as in mutual_information(3.63, 1.35, -1.25): C0 and a "
+            "zero "
             "or more, k zero or less (`tst-titan data stats CORPUS` fits them)"
         )
     return f"mutual_information({c0:g},{a:g},{k:g})"
@@ -79,9 +78,7 @@ class ModelEntry(Training):
 class ArmFields(Training):
     """What an arm may set; see `Arm`."""
 
-    bag_size: Grid[Positive] | None = Field(
-        default=None, description="Data tokens in a bag; 1 is ordinary training."
-    )
+    bag_size: Grid[Positive] | None = Field(default=None, description="Data tokens in a bag; 1 is ordinary training.")
     step_ratio: Grid[Fraction] | None = Field(
         default=None,
         description="Share of the steps, from the first, spent in superposition: at least 0, below 1.",
@@ -94,9 +91,7 @@ class ArmFields(Training):
     reinit_embeddings: Grid[bool] | None = defaulted(
         "reinit_embeddings", "Re-initialize embedding and head when superposition ends (an ablation)."
     )
-    models: Grid[str] | None = Field(
-        default=None, description="Only these of the study's models. Default: all."
-    )
+    models: Grid[str] | None = Field(default=None, description="Only these of the study's models. Default: all.")
     steps: Grid[Positive] | None = None
     seeds: Grid[NotNegative] | None = None
 
@@ -167,17 +162,13 @@ class Evaluate(Strict):
     tasks: Grid[Annotated[str, BeforeValidator(_task)]] | None = Field(
         default=None, description="Task names of lm-eval, or the groups offline and paper."
     )
-    at: At = Field(
-        default="final", validate_default=True, description="final, every 10%, or every 1000 steps."
-    )
+    at: At = Field(default="final", validate_default=True, description="final, every 10%, or every 1000 steps.")
 
 
 class Validation(Strict):
     """Plain next-token loss on held-out text while a run trains (no part of any identity)."""
 
-    every: NotNegative | None = Field(
-        default=None, description="Steps between validations; 0: at the end only."
-    )
+    every: NotNegative | None = Field(default=None, description="Steps between validations; 0: at the end only.")
     tokens: Tokens | None = Field(
         default=None, description="Held-out tokens read each time. Default: all that is held out."
     )
@@ -186,9 +177,7 @@ class Validation(Strict):
 class Study(Strict):
     """A tst-titan study: arms x models x steps x seeds, and how to judge them."""
 
-    extends: Grid[str] | None = Field(
-        default=None, description="Study files to start from; what is written here wins."
-    )
+    extends: Grid[str] | None = Field(default=None, description="Study files to start from; what is written here wins.")
     description: str = ""
     corpus: Corpus
     models: dict[Name, ModelEntry] = Field(min_length=1)
@@ -211,9 +200,7 @@ class Study(Strict):
         if isinstance(value, list):
             for item in value:
                 if not isinstance(item, str):
-                    raise ValueError(
-                        "must be a model's name, a list of names, or a mapping of names to what differs"
-                    )
+                    raise ValueError("must be a model's name, a list of names, or a mapping of names to what differs")
                 if value.count(item) > 1:
                     raise ValueError(f"the model {item!r} is given twice")
             return {item: {} for item in value}
@@ -226,7 +213,5 @@ class Study(Strict):
             if name in catalogue.MODELS and entry.shape is not None:
                 raise ValueError(f"{name!r} has a shape of its own: give the new shape another name")
             if name not in catalogue.MODELS and entry.shape is None:
-                raise ValueError(
-                    f"no such model {name!r}; {choices(name, catalogue.MODELS)}, or give it a shape"
-                )
+                raise ValueError(f"no such model {name!r}; {choices(name, catalogue.MODELS)}, or give it a shape")
         return value

@@ -24,9 +24,7 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
     """All runs of ``study``: the grid, less `exclude`, plus `include`. Raises `UserError`."""
     _check_names(source, study)
     grids = [
-        grid
-        for name, arm in study.arms.items()
-        for grid in _grids_of_arm(source, study, name, arm, ("arms", name))
+        grid for name, arm in study.arms.items() for grid in _grids_of_arm(source, study, name, arm, ("arms", name))
     ]
     included: list[_Grid] = []
     for index, entry in enumerate(study.include):
@@ -41,9 +39,7 @@ def expand(source: StudySource, study: Study) -> tuple[RunDefinition, ...]:
     runs = _without_excluded(source, study, runs)
     runs += [run for grid in included for run in _runs(source, study, grid)]
     if not runs:
-        raise UserError(
-            source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study")
-        )
+        raise UserError(source.complain(("exclude",), source.data.get("exclude"), "leaves no run in the study"))
     _refuse_duplicates(source, runs)
     longest = max(run.steps for run in runs)
     count = study.evaluate.at.count(longest)
@@ -66,8 +62,7 @@ def _check_names(source: StudySource, study: Study) -> None:
             ):
                 value = getattr(entry, field, None) or ()
                 mentions += [
-                    ((key, index, field), name, allowed)
-                    for name in ((value,) if isinstance(value, str) else value)
+                    ((key, index, field), name, allowed) for name in ((value,) if isinstance(value, str) else value)
                 ]
     for path, name, allowed in mentions:
         if name not in allowed:
@@ -115,12 +110,10 @@ def _check_size(source: StudySource, grids: list[_Grid]) -> None:
     num_runs = sum(prod(map(len, grid.values.values())) for grid in grids)
     if num_runs <= most:
         return
-    count, path = max(
-        (len(values), grid.paths[field]) for grid in grids for field, values in grid.values.items()
-    )
+    count, path = max((len(values), grid.paths[field]) for grid in grids for field, values in grid.values.items())
     raise UserError(
         source.complain(
-            path, None, f"{count:,} values of a study of {num_runs:,} runs: at most {most:,} runs; divide it into several, or "
+            path, None, f"{count:,} values of a study of {num_runs:,} runs: at most {most:,} runs; divide it into several, or "  # noqa: E501
             + MAX_RUNS.mend, show_value=False,
         )
     )  # fmt: skip
@@ -145,14 +138,10 @@ def _grids_of_arm(
             )
             if values is None:
                 raise UserError(
-                    source.complain(
-                        (field,), None, f"is missing: model {model!r} has no {field}", show_value=False
-                    )
+                    source.complain((field,), None, f"is missing: model {model!r} has no {field}", show_value=False)
                 )
             grids[field] = values
-            if field not in ("steps", "seeds", *ARM_DEFAULTS) and (
-                len(values) > 1 or getattr(arm, field) is not None
-            ):
+            if field not in ("steps", "seeds", *ARM_DEFAULTS) and (len(values) > 1 or getattr(arm, field) is not None):
                 tagged.append(field)
         yield _Grid(name, model, grids, paths, tagged, own)
 
@@ -175,9 +164,7 @@ def _resolve(study: Study, model: str, arm: Arm, field: str, arm_path: KeyPath) 
         (getattr(study, field, None), (field,)),
         (getattr(study.training, field, None), ("training", field)),
     ]
-    return next(
-        ((value, path) for value, path in places if value is not None), (defaults.get(field), (field,))
-    )
+    return next(((value, path) for value, path in places if value is not None), (defaults.get(field), (field,)))
 
 
 def _matches(rule: Exclude, run: RunDefinition) -> bool:
@@ -194,15 +181,11 @@ def _without_excluded(source: StudySource, study: Study, runs: list[RunDefinitio
         path, written = ("exclude", index), source.data["exclude"][index]
         if not rule.model_fields_set:
             raise UserError(
-                source.complain(
-                    path, written, "must name what to leave out, such as {model: 600M, steps: 100000}"
-                )
+                source.complain(path, written, "must name what to leave out, such as {model: 600M, steps: 100000}")
             )
         kept = [run for run in runs if not _matches(rule, run)]
         if len(kept) == len(runs):
-            raise UserError(
-                source.complain(path, written, "leaves out nothing: no run of the grid matches all of it")
-            )
+            raise UserError(source.complain(path, written, "leaves out nothing: no run of the grid matches all of it"))
         runs = kept
     return runs
 
@@ -215,8 +198,7 @@ def _refuse_duplicates(source: StudySource, runs: list[RunDefinition]) -> None:
             if twin is not None:
                 where = f"arms.{twin.arm}" if twin.arm == run.arm else f"arms.{twin.arm} and arms.{run.arm}"
                 raise UserError(
-                    f"{where}: the same run stands twice in the study "
-                    f"({twin.name} and {run.name}): leave one out",
+                    f"{where}: the same run stands twice in the study ({twin.name} and {run.name}): leave one out",
                     where=source.origin(("arms", run.arm)),
                 )
         by_science[run.science] = by_name[run.name] = run

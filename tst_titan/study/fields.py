@@ -125,9 +125,7 @@ def named(kind: str, allowed: Iterable[str]) -> Callable[[Any], Any]:
 # The bounds keep sums of slips (a budget of 10^30 steps) from hanging whatever walks over them.
 Positive = Annotated[int, Field(ge=1, le=10**9), BeforeValidator(whole)]
 NotNegative = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(whole)]
-Tokens = Annotated[
-    int, Field(ge=0, le=10**18), BeforeValidator(parse_tokens, json_schema_input_type=int | str)
-]
+Tokens = Annotated[int, Field(ge=0, le=10**18), BeforeValidator(parse_tokens, json_schema_input_type=int | str)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(number)]
 NotNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]

@@ -10,13 +10,12 @@ STUDIES = Path("studies")
 
 def add_study(parser: argparse.ArgumentParser, *, what: str = "a study") -> None:
     """Add the argument `study`; a command's `run` passes it to `find_study`."""
-    parser.add_argument(
-        "study", metavar="STUDY", help=f"{what}: NAME, studies/NAME or a path, with or without .yaml"
-    )
+    parser.add_argument("study", metavar="STUDY", help=f"{what}: NAME, studies/NAME or a path, with or without .yaml")
 
 
 def find_study(name: str, studies: Path = STUDIES) -> Path:
-    """The definition that `name` means, a bare one in the folder `studies`. `UserError` names the nearest one where there is none."""
+    """The definition that `name` means, a bare one in the folder `studies`. `UserError` names the nearest one where
+    there is none."""
     stem = name.rstrip("/").removesuffix(".yaml")
     # Not with_suffix: a name may hold a dot.
     places = [Path(f"{stem}.yaml"), *([] if "/" in stem else [studies / f"{stem}.yaml"])]
@@ -39,7 +38,8 @@ def find_among(name: str, studies: Path) -> Path:
     file = find_study(name, studies)
     if file.resolve().parent != studies.resolve():
         raise UserError(
-            f"studies are built where they lie together: move it to {studies}/, or set `studies: {file.parent}` in site.yaml",
+            f"studies are built where they lie together: move it to {studies}/, or set `studies: {file.parent}` in "
+            "site.yaml",
             where=file,
         )
     return file

@@ -1,8 +1,8 @@
 """Relative paths in a study mean the folder of the file that states them, wherever a command runs.
 
-The settings, and so the identities, hold a path as it is seen from the current folder, which is the checkout: relative where
-it lies below, else absolute. Two checkouts with one results folder share a corpus by its text; `tst_titan.data.inputs` tells
-whether it is the same one.
+The settings, and so the identities, hold a path as it is seen from the current folder, which is the checkout: relative
+where it lies below, else absolute. Two checkouts with one results folder share a corpus by its text;
+`tst_titan.data.inputs` tells whether it is the same one.
 """
 
 import os
@@ -19,7 +19,8 @@ from tst_titan.study.yaml_file import Path_, StudySource
 def with_own_paths(source: StudySource) -> dict[str, Any]:
     """A study's data, the paths of its texts and tokenizers as they are from the current folder.
 
-    Raises `UserError`, one line for each, for paths that mean the current folder: nothing lies where they point, but there.
+    Raises `UserError`, one line for each, for paths that mean the current folder: nothing lies where they point, but
+    there.
     """
     data = deepcopy(source.data)
     mistakes = []
@@ -43,7 +44,8 @@ def with_own_paths(source: StudySource) -> dict[str, Any]:
 
 
 def _meant(text: str, folder: Path, *, hub: bool) -> tuple[str, str]:
-    """A text as it is from the current folder, and why it means another thing there, with the mend ("": it does not)."""
+    """A text as it is from the current folder, and why it means another thing there, with the mend ("": it does
+    not)."""
     if not text.strip() or text.startswith(("/", "~")):
         return text, ""
     mend = os.path.relpath(text, folder.resolve()) + "/" * text.endswith("/")
@@ -51,20 +53,23 @@ def _meant(text: str, folder: Path, *, hub: bool) -> tuple[str, str]:
         # A repository's name, unless the hub's libraries find a folder: they take it in silence.
         mend = mend if mend.startswith(".") else f"./{mend}"
         mistake = (
-            f"names a repository of the hub, but there is a folder of that name here: write {mend!r} for the folder, or move it "
+            f"names a repository of the hub, but there is a folder of that name here: write {mend!r} for the folder, "
+            "or move it "
             "away for the repository"
         )
         return text, mistake if _there(Path(text)) else ""
     own = _seen_from_here(text, folder)
     mistake = (
-        f"not found in {folder}, the folder of the file that says so, which a relative path means (not the folder in which a "
+        f"not found in {folder}, the folder of the file that says so, which a relative path means (not the folder in "
+        "which a "
         f"command runs): write {mend!r}"
     )
     return own, mistake if _there(Path(text)) and not _there(Path(own)) else ""
 
 
 def _seen_from_here(text: str, folder: Path) -> str:
-    """A path relative to ``folder`` as it is from the current folder; what follows its leading dots stays as it is written."""
+    """A path relative to ``folder`` as it is from the current folder; what follows its leading dots stays as it is
+    written."""
     base, rest = folder.resolve(), text
     while rest.startswith(("./", "../")) or rest in (".", ".."):
         first, _, rest = rest.partition("/")
@@ -81,9 +86,7 @@ def _places(data: dict[str, Any]) -> Iterator[tuple[Path_, dict[str, Any], str]]
     models = models if isinstance(models, dict) else {}
     corpora: list[tuple[Path_, Any]] = [(("corpus",), data.get("corpus"))]
     corpora += [
-        (("models", name, "corpus"), entry.get("corpus"))
-        for name, entry in models.items()
-        if isinstance(entry, dict)
+        (("models", name, "corpus"), entry.get("corpus")) for name, entry in models.items() if isinstance(entry, dict)
     ]
     for at, corpus in corpora:
         if not isinstance(corpus, dict):

@@ -26,16 +26,12 @@ class Training(Strict):
     sequences_per_step: Grid[Positive] | None = defaulted(
         "sequences_per_step", "Sequences in one optimizer step, over all ranks."
     )
-    learning_rate: Grid[Rate] | None = Field(
-        default=None, description="Peak learning rate. Default: the model's own."
-    )
+    learning_rate: Grid[Rate] | None = Field(default=None, description="Peak learning rate. Default: the model's own.")
     warmup_steps: Grid[NotNegative] | None = defaulted("warmup_steps", "Steps of linear warmup.")
     decay_fraction: Grid[Fraction] | None = defaulted(
         "decay_fraction", "Share of the steps, at the end, over which the rate falls linearly."
     )
-    decay_to: Grid[Fraction] | None = defaulted(
-        "decay_to", "Learning rate at the last step, as a share of the peak."
-    )
+    decay_to: Grid[Fraction] | None = defaulted("decay_to", "Learning rate at the last step, as a share of the peak.")
     beta1: Grid[Fraction] | None = defaulted("beta1", "AdamW's beta 1.")
     beta2: Grid[Fraction] | None = defaulted("beta2", "AdamW's beta 2.")
     adam_eps: Grid[Rate] | None = defaulted("adam_eps", "AdamW's epsilon.")
@@ -77,9 +73,7 @@ class Shape(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Shape":
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
-            )
+            raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})")
         if self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even, for rotary positions")
         if self.architecture == "llama3" and (self.moe is not None or self.ffn_dim == 0):

@@ -54,9 +54,7 @@ class _StrictLoader(yaml.SafeLoader):
         seen: dict[Any, Any] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
             # The text itself: `1` and `01` are two keys for the eye, and only text names anything here.
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
@@ -72,14 +70,13 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_number(self, node: Any) -> int | float:
         """A number as it looks: YAML 1.1 reads a leading zero as octal and colons as base 60."""
-        number = (
-            self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
-        )
+        number = self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
         if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
             raise yaml.constructor.ConstructorError(
                 None,
                 None,
-                f"'{node.value}' would be read as the number {number}: write the number that you mean without a leading zero "
+                f"'{node.value}' would be read as the number {number}: write the number that you mean without a "
+                "leading zero "
                 "or colon, or text in quotes",
                 node.start_mark,
             )
@@ -126,7 +123,8 @@ class StudyFile:
 
 @dataclass(frozen=True)
 class StudySource:
-    """A study's merged plain data, the file that each of its values came from, and all files, in the order of merging."""
+    """A study's merged plain data, the file that each of its values came from, and all files, in the order of
+    merging."""
 
     file: Path
     data: dict[str, Any]
@@ -163,8 +161,8 @@ def shorten(text: str, limit: int) -> str:
 def read_study_file(file: Path, keys: Collection[str]) -> StudySource:
     """Read ``file`` and whatever it extends (paths relative to the file that names them; later wins).
 
-    ``keys``: those of a study. A file from elsewhere than the study's folder that has others is no study's, and nothing of what
-    it holds is shown.
+    ``keys``: those of a study. A file from elsewhere than the study's folder that has others is no study's, and nothing
+    of what it holds is shown.
     """
     return _read(Path(file), (), Path(file).resolve().parent, keys)
 
@@ -209,7 +207,8 @@ def _read_foreign(file: Path, keys: Collection[str]) -> dict[str, Any]:
 
 
 def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
-    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line, and gives the ``example``."""
+    """The mapping that ``file`` holds; anything else is a `UserError` that names file and line, and gives the
+    ``example``."""
     try:
         text = read_file(file, YAML_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -235,9 +234,7 @@ def read_yaml(file: Path, *, example: str = "steps: 1200") -> dict[str, Any]:
             loader.dispose()
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise UserError(
-            f"must be a mapping of keys to values (such as '{example}'), but is {kind}", where=file
-        )
+        raise UserError(f"must be a mapping of keys to values (such as '{example}'), but is {kind}", where=file)
     return data
 
 
@@ -259,8 +256,6 @@ def _merge(
 def _origins(value: Any, file: Path, at: Path_ = ()) -> dict[Path_, Path]:
     if isinstance(value, dict) and (value or not at):
         return {
-            path: source
-            for key, item in value.items()
-            for path, source in _origins(item, file, (*at, key)).items()
+            path: source for key, item in value.items() for path, source in _origins(item, file, (*at, key)).items()
         }
     return {at: file}

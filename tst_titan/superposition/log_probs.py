@@ -80,9 +80,7 @@ class _TargetLogProbs(torch.autograd.Function):
 
 class _VocabParallelTargetLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits_NV: Tensor, targets_NS: Tensor, group: dist.ProcessGroup, vocab_offset: int
-    ) -> Tensor:
+    def forward(ctx: Any, logits_NV: Tensor, targets_NS: Tensor, group: dist.ProcessGroup, vocab_offset: int) -> Tensor:
         dtype = accumulate_dtype(logits_NV.dtype)
         max_N1 = _all_reduce(logits_NV.amax(-1, keepdim=True).to(dtype), "max", group)
         sumexp_N1 = torch.empty_like(max_N1)

@@ -26,8 +26,8 @@ def relative_weights(
 ) -> Tensor:
     """The weights `[S]` of a bag's targets, float64, none negative, before they are scaled to sum 1.
 
-    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves. Uniform weights are
-    exactly 1, which keeps the uniform loss exact.
+    `bag_weighting` is a name of `BAG_WEIGHTINGS`, `mutual_information(C0,a,k)` or the S weights themselves. Uniform
+    weights are exactly 1, which keeps the uniform loss exact.
 
     Raises:
         ValueError: the name is unknown, or the given weights are not S finite numbers >= 0 with a sum above 0.
@@ -40,14 +40,10 @@ def relative_weights(
             c0, a, k = [float(part) for part in bag_weighting[len(_FITTED) : -1].split(",")]
             return c0 + a * places_S**k
         if bag_weighting not in BAG_WEIGHTINGS:
-            raise ValueError(
-                f"unknown bag_weighting {bag_weighting!r}; known are {', '.join(BAG_WEIGHTINGS)}"
-            )
+            raise ValueError(f"unknown bag_weighting {bag_weighting!r}; known are {', '.join(BAG_WEIGHTINGS)}")
         return _WEIGHTINGS[bag_weighting](places_S)
     weights = [float(weight) for weight in bag_weighting]
     # An infinite or NaN weight makes the sum fail its test.
     if len(weights) != bag_size or not all(w >= 0 for w in weights) or not 0 < sum(weights) < float("inf"):
-        raise ValueError(
-            f"bag_weighting must be {bag_size} finite numbers >= 0 with a sum above 0, not {weights}"
-        )
+        raise ValueError(f"bag_weighting must be {bag_size} finite numbers >= 0 with a sum above 0, not {weights}")
     return torch.tensor(weights, dtype=torch.float64, device=device)

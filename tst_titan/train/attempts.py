@@ -1,9 +1,9 @@
 """What each attempt at a segment used: `attempts.json`, from its start to its end, failed ones included.
 
-An attempt holds `start` and `end` (seconds since 1970, `end` None while it runs), `outcome` (finished, stopped: saved and to be
-run again, failed, killed: not by its own doing, or it had no time to say), `step` (from which the next goes on), `host`,
-`nodes`, `processes` (a node), `world_size`, `devices` of `device_kind` ("GPU" or "CPU core", over all nodes), and
-in a Slurm job its `slurm_job_id` and `slurm_restart` (how often Slurm had requeued it).
+An attempt holds `start` and `end` (seconds since 1970, `end` None while it runs), `outcome` (finished, stopped: saved
+and to be run again, failed, killed: not by its own doing, or it had no time to say), `step` (from which the next goes
+on), `host`, `nodes`, `processes` (a node), `world_size`, `devices` of `device_kind` ("GPU" or "CPU core", over all
+nodes), and in a Slurm job its `slurm_job_id` and `slurm_restart` (how often Slurm had requeued it).
 """
 
 import os
@@ -29,8 +29,7 @@ def start_attempt(job: Job, gpus_per_node: int) -> None:
     attempts = [
         attempt
         if attempt["end"] is not None
-        else attempt
-        | {"end": last_sign_of_life(attempt, job.folder), "outcome": "killed", "step": _saved_step(job)}
+        else attempt | {"end": last_sign_of_life(attempt, job.folder), "outcome": "killed", "step": _saved_step(job)}
         for attempt in read_attempts(job.folder)
     ]
     in_slurm = "SLURM_JOB_ID" in os.environ
@@ -90,7 +89,8 @@ def device_hours(attempt: Attempt) -> float:
 
 
 def usage_record(attempts: list[Attempt]) -> dict[str, Any]:
-    """What a finished segment used by the launcher's clock, for its provenance; Slurm is asked when results are collected."""
+    """What a finished segment used by the launcher's clock, for its provenance; Slurm is asked when results are
+    collected."""
     kinds = dict.fromkeys(attempt.get("device_kind") or "rank" for attempt in attempts)
     return {
         "device_hours": sum(device_hours(attempt) for attempt in attempts),

@@ -2,8 +2,8 @@
 
 A DCP index, `.metadata`, is a pickle, and so is each of its items that is no tensor (steps, learning rates). torch
 unpickles both as they are, and a pickle may name any function of this machine to be called. Here an index may name the
-classes of an index alone, and an item the plain values and tensors that `weights_only=True` admits. `check_checkpoint` comes first: it
-compares the checkpoint with its seals (`tst_titan.train.seals`).
+classes of an index alone, and an item the plain values and tensors that `weights_only=True` admits. `check_checkpoint`
+comes first: it compares the checkpoint with its seals (`tst_titan.train.seals`).
 """
 
 import pickle
@@ -56,8 +56,8 @@ _INDEX_CLASSES: dict[tuple[str, str], Any] = {
 def check_checkpoint(checkpoint: Path, segment: str, step: int, sharing: Sharing) -> Seals | None:
     """Compare a checkpoint with its seals before anything of it is loaded: all ranks that load it call this.
 
-    Returns None where it has none. Raises `UserError` where it is another segment's or of another step, or where any of its
-    files is not to the byte what was saved; any other error where the index of one without seals is damaged.
+    Returns None where it has none. Raises `UserError` where it is another segment's or of another step, or where any of
+    its files is not to the byte what was saved; any other error where the index of one without seals is damaged.
     """
     seals = read_seals(checkpoint)
     if seals is not None:
@@ -163,9 +163,7 @@ def _refusal(path: Path, reason: str) -> UserError:
     )
 
 
-def check_shapes(
-    found: dict[str, torch.Size | None], wanted: dict[str, torch.Size], checkpoint: Path
-) -> None:
+def check_shapes(found: dict[str, torch.Size | None], wanted: dict[str, torch.Size], checkpoint: Path) -> None:
     """Whether a checkpoint holds this model's parameters, each in its shape."""
     missing = [name for name in wanted if name not in found]
     other = [

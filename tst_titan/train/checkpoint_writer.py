@@ -1,4 +1,5 @@
-"""Writing a checkpoint (DCP) with its seals: digests are taken of the bytes on their way to the files, not read back from them."""
+"""Writing a checkpoint (DCP) with its seals: digests are taken of the bytes on their way to the files, not read back
+from them."""
 
 import hashlib
 from collections.abc import Iterator

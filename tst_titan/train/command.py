@@ -20,7 +20,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--gpu-memory-gib",
         type=float,
-        help="memory of one GPU, for what `hardware` leaves open (default: what nvidia-smi says; without GPUs, CPUs are meant)",
+        help=(
+            "memory of one GPU, for what `hardware` leaves open (default: what nvidia-smi says; without GPUs, CPUs are "
+            "meant)"
+        ),
     )
     parser.add_argument(
         "--max-segment-steps",
@@ -30,9 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--accelerator", default="cpu", help="the devices that step times are planned for, as the site's"
     )
-    parser.add_argument(
-        "--utilization", type=float, default=0.4, help="the share of their peak that training reaches"
-    )
+    parser.add_argument("--utilization", type=float, default=0.4, help="the share of their peak that training reaches")
     parser.add_argument(
         "--restore",
         action="store_true",

@@ -1,7 +1,8 @@
 """Why a training job failed: each rank's last word, and which of them is the reason.
 
-A rank that fails writes `failures/RANK.json` before anything else, and whoever started it does so for one that had no time to. The first one
-is not always the cause: when a rank runs out of memory, the others lose their connection to it and may say so earlier.
+A rank that fails writes `failures/RANK.json` before anything else, and whoever started it does so for one that had no
+time to. The first one is not always the cause: when a rank runs out of memory, the others lose their connection to it
+and may say so earlier.
 """
 
 import re
@@ -45,6 +46,7 @@ def has_failure(folder: Path, rank: int) -> bool:
 
 
 def first_failure(folder: Path) -> Failure | None:
-    """The true reason as far as ranks told it: a known one before others, what only tells of another rank last; then the earliest."""
+    """The true reason as far as ranks told it: a known one before others, what only tells of another rank last; then
+    the earliest."""
     failures = [Failure(**read_json(path)) for path in SegmentFiles(folder).failures.glob("*.json")]
     return min(failures, key=lambda each: (not each.known, each.consequence, each.time), default=None)

@@ -60,7 +60,8 @@ def check_bags(segment: Segment, hardware: Hardware) -> None:
         sequences = hardware.local_batch_size(segment.recipe.sequences_per_step)
         most = sequences * (BAG_INDEX_LIMIT - 1) // elements
         raise UserError(
-            f"hardware: micro_batch {sequences} of model {segment.recipe.model.name} embeds bags of {bag_size} tokens by {elements} "
+            f"hardware: micro_batch {sequences} of model {segment.recipe.model.name} embeds bags of {bag_size} tokens "
+            f"by {elements} "
             f"elements, more than CUDA's kernel numbers in 32 bits (2^31); use a micro_batch of at most {most}"
         )
 
@@ -90,6 +91,7 @@ def _with_micro_batch(segment: Segment, hardware: Hardware, gpu_memory_gib: floa
     estimate = estimate_memory(recipe, replace(hardware, micro_batch=1), bag_size)
     raise UserError(
         f"hardware: model {recipe.model.name} does not fit: with micro_batch 1 a rank needs about {estimate}, of "
-        f"{USABLE * gpu_memory_gib:.1f} GiB that PyTorch has of a GPU of {gpu_memory_gib:.0f} GiB. Use activation_checkpoint: selective or "
+        f"{USABLE * gpu_memory_gib:.1f} GiB that PyTorch has of a GPU of {gpu_memory_gib:.0f} GiB. Use "
+        "activation_checkpoint: selective or "
         "full, a higher tensor_parallel, more ranks (nodes, processes; not data_parallel_replicate), or a named layout"
     )

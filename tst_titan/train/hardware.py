@@ -15,10 +15,10 @@ class Hardware:
     torchtitan's names; `data_parallel_shard` -1 takes the ranks that the others leave. `micro_batch` is the number
     of sequences a data-parallel rank takes through the model at once (0: all of its share of a step; for GPUs
     `tst_titan.train.fit` puts what they hold there); the rest is gradient accumulation.
-    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule), and
-    always at the end and when the job is told to stop; the last two are kept. `async_checkpoints` copies the state into host
-    memory and writes it while training goes on. A job of Slurm stops by itself `stop_seconds` before its time limit (0: as long
-    as it takes, `tst_titan.train.time_bounds`).
+    A checkpoint is saved every `checkpoint_steps` steps and every `checkpoint_minutes` minutes (0: not by that rule),
+    and always at the end and when the job is told to stop; the last two are kept. `async_checkpoints` copies the state
+    into host memory and writes it while training goes on. A job of Slurm stops by itself `stop_seconds` before its time
+    limit (0: as long as it takes, `tst_titan.train.time_bounds`).
     """
 
     nodes: int = 1
@@ -97,7 +97,8 @@ class Hardware:
         self.local_batch_size(recipe.sequences_per_step)
         if self.cuda_graphs and self.deterministic:
             raise UserError(
-                "hardware: cuda_graphs cannot be used with deterministic: true, whose kernels may wait for the host, which no "
+                "hardware: cuda_graphs cannot be used with deterministic: true, whose kernels may wait for the host, "
+                "which no "
                 "graph allows; use deterministic: false or cuda_graphs: false"
             )
         sizes = {
@@ -116,12 +117,14 @@ class Hardware:
         pieces = tensor * (2 * context if context > 1 else 1)
         if recipe.seq_len % pieces:
             raise UserError(
-                f"hardware: tensor_parallel {tensor} and context_parallel {context} cut a sequence into {pieces} pieces, "
+                f"hardware: tensor_parallel {tensor} and context_parallel {context} cut a sequence into {pieces} "
+                "pieces, "
                 f"which does not divide seq_len {recipe.seq_len}"
             )
         if self.loss_chunks < 1 or recipe.seq_len // context % self.loss_chunks:
             raise UserError(
-                f"hardware: loss_chunks {self.loss_chunks} does not divide the {recipe.seq_len // context} positions that a "
+                f"hardware: loss_chunks {self.loss_chunks} does not divide the {recipe.seq_len // context} positions "
+                "that a "
                 "rank holds of a sequence"
             )
         if context > 1 and recipe.attention == "document":
@@ -136,7 +139,8 @@ class Hardware:
         expert, moe = self.expert_parallel, recipe.model.moe
         if moe is None:
             raise UserError(
-                f"hardware: expert_parallel {expert}, but model {recipe.model.name} has no experts; use expert_parallel: 1"
+                f"hardware: expert_parallel {expert}, but model {recipe.model.name} has no experts; use "
+                "expert_parallel: 1"
             )
         if moe.num_experts % expert:
             raise UserError(

@@ -44,25 +44,20 @@ def read_section(text: str) -> dict[str, Any]:
 
 
 def check_section(section: Any, models: Iterable[str] | None = None) -> None:
-    """`UserError` for an unknown key, a value of a wrong type, or a model that is none of `models` (None: any may be)."""
+    """`UserError` for an unknown key, a value of a wrong type, or a model that is none of `models` (None: any may
+    be)."""
     _check_part(section, "hardware", more=("layout", "models"))
     known = None if models is None else sorted(set(models))
     of_models = section.get("models") or {}
     if not isinstance(of_models, Mapping):
-        raise UserError(
-            f"hardware.models = {of_models!r}: must be a mapping, such as models: {{3B: {{nodes: 4}}}}"
-        )
+        raise UserError(f"hardware.models = {of_models!r}: must be a mapping, such as models: {{3B: {{nodes: 4}}}}")
     for model, part in of_models.items():
         if known is not None and model not in known:
-            raise UserError(
-                f"hardware.models.{model}: no study has a model of that name; {choices(model, known)}"
-            )
+            raise UserError(f"hardware.models.{model}: no study has a model of that name; {choices(model, known)}")
         _check_part(part, f"hardware.models.{model}", more=("layout",))
 
 
-def hardware_of(
-    section: Mapping[str, Any], model: str, defaults: Mapping[str, Any] = MappingProxyType({})
-) -> Hardware:
+def hardware_of(section: Mapping[str, Any], model: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Hardware:
     """The hardware of a model's training jobs, from a section that `check_section` has passed.
 
     `defaults`: fields of Hardware that neither the section nor a layout sets.
@@ -81,7 +76,8 @@ def hardware_of(
 
 
 def _fields(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of Hardware in a part of the section, each of its type: Snakemake's --config gives all of them as text."""
+    """The fields of Hardware in a part of the section, each of its type: Snakemake's --config gives all of them as
+    text."""
     values = {}
     for key, value in part.items():
         if key in ("layout", "models"):

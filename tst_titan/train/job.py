@@ -23,8 +23,9 @@ class Job:
     """A segment to train in `folder`, with what it reads, how often it logs and validates, and who asked for it.
 
     `accelerator`: of the devices that it is planned for (time bounds, no identity); measured times take its place.
-    `studies`: digests of each study that has the segment and of its files, by the study's name (provenance, no identity). `gpus`: those
-    that the job holds on each node, by the names that `CUDA_VISIBLE_DEVICES` takes on the first; () where it trains on CPUs.
+    `studies`: digests of each study that has the segment and of its files, by the study's name (provenance, no
+    identity). `gpus`: those that the job holds on each node, by the names that `CUDA_VISIBLE_DEVICES` takes on the
+    first; () where it trains on CPUs.
     """
 
     segment: Segment

@@ -75,7 +75,8 @@ def go_behind(job: Job, held: HeldByJob) -> int:
 
 
 def _run_again(job: Job, *, after: str | None = None) -> None:
-    """Put this job of Slurm back into the queue. That Slurm does not is no failure of the segment's: its state is saved."""
+    """Put this job of Slurm back into the queue. That Slurm does not is no failure of the segment's: its state is
+    saved."""
     try:
         own_job.run_again(after=after)
     except UserError as error:
@@ -125,9 +126,7 @@ def _attempt(job: Job, lock: FolderLock) -> int:
 
 def _gpus(job: Job) -> AbstractContextManager[HeldGpus]:
     """The GPUs of this machine that the job may use: what Slurm gave it, or what it holds."""
-    return (
-        nullcontext(HeldGpus(promised_gpus())) if own_job.launches() else gpus_for_job(job.hardware.processes)
-    )
+    return nullcontext(HeldGpus(promised_gpus())) if own_job.launches() else gpus_for_job(job.hardware.processes)
 
 
 def _not_its_fault(job: Job, failure: Failure | None) -> str:
@@ -147,9 +146,7 @@ def _not_its_fault(job: Job, failure: Failure | None) -> str:
 def _check_inputs(job: Job) -> None:
     if not CorpusFiles(job.corpus_dir).manifest.exists():
         raise UserError("no such corpus; build it first: tst-titan data build STUDY", where=job.corpus_dir)
-    if job.parent_checkpoint and is_pruned(
-        segment_of_checkpoint(job.parent_checkpoint), job.segment.start_step
-    ):
+    if job.parent_checkpoint and is_pruned(segment_of_checkpoint(job.parent_checkpoint), job.segment.start_step):
         raise UserError(
             f"the checkpoint that {job.segment.id} starts from {pruned_mend(str(job.segment.parent))}",
             where=job.parent_checkpoint,
@@ -240,7 +237,8 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
     log = job.files.log
     if failure is None:
         return (
-            f"{job.segment.id}: the training processes ended with status {returncode} without a word; see {log}; run again to "
+            f"{job.segment.id}: the training processes ended with status {returncode} without a word; see {log}; run "
+            "again to "
             "go on from the last checkpoint"
         )
     if failure.known:

@@ -65,9 +65,7 @@ _LAYOUTS: dict[str, dict[str, Layout]] = {
         "several-nodes": _gpu(_NODES, micro_batch=16, cuda_graphs=True),
     },
     "3B": {
-        "cpu": Layout(
-            memory_gib=96, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")
-        ),
+        "cpu": Layout(memory_gib=96, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")),
         "one-gpu": _gpu(_GPU, micro_batch=2, activation_checkpoint="full"),
         "one-node": _gpu(_NODE, micro_batch=8, activation_checkpoint="selective"),
         "several-nodes": _gpu(_NODES, micro_batch=8, activation_checkpoint="selective"),
@@ -85,9 +83,7 @@ _LAYOUTS: dict[str, dict[str, Layout]] = {
         ),
     },
     "10B-A1B": {
-        "cpu": Layout(
-            memory_gib=256, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")
-        ),
+        "cpu": Layout(memory_gib=256, hardware=Hardware(micro_batch=1, loss_chunks=8, activation_checkpoint="full")),
         "one-node": _gpu(_NODE, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
         "several-nodes": _gpu(_NODES, micro_batch=4, expert_parallel=8, activation_checkpoint="selective"),
         "several-nodes-40gb": Layout(

@@ -1,9 +1,9 @@
 """How much memory a rank needs to train a recipe in a layout: an estimate on paper, before anything is started.
 
 State (float32 weights, gradients and AdamW's two moments) is counted exactly from the parallel degrees. Working memory
-follows what PyTorch keeps for backward: gathered weights of FSDP, activations of every layer, logits, and the scratch in which
-the gradient of a bag's embedding is summed. Under HSDP the sums that wait for the last micro-batch's all-reduce take the
-gradients' place.
+follows what PyTorch keeps for backward: gathered weights of FSDP, activations of every layer, logits, and the scratch
+in which the gradient of a bag's embedding is summed. Under HSDP the sums that wait for the last micro-batch's
+all-reduce take the gradients' place.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ GIB = 2**30
 STATE_BYTES = 16
 # Layers whose gathered weights are there at once: the one at work and the one fetched ahead.
 GATHERED_LAYERS = 2
-# Plain cross-entropy on 16-bit logits: logits and their gradient in 16 bits, a float32 copy, its log-softmax and gradient.
+# Plain cross-entropy on 16-bit logits: logits and their gradient in 16 bits, a float32 copy, its log-softmax and
+# gradient.
 LOGIT_BYTES = 16
 # Positions that come to the experts of one rank, over the mean, in a layer of a MoE that is not balanced yet.
 ROUTED_IMBALANCE = 2
@@ -60,8 +61,8 @@ class MemoryEstimate:
 def estimate_memory(recipe: Recipe, hardware: Hardware, bag_size: int = 1) -> MemoryEstimate:
     """Memory of one rank that embeds bags of `bag_size` tokens (1: plain ones).
 
-    A superposition step needs what a plain one does, and the bags' scratch. That comes when the activations are gone, but as
-    one block, for which there may be no place among what they left: it is added.
+    A superposition step needs what a plain one does, and the bags' scratch. That comes when the activations are gone,
+    but as one block, for which there may be no place among what they left: it is added.
     """
     shape = recipe.model
     width = 4 if recipe.precision == "float32" else 2
@@ -70,7 +71,8 @@ def estimate_memory(recipe: Recipe, hardware: Hardware, bag_size: int = 1) -> Me
     counts = count_parameters(shape)
     experts = _expert_weights(shape)
     dense = counts.total - experts
-    # The ranks of a replica share its experts too: tensor-parallel ones as their FFN units or, with expert parallelism, as experts.
+    # The ranks of a replica share its experts too: tensor-parallel ones as their FFN units or, with expert parallelism,
+    # as experts.
     state = STATE_BYTES * (dense + experts) // (fsdp * tensor)
 
     # An expert-parallel rank gathers its own experts only.
@@ -97,7 +99,8 @@ def estimate_memory(recipe: Recipe, hardware: Hardware, bag_size: int = 1) -> Me
 def bag_elements(recipe: Recipe, hardware: Hardware, bag_size: int) -> int:
     """Elements of the float32 scratch `[B * L * S, D]` in which CUDA sums the embedding's gradient, D in whole warps.
 
-    Source: `grad_weight_per_segment` of PyTorch's EmbeddingBackwardKernel.cu. Tensor-parallel ranks each look up all tokens.
+    Source: `grad_weight_per_segment` of PyTorch's EmbeddingBackwardKernel.cu. Tensor-parallel ranks each look up all
+    tokens.
     """
     sequences = hardware.local_batch_size(recipe.sequences_per_step)
     tokens = sequences * recipe.seq_len // hardware.context_parallel * bag_size
@@ -111,7 +114,8 @@ def _expert_weights(shape: ModelShape) -> int:
 
 
 def _ffn(shape: ModelShape, imbalance: int) -> tuple[int, int]:
-    """Hidden units of a position, and elements that its dispatch copies: once where it is sent from, once at its experts."""
+    """Hidden units of a position, and elements that its dispatch copies: once where it is sent from, once at its
+    experts."""
     if shape.moe is None:
         return shape.ffn_dim, 0
     top_k = shape.moe.top_k

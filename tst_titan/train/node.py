@@ -1,12 +1,13 @@
 """The training processes of one node: how they are started, how a stop signal reaches them, and how they end together.
 
 Without Slurm the launcher starts the ranks itself. Under Slurm it starts `srun`, which starts this module once on every
-node, and this starts the ranks there: `python -m tst_titan.train.node job.json`, with `--master HOST:PORT` where there are several. Slurm gives signals
-(time limit, preemption, scancel --signal) to the tasks of a step, so each node hears them for itself; the ranks agree on
-the step at which all stop (`tst_titan.train.titan.trainer`).
+node, and this starts the ranks there: `python -m tst_titan.train.node job.json`, with `--master HOST:PORT` where there
+are several. Slurm gives signals (time limit, preemption, scancel --signal) to the tasks of a step, so each node hears
+them for itself; the ranks agree on the step at which all stop (`tst_titan.train.titan.trainer`).
 
-When one rank fails, the others may wait for it in a collective for as long as its timeout: they get some seconds for a word of
-their own and are killed. Ranks are children of whoever holds their locks, inherit these, and are killed when it ends.
+When one rank fails, the others may wait for it in a collective for as long as its timeout: they get some seconds for a
+word of their own and are killed. Ranks are children of whoever holds their locks, inherit these, and are killed when it
+ends.
 """
 
 import argparse
@@ -48,14 +49,12 @@ STEP_END_SECONDS = 20.0
 def environment(job: Job) -> dict[str, str]:
     """The environment of the ranks, on this node or behind srun.
 
-    Left to itself torch compiles with 32 processes a rank, whatever the job was granted, and runs what it finds in /tmp, where
-    another user may have put it.
+    Left to itself torch compiles with 32 processes a rank, whatever the job was granted, and runs what it finds in
+    /tmp, where another user may have put it.
     """
     threads = str(job.hardware.threads)
     compiled = {}
-    if (
-        job.hardware.compile or job.segment.recipe.attention == "document"
-    ):  # flex attention is compiled always
+    if job.hardware.compile or job.segment.recipe.attention == "document":  # flex attention is compiled always
         cache = cache_folder("compiled", processor_kind())
         compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     return (
@@ -204,7 +203,8 @@ def start_step(
 
 
 def supervise(running: Running, each_round: Callable[[], bool] = lambda: False, *, said: str = "") -> int:
-    """Wait for the end of `running`; once this process is told to stop or `each_round` says so, tell it to until it has.
+    """Wait for the end of `running`; once this process is told to stop or `each_round` says so, tell it to until it
+    has.
 
     Returns its status. Whatever `each_round` raises ends it at once, a rank that failed ends it soon.
     """
@@ -252,7 +252,9 @@ def _end_of_rank(rank: int, status: int) -> str:
     except ValueError:  # a real-time signal
         name = f"signal {-status}"
     why = " (out of host memory? dmesg tells)" if -status == signal.SIGKILL else ""
-    return f"rank {rank} on {socket.gethostname()} was killed by {name}{why}; run again to go on from the last checkpoint"
+    return (
+        f"rank {rank} on {socket.gethostname()} was killed by {name}{why}; run again to go on from the last checkpoint"
+    )
 
 
 class EndedFromAbove(Exception):

@@ -1,8 +1,9 @@
 """Peak speeds of devices, by the exact name that `torch.cuda.get_device_name` prints: what utilization is a share of.
 
-Dense bf16 with float32 accumulation, in FLOP/s, from the makers' data sheets; where one gives the rate with sparsity alone,
-half of it. A name that is not here has no peak: a part of a GPU (MIG), a variant that nobody looked up, a CPU. Names that
-begin alike are different devices (an H20 has a seventh of an H200's speed), so none is found by a part of its name.
+Dense bf16 with float32 accumulation, in FLOP/s, from the makers' data sheets; where one gives the rate with sparsity
+alone, half of it. A name that is not here has no peak: a part of a GPU (MIG), a variant that nobody looked up, a CPU.
+Names that begin alike are different devices (an H20 has a seventh of an H200's speed), so none is found by a part of
+its name.
 """
 
 from tst_titan.plan.costs import PEAK_FLOPS

@@ -1,7 +1,7 @@
 """The sealed record of a finished segment: `done.json` with the digests of its small files and of itself.
 
-Records of earlier versions have none and are taken as they are. Who can write the files can write the digests: they tell what
-was edited, lost or mixed up.
+Records of earlier versions have none and are taken as they are. Who can write the files can write the digests: they
+tell what was edited, lost or mixed up.
 """
 
 from collections.abc import Collection
@@ -17,13 +17,15 @@ _KEY = "digest"
 
 
 def sealed(done: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`done`, the content of `done.json`, with `files` (SHA-256 of each small file of the folder) and its own `digest`."""
+    """`done`, the content of `done.json`, with `files` (SHA-256 of each small file of the folder) and its own
+    `digest`."""
     done = done | {"files": {name: digest_file(folder / name) for name in SEALED_FILES}}
     return with_seal(done, _KEY)
 
 
 def changed_files(done: dict[str, Any], folder: Path, names: Collection[str] = SEALED_FILES) -> list[str]:
-    """Which of `done.json` and the small files `names` are not as they were when the segment was finished; [] where all are."""
+    """Which of `done.json` and the small files `names` are not as they were when the segment was finished; [] where all
+    are."""
     # One with digests of files, and none of itself, has lost it.
     lost = "files" in done and _KEY not in done
     changed = [DONE] if lost or was_edited(done, _KEY) else []

@@ -29,8 +29,8 @@ from tst_titan.train.time_bounds import planned_bounds
 RUNTIME_MARGIN = 1.5
 # Python, torch and CUDA, collectives' set-up, reading the checkpoint.
 START_MINUTES = 15
-# One of inductor's compile processes: a fork of Python with torch (165 MB of its own, measured on a CPU build), Triton, and
-# the compiler that it runs. Each rank has as many as it has threads (`tst_titan.train.node.environment`).
+# One of inductor's compile processes: a fork of Python with torch (165 MB of its own, measured on a CPU build), Triton,
+# and the compiler that it runs. Each rank has as many as it has threads (`tst_titan.train.node.environment`).
 COMPILE_WORKER_MB = 600
 
 
@@ -51,14 +51,13 @@ def check_training(segments: Iterable[Segment], section: Mapping[str, Any], site
             checked[recipe, bag_size] = ""
             if memory and not asked.micro_batch:
                 bags = f", bags of {bag_size}" if bag_size > 1 else ""
-                checked[recipe, bag_size] = (
-                    f"{recipe.model.name}{bags}: {fit_note(segment, hardware, memory)}"
-                )
+                checked[recipe, bag_size] = f"{recipe.model.name}{bags}: {fit_note(segment, hardware, memory)}"
     return [note for note in dict.fromkeys(checked.values()) if note]
 
 
 def check_hardware(hardware: Hardware, site: Site) -> None:
-    """`UserError` where a node has fewer GPUs than a job starts processes there, or jobs have no time before they stop."""
+    """`UserError` where a node has fewer GPUs than a job starts processes there, or jobs have no time before they
+    stop."""
     if not 0 <= hardware.stop_seconds < 60 * site.max_minutes:
         raise UserError(
             f"hardware: stop_seconds {hardware.stop_seconds:g} leaves no time to train within site.max_minutes "
@@ -83,15 +82,13 @@ def training_resources(hardware: Hardware, site: Site) -> dict[str, int | str]:
 
 
 def training_minutes(segment: Segment, hardware: Hardware, site: Site) -> int:
-    """Minutes to ask for: the plan's estimate with a margin, starting and stopping, at most what the partition allows."""
+    """Minutes to ask for: the plan's estimate with a margin, starting and stopping, at most what the partition
+    allows."""
     accelerator = Accelerator(site.accelerator, site.utilization)
     flops = (segment.end_step - segment.start_step) * flops_per_step(segment.recipe)
     devices = hardware.world_size * (hardware.threads if site.accelerator == "cpu" else 1)
     stop_seconds = hardware.stop_seconds or planned_bounds(segment.recipe, hardware, accelerator).stop_seconds
-    minutes = (
-        math.ceil(RUNTIME_MARGIN * 60 * accelerator.hours(flops) / devices + stop_seconds / 60)
-        + START_MINUTES
-    )
+    minutes = math.ceil(RUNTIME_MARGIN * 60 * accelerator.hours(flops) / devices + stop_seconds / 60) + START_MINUTES
     return min(minutes, site.max_minutes)
 
 

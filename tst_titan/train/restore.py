@@ -1,7 +1,7 @@
 """Train a segment whose checkpoint was pruned again, beside its record, and put the checkpoint back.
 
-Until the new checkpoint is whole the segment stays as it is: finished, its numbers shown. Where training gives the same bits
-(the same hardware, versions and layout), the record stays for good; else the new training takes its place.
+Until the new checkpoint is whole the segment stays as it is: finished, its numbers shown. Where training gives the same
+bits (the same hardware, versions and layout), the record stays for good; else the new training takes its place.
 """
 
 import shutil
@@ -23,9 +23,7 @@ def restore_segment(job: Job) -> int:
     """Bring back the last checkpoint of `job.segment` unless it is there; returns and raises as `run_segment` does."""
     end_step = job.segment.end_step
     if not job.files.done.exists():
-        raise UserError(
-            f"not finished: leave out --restore: tst-titan train {job.segment.id}", where=job.folder
-        )
+        raise UserError(f"not finished: leave out --restore: tst-titan train {job.segment.id}", where=job.folder)
     if not is_pruned(job.files, end_step):
         return 0
     try:
@@ -41,7 +39,8 @@ def restore_segment(job: Job) -> int:
 
 
 def _put_back(job: Job) -> None:
-    """Move the new checkpoint into its place. The segment is pruned until the very last, so that one who is killed here does it again."""
+    """Move the new checkpoint into its place. The segment is pruned until the very last, so that one who is killed here
+    does it again."""
     files, new = job.files, SegmentFiles(job.files.restoring)
     id, end_step = job.segment.id, job.segment.end_step
     checkpoint = new.checkpoint(end_step)
@@ -52,7 +51,8 @@ def _put_back(job: Job) -> None:
             shutil.copyfile(path, checkpoint / path.name)
     else:
         print(
-            f"{id}: trained again, not to the same bits (other hardware, layout or versions): its numbers are now those of this "
+            f"{id}: trained again, not to the same bits (other hardware, layout or versions): its numbers are now "
+            "those of this "
             "training; scores of the one before are left out of tables until it is evaluated again",
             file=sys.stderr,
         )

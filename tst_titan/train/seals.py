@@ -1,8 +1,9 @@
 """Seals: what ties a checkpoint to its segment and step, and its files to the bytes that were saved.
 
-Every rank that saves leaves `seal-RANK.json` with the digests of the data files that it wrote, and then the first one, last of
-all, `seal-index.json` for the index. Whoever loads the checkpoint compares. What was compared is noted in `verified.json`, so
-that it is read again only where a file is another one. Checkpoints of earlier versions have no seals. No torch here.
+Every rank that saves leaves `seal-RANK.json` with the digests of the data files that it wrote, and then the first one,
+last of all, `seal-index.json` for the index. Whoever loads the checkpoint compares. What was compared is noted in
+`verified.json`, so that it is read again only where a file is another one. Checkpoints of earlier versions have no
+seals. No torch here.
 """
 
 import json
@@ -99,9 +100,7 @@ def read_seals(checkpoint: Path) -> Seals | None:
             raise _no_seal(path, "another seal says otherwise of the same file")
         files |= sealed
     if len(owners) > 1:
-        said = " and ".join(
-            f"{path.name} is of {segment} at step {step}" for (segment, step), path in owners.items()
-        )
+        said = " and ".join(f"{path.name} is of {segment} at step {step}" for (segment, step), path in owners.items())
         raise UserError(f"files of several checkpoints: {said}; {_train_again(checkpoint)}", where=checkpoint)
     for segment, step in owners:
         return Seals(checkpoint, segment, step, files)
@@ -125,7 +124,8 @@ def check_files(seals: Seals, sharing: Sharing) -> None:
     if number < len(names):
         reason = wrong.get(number) or "not what was saved"
         raise UserError(
-            f"{seals.checkpoint / names[number]}: {reason}: the checkpoint is damaged; bring back a copy of that file, or "
+            f"{seals.checkpoint / names[number]}: {reason}: the checkpoint is damaged; bring back a copy of that file, "
+            "or "
             f"{_train_again(seals.checkpoint)}"
         )
     if first and states == _states(seals):
@@ -134,11 +134,15 @@ def check_files(seals: Seals, sharing: Sharing) -> None:
 
 def unsealed(checkpoint: Path) -> str:
     """The warning for a checkpoint of an earlier version."""
-    return f"{checkpoint}: saved before checkpoints were sealed, so whether it is damaged, or another segment's, is not checked"
+    return (
+        f"{checkpoint}: saved before checkpoints were sealed, so whether it is damaged, or another segment's, is not "
+        "checked"
+    )
 
 
 def check_recorded(checkpoint: Path, seals: Seals | None) -> None:
-    """Raise `UserError` where the segment's `done.json` says that it ended with another checkpoint, or with a sealed one."""
+    """Raise `UserError` where the segment's `done.json` says that it ended with another checkpoint, or with a sealed
+    one."""
     done_file = segment_of_checkpoint(checkpoint).done
     done = read_json(done_file) if done_file.is_file() else {}
     recorded = done.get("checkpoint_digest") if isinstance(done, dict) else None
@@ -168,21 +172,18 @@ def not_covered(seals: Seals, names: set[str]) -> UserError:
 
 def _train_again(checkpoint: Path) -> str:
     return (
-        f"delete {checkpoint} (and {segment_of_checkpoint(checkpoint).done}, if it is there) and train that segment again, which "
+        f"delete {checkpoint} (and {segment_of_checkpoint(checkpoint).done}, if it is there) and train that segment "
+        "again, which "
         "goes on from the checkpoint before, if there is one"
     )
 
 
 def _content(value: Any, path: Path) -> tuple[str, int, dict[str, FileSeal]]:
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
-        raise _no_seal(
-            path, f"not of format {_FORMAT}; a later version of tst-titan wrote it, or it is damaged"
-        )
+        raise _no_seal(path, f"not of format {_FORMAT}; a later version of tst-titan wrote it, or it is damaged")
     try:
         segment, step = str(value["segment"]), int(value["step"])
-        files = {
-            name: FileSeal(int(seal["size"]), str(seal["sha256"])) for name, seal in value["files"].items()
-        }
+        files = {name: FileSeal(int(seal["size"]), str(seal["sha256"])) for name, seal in value["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_seal(path, repr(error)) from error
     for name in files:

@@ -1,7 +1,8 @@
 """When a job with a time limit is told to stop, so that it has saved and is queued again before the limit.
 
-Slurm's TIMEOUT is an end: such a job is not run again. The time to stop follows the bounds of `tst_titan.train.time_bounds`
-and is computed anew as steps and saves are measured. The launcher holds this clock, on the job's first node.
+Slurm's TIMEOUT is an end: such a job is not run again. The time to stop follows the bounds of
+`tst_titan.train.time_bounds` and is computed anew as steps and saves are measured. The launcher holds this clock, on
+the job's first node.
 """
 
 import math
@@ -57,10 +58,11 @@ class StopClock:
         why = (
             "hardware.stop_seconds says so"
             if own
-            else f"a step takes {bounds.step:.1f} s, a validation {bounds.validation:.0f} s, a save {bounds.save:.0f} s; "
+            else f"a step takes {bounds.step:.1f} s, a validation {bounds.validation:.0f} s, a save {bounds.save:.0f} s; "  # noqa: E501
             "hardware.stop_seconds says otherwise"
         )
         return (
-            f"the job's time limit is {self._seconds_left:.0f} s away and it stops {needed:.0f} s before it ({why}), which "
+            f"the job's time limit is {self._seconds_left:.0f} s away and it stops {needed:.0f} s before it ({why}), "
+            "which "
             f"leaves less than half for training; give jobs {2 * needed / 60:.0f} minutes or more (site.max_minutes)"
         )

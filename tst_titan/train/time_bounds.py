@@ -1,7 +1,8 @@
 """How long each thing of a training job may take: the one owner of these seconds. Arithmetic on the plan, no torch.
 
-What is stated below is slow on purpose: a bound that is too long costs minutes of a job once, one that is too short kills it.
-A process group's timeout and the time to stop before a limit both follow from here; docs/training.md has the table.
+What is stated below is slow on purpose: a bound that is too long costs minutes of a job once, one that is too short
+kills it. A process group's timeout and the time to stop before a limit both follow from here; docs/training.md has the
+table.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ LEAST_TIMEOUT = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBounds:
-    """Seconds of one optimizer step, one validation, saving, loading or discarding one checkpoint, drawing the weights, compiling."""
+    """Seconds of one optimizer step, one validation, saving, loading or discarding one checkpoint, drawing the weights,
+    compiling."""
 
     step: float
     validation: float
@@ -50,8 +52,8 @@ class TimeBounds:
     def stop_seconds(self) -> float:
         """From a stop signal to a job that Slurm has queued again.
 
-        The signal may find a timed save or a validation under way. A rank that heard it alone tells the others when they
-        next agree, and they stop when they do so again. Then they save, and the oldest checkpoint is deleted.
+        The signal may find a timed save or a validation under way. A rank that heard it alone tells the others when
+        they next agree, and they stop when they do so again. Then they save, and the oldest checkpoint is deleted.
         """
         worked = 2 * self.save + self.validation + 2 * max(self.step, ASK_SECONDS) + self.discard
         return SLACK * worked + END_SECONDS
@@ -67,13 +69,9 @@ class TimeBounds:
 
     @property
     def longest_start(self) -> float:
-        """The same up to the first step's end: imports, broken checkpoints deleted (at most three), weights, compilation."""
-        return (
-            self.longest_wait
-            + IMPORT_SECONDS
-            + self.compile
-            + SLACK * (3 * self.discard + self.draw + self.load)
-        )
+        """The same up to the first step's end: imports, broken checkpoints deleted (at most three), weights,
+        compilation."""
+        return self.longest_wait + IMPORT_SECONDS + self.compile + SLACK * (3 * self.discard + self.draw + self.load)
 
 
 def planned_bounds(

@@ -1,8 +1,8 @@
 """All ranks stop or save at one step, as rank 0 decides and tells the others through the store where they met.
 
-Host to host: nothing here is a collective of the device, which would have the host wait for every step that it has queued.
-Rank 0 also says before which step to ask next, by its own clock, so that all ask at the same steps: about once a second, or
-at every step where one takes longer. benchmarks/agreement.py measures what it costs.
+Host to host: nothing here is a collective of the device, which would have the host wait for every step that it has
+queued. Rank 0 also says before which step to ask next, by its own clock, so that all ask at the same steps: about once
+a second, or at every step where one takes longer. benchmarks/agreement.py measures what it costs.
 """
 
 import json

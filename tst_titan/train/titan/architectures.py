@@ -107,9 +107,7 @@ def _qwen3_moe(
 ) -> Qwen3Model.Config:
     """Qwen3 MoE with torchtitan's initialization: normal 0.02, residual outputs scaled by depth."""
     if shape.moe is None:
-        raise UserError(
-            f"model {shape.name}: architecture qwen3_moe needs `moe` (num_experts, top_k, expert_ffn_dim)"
-        )
+        raise UserError(f"model {shape.name}: architecture qwen3_moe needs `moe` (num_experts, top_k, expert_ffn_dim)")
     normal: dict[str, Init] = {"weight": partial(normal_, std=0.02), "bias": nn.init.zeros_}
     layers = [_qwen3_moe_layer(shape, seq_len, inner_attention, normal) for _ in range(shape.num_layers)]
     return Qwen3Model.Config(

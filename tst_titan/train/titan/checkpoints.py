@@ -1,8 +1,8 @@
 """Checkpoints of a segment: torchtitan's, with what a chain of segments needs.
 
 A segment starts from its parent's last checkpoint (model, moments, schedule, loader position and step) or, once it
-has saved, from its own latest whole one. Nothing that is not whole, and nothing that its seals do not vouch for, is loaded; nothing
-that is not finite is saved.
+has saved, from its own latest whole one. Nothing that is not whole, and nothing that its seals do not vouch for, is
+loaded; nothing that is not finite is saved.
 """
 
 import shutil
@@ -43,8 +43,8 @@ from tst_titan.train.titan.upstream import AsyncMode, CheckpointHooks
 class SegmentCheckpoints(CheckpointHooks):
     """When a segment's checkpoints are loaded, saved and deleted; what is loaded and saved is checked.
 
-    Saves are due by steps (`interval`), when the trainer says (`save_now`) and at the segment's end. All go one way: the
-    checkpoints before the last `keep_latest_k` whole ones are deleted, the next one is written. So a folder never
+    Saves are due by steps (`interval`), when the trainer says (`save_now`) and at the segment's end. All go one way:
+    the checkpoints before the last `keep_latest_k` whole ones are deleted, the next one is written. So a folder never
     holds more than those and the one that is being written.
     """
 
@@ -82,7 +82,8 @@ class SegmentCheckpoints(CheckpointHooks):
             found = (state.step, self.states[DATALOADER].data_tokens)
             if found != self.config.expected_start:
                 raise UserError(
-                    f"{self.initial_load_path}: the checkpoint stands at step {found[0]} and data token {found[1]}, but "
+                    f"{self.initial_load_path}: the checkpoint stands at step {found[0]} and data token {found[1]}, "
+                    "but "
                     "this segment starts at step {} and data token {}: it belongs to another run; delete that "
                     "segment's folder and train it again".format(*self.config.expected_start)
                 )
@@ -101,7 +102,8 @@ class SegmentCheckpoints(CheckpointHooks):
             segment = source.parent.parent
             raise UserError(
                 f"damaged: a file of this checkpoint is cut short or gone ({error!r}); bring it back, or delete the "
-                f"checkpoint{'' if own else f' and {segment}/done.json'}, and train {'/'.join(segment.parts[-2:])} again",
+                f"checkpoint{'' if own else f' and {segment}/done.json'}, and train {'/'.join(segment.parts[-2:])} "
+                "again",
                 where=source,
             ) from error
 
@@ -126,9 +128,7 @@ class SegmentCheckpoints(CheckpointHooks):
     def step_to_load(self) -> int:
         return self._own_step
 
-    def dcp_load(
-        self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool
-    ) -> None:
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         load_into(state_dict, Path(checkpoint_id))
         self.states[MODEL].load_state_dict(state_dict)
 
@@ -147,9 +147,7 @@ class SegmentCheckpoints(CheckpointHooks):
         if async_mode == AsyncMode.ASYNC:
             # torch's own choice for a writer that stages nothing itself.
             stager = DefaultStager(StagingOptions(False, False, False, False))
-            saving: Any = dcp.async_save(
-                state_dict, storage_writer=writer, process_group=self.pg, async_stager=stager
-            )
+            saving: Any = dcp.async_save(state_dict, storage_writer=writer, process_group=self.pg, async_stager=stager)
             saving.add_done_callback(lambda _: stager.close())
             return saving
         dcp.save(state_dict, storage_writer=writer)
@@ -159,9 +157,7 @@ class SegmentCheckpoints(CheckpointHooks):
     def _check_seals(self, checkpoint: Path, own: bool) -> None:
         """Raise `UserError`, on every rank, for a checkpoint that is damaged or not the one that is wanted."""
         segment, step = (
-            (self.config.segment, self._own_step)
-            if own
-            else (self.config.parent, self.config.expected_start[0])
+            (self.config.segment, self._own_step) if own else (self.config.parent, self.config.expected_start[0])
         )
         sharing = Sharing(dist.get_rank(), dist.get_world_size(), self._least)
         if check_checkpoint(checkpoint, segment or "", step, sharing) is None and dist.get_rank() == 0:
@@ -219,7 +215,8 @@ class SegmentCheckpoints(CheckpointHooks):
         self._due_step = step
         begin = time.monotonic()
         try:
-            # The last checkpoint of a segment is like any other: torchtitan would write it without optimizer, or purge nothing.
+            # The last checkpoint of a segment is like any other: torchtitan would write it without optimizer, or purge
+            # nothing.
             super().save_state(step, last_step=False)
         except CheckpointException as error:
             raise first_failure(error) from error

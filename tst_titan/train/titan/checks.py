@@ -34,18 +34,19 @@ def check_device(hardware: Hardware, precision: str, attention: str, *, experts:
     """Whether this machine's device can compute what is asked of it; `experts`: of a model that has them."""
     if precision == "float8":
         if find_spec("torchao") is None:
-            raise UserError(
-                "precision: float8 needs torchao, which is not installed: pip install 'tst-titan[float8]'"
-            )
+            raise UserError("precision: float8 needs torchao, which is not installed: pip install 'tst-titan[float8]'")
         if not has_float8():
             raise UserError(
-                f"precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), not "
+                "precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), "
+                "not "
                 f"{_device_name()}; use precision: bfloat16"
             )
         if experts and not has_float8_experts():
             raise UserError(
-                "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of compute capability "
-                f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: bfloat16"
+                "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of "
+                "compute capability "
+                f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: "
+                "bfloat16"
             )
     if DEVICE_TYPE == "cpu":
         if attention == "document":
@@ -55,7 +56,8 @@ def check_device(hardware: Hardware, precision: str, attention: str, *, experts:
             )
         if hardware.context_parallel > 1:
             raise UserError(
-                "hardware: context_parallel cannot be used on a CPU: PyTorch has no context-parallel attention there; use "
+                "hardware: context_parallel cannot be used on a CPU: PyTorch has no context-parallel attention there; "
+                "use "
                 "context_parallel: 1"
             )
         if hardware.cuda_graphs:
@@ -68,7 +70,8 @@ def has_float8() -> bool:
 
 
 def has_float8_experts() -> bool:
-    """Whether grouped products in float8 do: `torch._scaled_grouped_mm` takes two architectures and neither an older nor a later one.
+    """Whether grouped products in float8 do: `torch._scaled_grouped_mm` takes two architectures and neither an older
+    nor a later one.
 
     torchtitan lets capability 8.9 (L40S) and 12 (RTX PRO 6000) begin, which then fail in the first step.
     """
@@ -132,7 +135,8 @@ def check_continues(job: Job) -> None:
         )
     if "corpus" in provenance and (changed := changes(provenance["corpus"], manifest)):
         raise UserError(
-            f"its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); restore "
+            f"its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); "
+            "restore "
             "that corpus, or delete the folder and train it again",
             where=folder,
         )

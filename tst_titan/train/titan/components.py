@@ -155,17 +155,13 @@ class BagDataLoader(BaseDataLoader):
     def batch(self, data_tokens: int, microbatch: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Microbatch number `microbatch` of this rank at stream position `data_tokens`."""
         first = self.first_lane + microbatch * self.local_batch_size
-        windows = self.stream.windows(
-            data_tokens, self.window_length, slice(first, first + self.local_batch_size)
-        )
+        windows = self.stream.windows(data_tokens, self.window_length, slice(first, first + self.local_batch_size))
         inputs, labels = superpose_window(
             torch.from_numpy(windows), self.seq_len, self.config.bag_size, self.config.superpose
         )
         batch = {"input": inputs, **positions_of(inputs, self.config.positions, self.stream.corpus.eos_id)}
         if self.copies:
-            return {name: self.copies.start(value) for name, value in batch.items()}, self.copies.start(
-                labels
-            )
+            return {name: self.copies.start(value) for name, value in batch.items()}, self.copies.start(labels)
         return batch, labels
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -199,8 +195,8 @@ class BagDataLoader(BaseDataLoader):
 def positions_of(inputs: torch.Tensor, kind: str, eos_id: int) -> dict[str, torch.Tensor]:
     """The batch entry `positions` `[B, L]` for inputs `[B, L]` or `[B, L, S]`.
 
-    "none": no entry; the model counts positions itself. "sequence": 0 to L - 1, which context parallelism needs, since a
-    rank holds pieces of a sequence only. "document": counted anew from each document's start, from which
+    "none": no entry; the model counts positions itself. "sequence": 0 to L - 1, which context parallelism needs, since
+    a rank holds pieces of a sequence only. "document": counted anew from each document's start, from which
     document-masked attention makes its mask.
     """
     if kind == "none":

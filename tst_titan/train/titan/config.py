@@ -61,9 +61,7 @@ def trainer_config(job: Job) -> SegmentTrainer.Config:
             init_timeout_seconds=math.ceil(bounds.longest_start),
             train_timeout_seconds=math.ceil(bounds.longest_wait),
         ),
-        debug=DebugConfig(
-            seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"
-        ),
+        debug=DebugConfig(seed=recipe.seed, deterministic=hardware.deterministic, save_config_file="torchtitan.json"),
     )
 
 
@@ -77,9 +75,7 @@ def loss_config(segment: Segment, hardware: Hardware) -> BaseLoss.Config:
     recipe, stage = segment.recipe, segment.stage
     if not is_superposed(segment) or stage.superpose == "input":
         return plain_loss_config(recipe, hardware)
-    loss = MultiHotCrossEntropyLoss.Config(
-        bag_weighting=stage.bag_weighting, global_vocab_size=recipe.model.vocab_size
-    )
+    loss = MultiHotCrossEntropyLoss.Config(bag_weighting=stage.bag_weighting, global_vocab_size=recipe.model.vocab_size)
     return _in_chunks(loss, hardware)
 
 
@@ -149,9 +145,7 @@ def _checkpoints(job: Job) -> SegmentCheckpoints.Config:
         parent=segment.parent,
         expected_start=(segment.start_step, segment.data_tokens_at(segment.start_step)),
         # Only where the stage itself begins: a later job of a split stage goes on as it is.
-        reinit_seed=(
-            recipe.seed if stage.reinit_embeddings and segment.start_step == stage.start_step else None
-        ),
+        reinit_seed=(recipe.seed if stage.reinit_embeddings and segment.start_step == stage.start_step else None),
     )
 
 
@@ -228,9 +222,7 @@ def _optimizer(recipe: Recipe):  # type: ignore[no-untyped-def]
 
 def activation_checkpoint(hardware: Hardware) -> ActivationCheckpointing.Config | None:
     """What torchtitan recomputes instead of keeping."""
-    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[
-        hardware.activation_checkpoint
-    ]
+    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[hardware.activation_checkpoint]
 
 
 def parallelism_config(hardware: Hardware) -> ParallelismConfig:

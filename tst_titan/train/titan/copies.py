@@ -1,8 +1,8 @@
 """Batches on their way to an accelerator while it computes.
 
-torchtitan counts a batch's labels on the CPU and then calls `tensor.to(device)` on each of its tensors, a copy for which both
-the host and the computation wait. Here the copy starts as soon as the batch is made, from page-locked memory and on a
-stream of its own, and `to` hands it out: what torchtitan sees stays a CPU tensor.
+torchtitan counts a batch's labels on the CPU and then calls `tensor.to(device)` on each of its tensors, a copy for
+which both the host and the computation wait. Here the copy starts as soon as the batch is made, from page-locked memory
+and on a stream of its own, and `to` hands it out: what torchtitan sees stays a CPU tensor.
 """
 
 from typing import Any

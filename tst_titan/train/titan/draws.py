@@ -1,8 +1,9 @@
 """Random initial values: drawn on the CPU, block by block, whatever device they are for.
 
-The values of a CUDA generator depend on the GPU's number of multiprocessors. Those of torch's CPU generator do not depend
-on the device, nor on the number of threads. Drawn are the values that `torch.nn.init` draws into a whole CPU tensor, but the
-host holds one block of them at a time: a vocabulary's embedding takes gigabytes, on every rank of a node at once.
+The values of a CUDA generator depend on the GPU's number of multiprocessors. Those of torch's CPU generator do not
+depend on the device, nor on the number of threads. Drawn are the values that `torch.nn.init` draws into a whole CPU
+tensor, but the host holds one block of them at a time: a vocabulary's embedding takes gigabytes, on every rank of a
+node at once.
 """
 
 from collections.abc import Iterator

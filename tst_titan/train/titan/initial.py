@@ -1,8 +1,9 @@
 """The initial value of a parameter depends on the study's seed and the parameter's name alone.
 
-Each is drawn whole from a CPU generator of its own and then sharded. So the values are the same on every device, at every
-number of ranks and in every layout. torchtitan's sharded draws are not: a CUDA generator's values depend on the GPU model, and on
-CPU ranks every rank would draw the same numbers for different shards (DTensor's random state knows accelerators only).
+Each is drawn whole from a CPU generator of its own and then sharded. So the values are the same on every device, at
+every number of ranks and in every layout. torchtitan's sharded draws are not: a CUDA generator's values depend on the
+GPU model, and on CPU ranks every rank would draw the same numbers for different shards (DTensor's random state knows
+accelerators only).
 """
 
 import hashlib
@@ -43,9 +44,7 @@ class _SeededInit:
     def __init__(self, draw: Init, seed: int | None, name: str):
         self.draw, self.name = draw, name
         self.seed = (
-            None
-            if seed is None
-            else int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+            None if seed is None else int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
         )
 
     def __call__(self, param: torch.Tensor) -> None:

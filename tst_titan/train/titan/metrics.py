@@ -58,7 +58,8 @@ class SegmentMetrics(MetricsProcessor):
         # torchtitan logs the failure and trains on without it.
         if not any(isinstance(logger, WandBLogger) for logger in loggers_of(loggers)):
             raise UserError(
-                "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install wandb; "
+                "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install "
+                "wandb; "
                 "then log in with `wandb login`, or set WANDB_MODE=offline and sync later"
             )
 
@@ -166,9 +167,7 @@ def _scalars(row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         flat |= (
-            {f"{key}/{layer}": item for layer, item in enumerate(value)}
-            if isinstance(value, list)
-            else {key: value}
+            {f"{key}/{layer}": item for layer, item in enumerate(value)} if isinstance(value, list) else {key: value}
         )
     return flat
 

@@ -1,4 +1,5 @@
-"""A `ModelShape` as a torchtitan model: configuration (`architectures.py`), initialization (`initial.py`), parallelization."""
+"""A `ModelShape` as a torchtitan model: configuration (`architectures.py`), initialization (`initial.py`),
+parallelization."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,12 +50,8 @@ def model_spec(
         bags: whether the embedding takes bags `[B, L, S]` beside tokens `[B, L]`.
         float8: how to compute the blocks' matrix products in float8 (None: in the precision of the rest).
     """
-    inner_attention = {"causal": ScaledDotProductAttention.Config, "document": FlexAttention.Config}[
-        attention
-    ]
-    config = model_config(
-        shape, seq_len, inner_attention(), BagEmbedding.Config if bags else Embedding.Config
-    )
+    inner_attention = {"causal": ScaledDotProductAttention.Config, "document": FlexAttention.Config}[attention]
+    config = model_config(shape, seq_len, inner_attention(), BagEmbedding.Config if bags else Embedding.Config)
     if float8 is not None:
         _quantize(config, float8)
     seed_initialization(config, seed)

@@ -1,4 +1,5 @@
-"""A model's weights as a checkpoint holds them: the numbers, without the wrapper that float8 experts compute through."""
+"""A model's weights as a checkpoint holds them: the numbers, without the wrapper that float8 experts compute
+through."""
 
 from typing import Any
 
@@ -14,9 +15,9 @@ class PlainWeights(CheckpointWeights):
     """torchtitan's view of a model for checkpoints, with plain tensors for float8 experts.
 
     torchao wraps their weights into a tensor without storage, which torchtitan compares by storage and DCP writes from
-    it. So a checkpoint does not depend on the precision that computed it. The parts of a fused weight are views into it;
-    as DTensors they say so a second time in their own offset, which torch's staging for saves behind the training takes
-    for memory of their own.
+    it. So a checkpoint does not depend on the precision that computed it. The parts of a fused weight are views into
+    it; as DTensors they say so a second time in their own offset, which torch's staging for saves behind the training
+    takes for memory of their own.
     """
 
     def tensors(self) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def _version(package: str) -> str | None:
 
 
 def _git(checkout: Path) -> dict[str, Any]:
-    """Commit and dirty flag of a repository whose top is `checkout`; nothing of one that it only lies in, such as another project's.
+    """Commit and dirty flag of a repository whose top is `checkout`; nothing of one that it only lies in, such as
+    another project's.
 
     Nothing of the repository's own configuration is run.
     """

@@ -1,7 +1,7 @@
 """HSDP under gradient accumulation: gradients cross the replicas once a step, not once a micro-batch.
 
-torchtitan leaves FSDP's all-reduce over replicas on in every micro-batch; between nodes it is the slow part. Switched off, FSDP
-keeps the reduce-scattered sum of the micro-batches so far instead of `.grad`, of the same size and dtype.
+torchtitan leaves FSDP's all-reduce over replicas on in every micro-batch; between nodes it is the slow part. Switched
+off, FSDP keeps the reduce-scattered sum of the micro-batches so far instead of `.grad`, of the same size and dtype.
 """
 
 from itertools import cycle
@@ -15,8 +15,8 @@ from tst_titan.train.titan.torch_private import fsdp_group
 class ReplicaSums:
     """Call `next_micro_batch` before each forward; the last of every `micro_batches` all-reduces all gradients.
 
-    `head_apart`: the loss runs the head's backward before the rest's (in chunks). Then the head and the norm, one group of
-    FSDP's, are reduced one after the other, which no sum of both can take up: that group is all-reduced each time.
+    `head_apart`: the loss runs the head's backward before the rest's (in chunks). Then the head and the norm, one group
+    of FSDP's, are reduced one after the other, which no sum of both can take up: that group is all-reduced each time.
     """
 
     def __init__(self, model: Decoder, micro_batches: int, *, head_apart: bool):

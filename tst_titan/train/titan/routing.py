@@ -1,8 +1,8 @@
 """How a mixture of experts routes: load balancing on positions, and what of it a logged step shows.
 
-Balancing is torchtitan's: before each optimizer step every layer's `expert_bias_E` moves by `load_balance_coeff` towards
-the experts that got fewer than the mean. The unit that is counted is what the model routes, a latent position: one bag in
-superposition, one token in recovery; never the data tokens of a bag.
+Balancing is torchtitan's: before each optimizer step every layer's `expert_bias_E` moves by `load_balance_coeff`
+towards the experts that got fewer than the mean. The unit that is counted is what the model routes, a latent position:
+one bag in superposition, one token in recovery; never the data tokens of a bag.
 
 Shapes: E experts, N layers with experts.
 """

@@ -96,7 +96,5 @@ class SegmentTrainer(Trainer):
             self._agreement = self._agreement or Agreement(dist.get_rank(), self.config.longest_wait)
             decision = self._agreement.ask(self.step, stop=decision.stop, save=save)
         if decision.stop:
-            logger.warning(
-                f"Told to stop (signal {self.stop_signal or 'on another rank'}) after step {self.step}"
-            )
+            logger.warning(f"Told to stop (signal {self.stop_signal or 'on another rank'}) after step {self.step}")
         return decision.stop, decision.save

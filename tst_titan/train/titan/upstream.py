@@ -1,7 +1,8 @@
-"""What of torchtitan 0.3.0 is private, or lies elsewhere in its later versions: when one of it moves, this file is mended.
+"""What of torchtitan 0.3.0 is private, or lies elsewhere in its later versions: when one of it moves, this file is
+mended.
 
-`NAMES` says what each is for, `tests/test_train_contract.py` looks them up, and that no other file touches a private name. What is
-replaced before torchtitan's other modules load is in `device.py`.
+`NAMES` says what each is for, `tests/test_train_contract.py` looks them up, and that no other file touches a private
+name. What is replaced before torchtitan's other modules load is in `device.py`.
 """
 
 from dataclasses import dataclass
@@ -21,30 +22,32 @@ from torchtitan.models.common.moe import GroupedExperts
 from torchtitan.protocols.module import Module
 
 NAMES = {
-    "torchtitan.components.checkpointer:AsyncMode": "saves behind the training; torchtitan.components.checkpoint is going",
-    "torchtitan.components.dataloader:BaseDataLoader": "what our loaders subclass; later torchtitan.components.data.loader",
-    "torchtitan.components.checkpointer:CheckpointManager._load": "overridden: whose checkpoint is loaded, and checked before",
-    "torchtitan.components.checkpointer:CheckpointManager._save": "overridden: all saves go one way, the last one like any other",
+    "torchtitan.components.checkpointer:AsyncMode": "saves behind the training; torchtitan.components.checkpoint is going",  # noqa: E501
+    "torchtitan.components.dataloader:BaseDataLoader": "what our loaders subclass; later torchtitan.components.data.loader",  # noqa: E501
+    "torchtitan.components.checkpointer:CheckpointManager._load": "overridden: whose checkpoint is loaded, and checked before",  # noqa: E501
+    "torchtitan.components.checkpointer:CheckpointManager._save": "overridden: all saves go one way, the last one like any other",  # noqa: E501
     "torchtitan.components.checkpointer:CheckpointManager._should_save": "overridden: saves are also due by the clock",
-    "torchtitan.components.checkpointer:CheckpointManager._find_load_step": "overridden: all ranks go on from the step that rank 0 found",
+    "torchtitan.components.checkpointer:CheckpointManager._find_load_step": "overridden: all ranks go on from the step that rank 0 found",  # noqa: E501
     "torchtitan.components.checkpointer:CheckpointManager._create_checkpoint_id": "called: the folder of a step",
-    "torchtitan.components.checkpointer:CheckpointManager._purge_stale_checkpoints": "overridden: none more than the last ones is kept",
+    "torchtitan.components.checkpointer:CheckpointManager._purge_stale_checkpoints": "overridden: none more than the last ones is kept",  # noqa: E501
     "torchtitan.components.checkpointer:CheckpointManager._close": "overridden: ends the thread that deletes",
-    "torchtitan.components.checkpointer:ModelWrapper._get_state_dict": "overridden: float8 experts are saved as plain weights",
+    "torchtitan.components.checkpointer:ModelWrapper._get_state_dict": "overridden: float8 experts are saved as plain weights",  # noqa: E501
     "torchtitan.components.loss:BaseLoss._maybe_compile": "called: our loss is compiled as torchtitan's are",
     "torchtitan.components.metrics:LoggerContainer._loggers": "read: whether Weights & Biases has started",
-    "torchtitan.models.common.decoder:Decoder._skip_lm_head": "set: evaluation applies the head where tokens are scored",
-    "torchtitan.models.common.moe:GroupedExperts._grouped_mm": "called: products of experts in the dtype of their weights",
+    "torchtitan.models.common.decoder:Decoder._skip_lm_head": "set: evaluation applies the head where tokens are scored",  # noqa: E501
+    "torchtitan.models.common.moe:GroupedExperts._grouped_mm": "called: products of experts in the dtype of their weights",  # noqa: E501
     "torchtitan.protocols.module:Module._param_init": "read: how a parameter was drawn, to draw it anew",
-    "torchtitan.protocols.module:Module._init_self_buffers": "called: fills rotary caches and biases of a model that no trainer built",
+    "torchtitan.protocols.module:Module._init_self_buffers": "called: fills rotary caches and biases of a model that no trainer built",  # noqa: E501
 }
 
-# What the trainer says in a RuntimeError when the loss of a step is infinite or no number; the contract test has its source.
+# What the trainer says in a RuntimeError when the loss of a step is infinite or no number; the contract test has its
+# source.
 LOSS_NOT_FINITE = "Loss is not finite"
 
 
 class CheckpointHooks(CheckpointManager):
-    """torchtitan's checkpoints; what a subclass changes of them has names of ours, each doing as torchtitan does by itself."""
+    """torchtitan's checkpoints; what a subclass changes of them has names of ours, each doing as torchtitan does by
+    itself."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):

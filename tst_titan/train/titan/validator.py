@@ -82,9 +82,7 @@ class PlainValidator(Validator):
         super().__init__(config, loss_fn=plain_loss, **kwargs)
         self.last_step = 0
         assert isinstance(config.dataloader, HeldOutDataLoader.Config)
-        windows = validation_windows(
-            Path(config.dataloader.corpus), self.seq_len, config.dataloader.max_tokens
-        )
+        windows = validation_windows(Path(config.dataloader.corpus), self.seq_len, config.dataloader.max_tokens)
         self.metrics_processor.num_validation_tokens = windows.shape[0] * self.seq_len  # type: ignore[attr-defined]
 
     def should_validate(self, step: int) -> bool:
@@ -100,9 +98,9 @@ class PlainValidator(Validator):
 def _reshard(model_parts: list[torch.nn.Module]) -> None:
     """Give the gathered weights of every FSDP group back.
 
-    Groups that keep theirs for the backward (norm and head, and the root) would keep them after a forward that has none. A
-    step that replays a CUDA graph runs no hooks, so nothing would gather anew: a graph captured now would compute with these
-    weights for ever, and so would the next validation.
+    Groups that keep theirs for the backward (norm and head, and the root) would keep them after a forward that has
+    none. A step that replays a CUDA graph runs no hooks, so nothing would gather anew: a graph captured now would
+    compute with these weights for ever, and so would the next validation.
     """
     for module in (module for part in model_parts for module in part.modules()):
         if isinstance(module, FSDPModule):

@@ -45,8 +45,8 @@ def train_segment(job: Job) -> None:
         _validate_the_end(trainer, job)
     if dist.get_rank() == 0:
         write_json(job.files.outcome, {"step": trainer.step, "stopped": trainer.stopped})
-    # Only here: after a failure these would wait for ranks that wait for this one. All is on the disk by now, so a rank that hangs
-    # in its end is left (with status 1 and its traceback in the log), and the outcome holds.
+    # Only here: after a failure these would wait for ranks that wait for this one. All is on the disk by now, so a rank
+    # that hangs in its end is left (with status 1 and its traceback in the log), and the outcome holds.
     faulthandler.dump_traceback_later(END_SECONDS, exit=True)
     trainer.close()
     dist.destroy_process_group()
@@ -70,27 +70,17 @@ def failure_message(error: Exception, job: Job) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     last = latest_whole_step(job.checkpoints)
-    good = (
-        f"the last good checkpoint is {job.files.checkpoint(last)}"
-        if last
-        else "no checkpoint was saved before"
-    )
+    good = f"the last good checkpoint is {job.files.checkpoint(last)}" if last else "no checkpoint was saved before"
     if isinstance(error, FloatingPointError):
         return f"{job.segment.id}: {error}; {good}. Lower the learning rate or look at the data there."
     if isinstance(error, torch.OutOfMemoryError):
         return f"{job.segment.id}: out of device memory; lower hardware.micro_batch or raise the sharding. {good}."
     # A connection that another rank's end has cut is no reason.
-    if (
-        isinstance(error, OSError)
-        and error.errno is not None
-        and not isinstance(error, ConnectionError | TimeoutError)
-    ):
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
         return f"{job.segment.id}: {error.strerror} ({error.filename or job.folder}); {good}"
     if os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(job.folder).free < 1 << 16:
         # torch wraps what a writer met into errors of its own.
-        return (
-            f"{job.segment.id}: no space left on the device of {job.folder}; make room and run again; {good}"
-        )
+        return f"{job.segment.id}: no space left on the device of {job.folder}; make room and run again; {good}"
     return None
 
 
@@ -120,9 +110,7 @@ def _fail(error: Exception, job: Job) -> NoReturn:
             traceback.print_exception(error)
         else:
             logger.error(json.dumps(message)[1:-1])
-        record_failure(
-            job.folder, int(os.environ["RANK"]), message or _one_line(error), known=message is not None
-        )
+        record_failure(job.folder, int(os.environ["RANK"]), message or _one_line(error), known=message is not None)
     except Exception:  # such as a full disk; the launcher says that there was no word
         traceback.print_exc()
     finally:
