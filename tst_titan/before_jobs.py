@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tst_titan.errors import UserError
 from tst_titan.plan import Plan
-from tst_titan.plan.settings import CorpusSettings
+from tst_titan.plan.settings import Segment
 from tst_titan.published import STUDY_NAME as PUBLISHED
 from tst_titan.results import Results
 from tst_titan.study.catalogue import OFFLINE_TASKS
@@ -53,14 +53,18 @@ def planned(name: str, plans: Mapping[str, Plan], broken: Mapping[str, UserError
     raise UserError(f"{file}.yaml: no such study.{hint} There are: {known}")
 
 
-def refuse_changed_inputs(corpora: Sequence[CorpusSettings], results: Results) -> None:
-    """`UserError` where the text or tokenizer of one of these corpora that is there has changed."""
-    if not corpora:
+def refuse_changed_inputs(segments: Iterable[Segment], compared: set[str], results: Results) -> None:
+    """`UserError` where the text or tokenizer of a corpus that is there has changed before these segments are trained
+    on it. `compared`: ids of corpora that this run has looked at, to which these are added."""
+    corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
+    new = [corpus for identity, corpus in corpora.items() if identity not in compared]
+    compared.update(corpora)
+    if not new:
         return
     # What reads corpora takes a while to import: not in every job's Snakemake.
     from tst_titan.data.inputs import changed_inputs
 
-    if wrong := changed_inputs(corpora, results):
+    if wrong := changed_inputs(new, results):
         raise UserError("\nerror: ".join(wrong))
 
 

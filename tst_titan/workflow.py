@@ -27,10 +27,9 @@ from tst_titan.before_jobs import (
 from tst_titan.cluster.resources import checkpoint_memory_mb, checkpoint_resources, corpus_resources
 from tst_titan.cluster.site import Site, gpu_memory_gib, job_prologue
 from tst_titan.configuration import Configuration, check_models, read_configuration, site_file, sources_of
-from tst_titan.data.needed import holds, recorded_weights, tokens_needed
+from tst_titan.data.needed import corpus_or_growth, corpus_shares, recorded_weights, tokens_needed
 from tst_titan.errors import UserError
 from tst_titan.evaluate.task_files import definitions_state
-from tst_titan.files import read_json
 from tst_titan.plan import Plan, Segment, load_plans
 from tst_titan.pruned import is_pruned
 from tst_titan.published import STUDY_NAME as PUBLISHED
@@ -188,24 +187,11 @@ class Workflow:
 
     def corpus_parts(self, wildcards: Wildcards) -> list[Path]:
         """The shares of a corpus's files that are jobs of their own; none where one job does it all or did it."""
-        identity, files = wildcards.corpus, self.results.corpus(wildcards.corpus)
-        if files.manifest.exists():
-            return []
+        identity = wildcards.corpus
         settings = next(plan.corpora[identity] for plan in self.plans.values() if identity in plan.corpora)
-        if all(source.kind == "python-stdlib" for source in settings.sources):
-            return []
-        needed = sum(min(tokens, settings.max_tokens or tokens) for tokens in self._tokens_needed[identity].values())
         data = self.configuration.data
-        count = min(data.most_jobs, -(-needed // data.tokens_per_job))
-        return [files.part(number, count) for number in range(count)] if count > 1 else []
-
-    def _corpus_of(self, segment: Segment) -> Path:
-        """What a segment's data come from: the manifest, or the mark that it has grown where it holds too little."""
-        files = self._corpus_files(segment)
-        needed = self._tokens_needed[segment.recipe.corpus.id]
-        if files.manifest.exists() and not holds(read_json(files.manifest), needed):
-            return files.grown(sum(needed.values()))
-        return files.manifest
+        needed, files = self._tokens_needed[identity], self.results.corpus(identity)
+        return corpus_shares(settings, files, needed, data.tokens_per_job, data.most_jobs)
 
     def _corpus_files(self, segment: Segment) -> CorpusFiles:
         return self.results.corpus(segment.recipe.corpus.id)
@@ -223,7 +209,8 @@ class Workflow:
     def restoring_inputs(self, wildcards: Wildcards) -> dict[str, Path]:
         """The corpus and the parent, of a segment that is trained, or trained again."""
         segment = self.segment(wildcards)
-        inputs = {"corpus": self._corpus_of(segment)}
+        needed = self._tokens_needed[segment.recipe.corpus.id]
+        inputs = {"corpus": corpus_or_growth(self._corpus_files(segment), needed)}
         if segment.parent:
             inputs["parent"] = self._state_of(segment.parent)
         return inputs
@@ -326,7 +313,7 @@ class Workflow:
         missing = plan.new_segments
         for note in check_training(missing, self.configuration.hardware, self.site):
             print(f"hardware: {note}", file=sys.stderr)
-        self._refuse_changed_inputs(missing)
+        refuse_changed_inputs(missing, self._compared, self.results)
         return {
             "segments": [self.results.segment(name).done for name in plan.segments],
             "evaluations": [
@@ -345,12 +332,11 @@ class Workflow:
         """With the jobs and their resources known, and none started: what Slurm would refuse, or let wait for ever, and
         what evaluations would not find when all training is done."""
         # Of targets that are no study, too.
-        self._refuse_changed_inputs(
-            self.segment(job.wildcards) for job in jobs if job.rule.name in ("train", "restore")
-        )
+        trained = [self.segment(job.wildcards) for job in jobs if job.rule.name in ("train", "restore")]
+        refuse_changed_inputs(trained, self._compared, self.results)
         if slurm:
-            folders = [Path.cwd(), self.results.root]
-            check_slurm([job for job in jobs if not job.is_local], folders, executor_settings)
+            submitted = [job for job in jobs if not job.is_local]
+            check_slurm(submitted, [Path.cwd(), self.results.root], executor_settings)
         if not any(job.rule.name == "fetch_eval_data" for job in jobs):
             wildcards = [job.wildcards for job in jobs if job.rule.name == "evaluate"]
             check_evaluation_data(
@@ -358,11 +344,3 @@ class Workflow:
                 command=job_prologue(self.site) + self.command,
                 options=["--task-definitions", str(self.user_tasks), *self.trust],
             )
-
-    def _refuse_changed_inputs(self, segments: Iterable[Segment]) -> None:
-        """`UserError` where what a corpus is made of has changed before these segments are trained on it; looks once at
-        each."""
-        corpora = {segment.recipe.corpus.id: segment.recipe.corpus for segment in segments}
-        new = [corpus for identity, corpus in corpora.items() if identity not in self._compared]
-        self._compared.update(corpora)
-        refuse_changed_inputs(new, self.results)

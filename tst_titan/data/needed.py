@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tst_titan.data.order import quotas, stretch_ends
 from tst_titan.errors import UserError
 from tst_titan.files import read_json
-from tst_titan.results import Results
+from tst_titan.plan.settings import CorpusSettings
+from tst_titan.results import CorpusFiles, Results
 
 if TYPE_CHECKING:  # building a corpus needs no planner
     from tst_titan.plan import Plan, Segment
@@ -55,6 +57,24 @@ def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool
         source.get("complete", True) or (needed is not None and source["num_tokens"] >= needed[source["name"]])
         for source in manifest["sources"]
     )
+
+
+def corpus_shares(
+    settings: CorpusSettings, files: CorpusFiles, needed: Mapping[str, int], tokens_per_job: int, most_jobs: int
+) -> list[Path]:
+    """The marks of a corpus's shares that jobs of their own tokenize; none where one job does it all, or did it."""
+    if files.manifest.exists() or all(source.kind == "python-stdlib" for source in settings.sources):
+        return []
+    num_tokens = sum(min(tokens, settings.max_tokens or tokens) for tokens in needed.values())
+    count = min(most_jobs, -(-num_tokens // tokens_per_job))
+    return [files.part(number, count) for number in range(count)] if count > 1 else []
+
+
+def corpus_or_growth(files: CorpusFiles, needed: Mapping[str, int]) -> Path:
+    """What a segment's data come from: the manifest, or the mark that it has grown where it holds too little."""
+    if files.manifest.exists() and not holds(read_json(files.manifest), needed):
+        return files.grown(sum(needed.values()))
+    return files.manifest
 
 
 def _blocks(segment: "Segment") -> int:
