@@ -123,7 +123,7 @@ def test_changed_inputs_are_refused_before_anything_trains(tmp_path: Path) -> No
         plan = load_plan(tmp_path / f"studies/{name}.yaml", tmp_path / "results")
         (identity,) = plan.corpora
         targets.append(f"results/data/{identity}/corpus.json")
-        finals.append(f"results/segments/{plan.final_segments[0]}/done.json")
+        finals.append(f"results/segments/{plan.runs[0].final}/done.json")
     built = snakemake(tmp_path, *targets)
     assert built.returncode == 0, built.stdout + built.stderr
     assert snakemake(tmp_path, "-n", "studies/old", "studies/newer").returncode == 0
