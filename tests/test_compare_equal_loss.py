@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from tst_titan.compare.equal_loss import LARGEST_EXPONENT, equal_loss
-from tst_titan.compare.findings import comparisons_table
+from tst_titan.compare.findings import Findings, comparisons_table
+from tst_titan.report.page import finding_cards
 from tst_titan.report.published_study import read_published
 from tst_titan.report.words import comparison_cells, read_off_words
 
@@ -141,4 +142,6 @@ def test_the_published_270m_is_a_range():
     low, high = found["270M", 20000].shape_speedups
     assert (round(low, 2), round(high, 2)) == (2.18, 2.56)
     assert "a speedup of 2.18x to 2.56x" in read_off_words(found["270M", 20000])
+    (card,) = finding_cards(Findings("final_train_loss", loss=(found["270M", 20000],)))
+    assert card.value == "2.18× to 2.56×"
     assert found["3B", 20000].shapes is None

@@ -64,13 +64,6 @@ class Grid:
     def best_value(self) -> float:
         return float(self.means[self.best])
 
-    def within(self, tolerance: float) -> frozenset[tuple[int, int]]:
-        """Cells (row, column) at most `tolerance` worse than the best, the best included.
-
-        Compared with a slack of 1e-9, so that printed numbers count as the decimals that they show.
-        """
-        return self._cells(self.losses - self.losses[self.best] <= tolerance + 1e-9)
-
     def indistinguishable(self) -> frozenset[tuple[int, int]] | None:
         """Cells that the seeds do not tell apart from the best one; None where there is one seed.
 

@@ -12,8 +12,6 @@ from tst_titan.compare.variants import is_baseline, variants
 from tst_titan.report.charts import Chart, HeatMap, Line, Panel
 from tst_titan.report.words import column_name
 
-FLAT = 0.002
-
 
 def grid_charts(grid: Grid, published: Grid | None = None) -> list[Chart]:
     """A grid as heat map, with its best cell, and as curves over bag size, one a step ratio; with the published
@@ -26,13 +24,15 @@ def grid_charts(grid: Grid, published: Grid | None = None) -> list[Chart]:
 
 def heat_map(grid: Grid) -> HeatMap:
     """Every cell's mean, the best outlined, those not told apart from it dashed."""
-    same = grid.indistinguishable()
+    same, noise = grid.plausibly_best(), grid.noise()
     ratio, size = grid.best_cell
-    if same is None:
-        same = grid.within(FLAT)
-        told = f"dashed: within {FLAT} of it (one seed a cell: what seeds would tell apart is not known)"
+    if same is None or noise is None:
+        same = frozenset()
+        told = "which cells are as good is not known (one seed a cell, and too few cells for a smooth surface)"
+    elif grid.spread is not None:
+        told = f"dashed: not told apart from it by the seeds (spread {noise:.4f})"
     else:
-        told = f"dashed: not told apart from it by the seeds (spread {grid.spread:.4f})"
+        told = f"dashed: not told apart from it by the noise of single cells around a smooth surface ({noise:.4f})"
     what = column_name(grid.column)
     return HeatMap(
         title=f"{what.capitalize()}: {grid.name}",

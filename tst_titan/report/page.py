@@ -34,6 +34,7 @@ from tst_titan.report.words import (
     difference_words,
     pooled_words,
     read_off_words,
+    value_words,
 )
 from tst_titan.shown import hide_paths, known_folders
 from tst_titan.study.yaml_file import StudySource
@@ -163,17 +164,20 @@ def finding_cards(findings: Findings) -> list[Card]:
     if findings.loss:
         # A measured read-off says more than a bound.
         read_off = max(findings.loss, key=lambda item: (not item.bound, item.steps))
-        sign = {"at least": "≥ ", "at most": "≤ ", "": ""}[read_off.bound]
+        value = value_words(read_off.speedup, read_off.bound, speedup=True)
         note = (
             f"baseline steps to reach the {column_name(read_off.column)} of {read_off.label} ({read_off.model}, "
             f"{read_off.steps} steps), over its own"
         )
         if read_off.bound:
             note += "; a bound, not a measurement"
+        if read_off.shape_speedups is not None:
+            value = "{:.2f}× to {:.2f}×".format(*read_off.shape_speedups)
+            note += "; two budgets of the baseline do not tell the shape of its curve"
         note += f"; {read_off.remark}" if read_off.remark else ""
         tone = _tone(read_off.interval, 1.0, lower_is_better=False)
         source = "final losses in table.csv of: " + ", ".join(read_off.runs)
-        cards.insert(1, Card("Equal loss", f"{sign}{read_off.speedup:.2f}×", note, tone, source))
+        cards.insert(1, Card("Equal loss", value, note, tone, source))
     return cards
 
 
