@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -23,14 +24,27 @@ hypothesis.settings.load_profile("repeatable")
 HUGGING_FACE = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "TQDM_")
 
 
-@pytest.fixture(autouse=True)
-def hugging_face_as_it_was() -> Iterator[None]:
-    """An evaluation forbids its process the network, and so all that the process starts: for its own test alone."""
+@contextmanager
+def hugging_face_kept() -> Iterator[None]:
     before = {name: value for name, value in os.environ.items() if name.startswith(HUGGING_FACE)}
     yield
     for name in [name for name in os.environ if name.startswith(HUGGING_FACE)]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def hugging_face_as_it_was() -> Iterator[None]:
+    """An evaluation forbids its process the network, and so all that the process starts: for its own test alone."""
+    with hugging_face_kept():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hugging_face_as_it_was_before_the_module() -> Iterator[None]:
+    """What a module's own fixtures evaluate forbids the network to its tests alone."""
+    with hugging_face_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
