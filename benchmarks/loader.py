@@ -70,8 +70,7 @@ def speeds(folder: Path) -> float:
         rates[lanes, bag_size, seq_len] = measured.tokens_per_s
         print(
             f"{lanes} sequences of {seq_len} x {bag_size} tokens: {measured.tokens_per_s / 1e6:.0f}M tokens/s by wall "
-            "clock, "
-            f"{measured.tokens_per_s / share / 1e6:.0f}M by CPU time, first batch after "
+            f"clock, {measured.tokens_per_s / share / 1e6:.0f}M by CPU time, first batch after "
             f"{measured.first_batch_s * 1e3:.0f} ms"
         )
     return rates[8, 1, SEQ_LEN]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tst_titan.compare.equal_loss import LARGEST_EXPONENT, equal_loss
+from tst_titan.compare.equal_loss import LARGEST_EXPONENT, equal_loss, invert
 from tst_titan.compare.findings import Findings, comparisons_table
 from tst_titan.report.page import finding_cards
 from tst_titan.report.published_study import read_published
@@ -135,6 +135,16 @@ def test_a_smooth_baseline_is_seldom_flagged():
 def test_coverage_where_seed_sets_differ(baseline, arm_seeds, correlation):
     """Measured 0.85 to 0.95; few seeds that are partly shared may be covered more often, never less."""
     assert covered(300, baseline, arm_seeds, spread=0.004, correlation=correlation) >= 0.84
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("budget", [0, 1])
+def test_an_arm_at_a_budgets_own_loss_needs_that_budget(budget):
+    """Rounding took one shape for one that never gets there: infinitely many steps, and no interval."""
+    budgets, losses = np.array([1000.0, 2000.0]), np.array([3.42812353, 3.1992790249769767])
+    for shift in (0.0, 4e-16, -4e-16):
+        steps, _ = invert(budgets, losses, losses[budget] + shift)
+        assert steps == pytest.approx(budgets[budget])
 
 
 def test_the_published_270m_is_a_range():

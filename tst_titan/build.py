@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tst_titan.configuration import DEFAULTS_FILE, read_configuration, site_file, sources_of
+from tst_titan.configuration import checkout_configuration
 from tst_titan.errors import UserError
 from tst_titan.study.find import find_among
 
@@ -32,9 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from tst_titan.plan import load_plans
     from tst_titan.published import STUDY_NAME
 
-    if not (Path("Snakefile").is_file() and DEFAULTS_FILE.is_file()):
-        raise UserError("not a checkout of tst-titan: go to the folder of its Snakefile", where=Path.cwd())
-    configuration = read_configuration(sources_of(site_file()))
+    configuration = checkout_configuration()
     studies = configuration.studies
     targets = []
     files = []

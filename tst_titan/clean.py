@@ -12,13 +12,7 @@ from pathlib import Path
 
 from tst_titan.built import MARK, built_files
 from tst_titan.cluster.snakemake_internals import DIRECTORY_STAMP
-from tst_titan.configuration import (
-    DEFAULTS_FILE,
-    Configuration,
-    read_configuration,
-    site_file,
-    sources_of,
-)
+from tst_titan.configuration import Configuration, checkout_configuration
 from tst_titan.errors import UserError
 from tst_titan.results import Logs, Results
 
@@ -43,9 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_clean(args: argparse.Namespace) -> None:
     """List what a build made, then delete it."""
-    if not (Path("Snakefile").is_file() and DEFAULTS_FILE.is_file()):
-        raise UserError("not a checkout of tst-titan: go to the folder of its Snakefile", where=Path.cwd())
-    found = find_built(read_configuration(sources_of(site_file())))
+    found = find_built(checkout_configuration())
     for line in found.left:
         print(f"left: {line}")
     for path in found.made:

@@ -134,6 +134,13 @@ def _named(place: str) -> Iterator[None]:
         raise UserError(f"{error}", where=place) from None
 
 
+def checkout_configuration() -> Configuration:
+    """The configuration of the checkout in the working directory; `UserError` where it is none."""
+    if not (Path("Snakefile").is_file() and DEFAULTS_FILE.is_file()):
+        raise UserError("not a checkout of tst-titan: go to the folder of its Snakefile", where=Path.cwd())
+    return read_configuration(sources_of(site_file()))
+
+
 def _parse(key: str, value: Any) -> Any:
     """One setting of the top level as `Configuration` has it."""
     names = [item.name for item in fields(Configuration)]

@@ -42,8 +42,7 @@ def private_meeting() -> Iterator[Path]:
         except OSError as error:
             raise UserError(
                 f"127.0.0.1: {error.strerror}: processes of this machine talk over its loopback interface, and it is "
-                "not up (ip "
-                "link set lo up)"
+                "not up (ip link set lo up)"
             ) from error
     with tempfile.TemporaryDirectory(prefix="tst-titan-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "meeting"

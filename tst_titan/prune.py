@@ -6,9 +6,8 @@ it, `tst-titan plan` says what is trained again, and the workflow trains it (`ts
 """
 
 import argparse
-from pathlib import Path
 
-from tst_titan.configuration import DEFAULTS_FILE, read_configuration, site_file, sources_of
+from tst_titan.configuration import checkout_configuration
 from tst_titan.errors import UserError
 from tst_titan.results import Results
 from tst_titan.study.find import find_among
@@ -41,9 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from tst_titan.needless import DECAY_START, FINAL, delete, find_needless, in_words, total_bytes
     from tst_titan.plan import load_plans
 
-    if not (Path("Snakefile").is_file() and DEFAULTS_FILE.is_file()):
-        raise UserError("not a checkout of tst-titan: go to the folder of its Snakefile", where=Path.cwd())
-    configuration = read_configuration(sources_of(site_file()))
+    configuration = checkout_configuration()
     names = {find_among(word, configuration.studies).stem for word in args.studies}
     plans, broken = load_plans(
         configuration.studies, configuration.results, max_segment_steps=configuration.max_segment_steps

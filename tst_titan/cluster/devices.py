@@ -86,8 +86,7 @@ def hold_gpus(count: int, gpus: tuple[str, ...], folder: Path) -> Iterator[HeldG
     if count > len(gpus):
         raise UserError(
             f"hardware: {count} processes need {count} GPUs, this machine shows {len(gpus)} ({', '.join(gpus)}); use "
-            "fewer "
-            "processes, or more GPUs in CUDA_VISIBLE_DEVICES"
+            "fewer processes, or more GPUs in CUDA_VISIBLE_DEVICES"
         )
     with ExitStack() as held:
         # One job at a time chooses, and waits while it does: two never hold half each of what both need, and one that

@@ -155,8 +155,7 @@ def lock_if_free(folder: Path) -> Iterator[FolderLock]:
         if free is False or (other is not None and not (free and other.node == lock.holder.node)):
             raise UserError(
                 f"{other or 'another process'} is at work here: wait for its end (if it was killed, and runs no more, "
-                "delete "
-                f"{lock.path.name})",
+                f"delete {lock.path.name})",
                 where=folder,
             )
         lock.write()
@@ -203,8 +202,7 @@ def _acquire(lock: FolderLock, behind_jobs: bool) -> None:
             kernel_decides = False
             print(
                 f"{lock.path}: this file system carries no locks (flock); holders are told apart by what they write "
-                "there, and one that "
-                f"was killed is waited for {QUIET_SECONDS:g} s",
+                f"there, and one that was killed is waited for {QUIET_SECONDS:g} s",
                 file=sys.stderr,
             )
         other = read_holder(lock.path)

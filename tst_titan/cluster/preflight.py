@@ -132,8 +132,7 @@ def check_commands() -> None:
     if missing:
         raise UserError(
             f"--profile slurm: {', '.join(missing)} not found on PATH; run this on a login node of the cluster (module "
-            "load "
-            "slurm?), or on one machine with --profile local"
+            "load slurm?), or on one machine with --profile local"
         )
     for command, options in OPTIONS.items():
         known = ask([command, "--help"]).text
@@ -288,7 +287,6 @@ def check_folders(folders: Iterable[Path], mounts: str) -> list[str]:
         if kinds.get(mount) in LOCAL_FILE_SYSTEMS:
             problems.append(
                 f"{folder}: is on {kinds[mount]} (mounted at {mount}), which compute nodes do not see; use a folder on "
-                "the "
-                "cluster's shared file system"
+                "the cluster's shared file system"
             )
     return problems

@@ -64,8 +64,7 @@ def _left_out(content: dict[str, Any], segment: str, checkpoint: str | None, che
     if checkpoint_digest and content.get("checkpoint_digest", checkpoint_digest) != checkpoint_digest:
         return (
             f"evaluates another checkpoint ({content['checkpoint_digest']}) than the segment's ({checkpoint_digest}); "
-            "left out; "
-            "evaluate again"
+            "left out; evaluate again"
         )
     if trial := _trial(content):
         return f"a trial ({trial}), not the evaluation of a study; left out; delete it and evaluate again"

@@ -5,10 +5,9 @@ means is the cluster-robust one with a seed as the cluster: sum over s of d_sj d
 d the deviation from the sample's own mean, over the seeds that both have (Cameron, Gelbach and Miller 2011, section
 2.1). Where all samples have the same seeds this is the sample covariance over seeds divided by their number. A contrast
 of the means then has Satterthwaite's degrees of freedom of that estimate (Bell and McCaffrey 2002), seeds - 1 in the
-balanced case, which scale the draws to a t
-distribution: normal draws from three seeds would cover far less than they claim. Where no seed is in two samples, noise
-is independent with one pooled variance, which has more degrees of freedom. A sample of one seed has no deviation: it
-takes that pooled variance, as if its seed were its own.
+balanced case, which scale the draws to a t distribution: normal draws from three seeds would cover far less than they
+claim. Where no seed is in two samples, noise is independent with one pooled variance, which has more degrees of
+freedom. A sample of one seed has no deviation: it takes that pooled variance, as if its seed were its own.
 """
 
 import math

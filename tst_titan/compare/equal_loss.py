@@ -195,7 +195,8 @@ def shape_range(budgets: np.ndarray, losses: np.ndarray, loss: float) -> tuple[f
     """Steps at which two budgets' curve reaches `loss`: by the most curved shape, and by the straight line in log
     steps."""
     ends = (inverse(budgets, losses[None], np.array([loss]), shape) for shape in (_MOST_CURVED, _LINE))
-    low, high = (float(steps[0]) for steps in ends)
+    # At a budget's own loss, rounding may put one shape beyond it.
+    low, high = (float(np.clip(steps[0], budgets[0], budgets[-1])) for steps in ends)
     return low, high
 
 

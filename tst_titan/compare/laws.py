@@ -133,8 +133,7 @@ def _in_one_unit(law: LawRuns, column: str) -> LawRuns:
     if any(name not in rows.columns or rows[name].isna().any() for name in columns):
         raise CannotFitError(
             f"the sizes read their text in several tokenizers ({tokenizers}): nats a token of one are not those of "
-            "another, and the "
-            "bytes a token are not known"
+            "another, and the bytes a token are not known"
         )
     of_loss, of_data = (rows[name].to_numpy(dtype=float) for name in columns)
     words = f"the sizes read one text in several tokenizers ({tokenizers}): the loss is in bits a byte and D in bytes"

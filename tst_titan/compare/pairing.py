@@ -74,7 +74,7 @@ def equal_flops_pairs(table: pd.DataFrame) -> list[Pair | Refusal]:
 
 def equal_data_pairs(table: pd.DataFrame) -> list[Pair | Refusal]:
     """Every variant and budget with the baseline's nearest budget in data tokens, at most `SAME_DATA` away."""
-    return _pairs(table, "equal data", lambda rows, plain: _same_data(rows, plain))
+    return _pairs(table, "equal data", _same_data)
 
 
 def equal_loss_pairs(table: pd.DataFrame) -> list[Pair | Refusal]:
@@ -87,7 +87,7 @@ def ambiguities(table: pd.DataFrame) -> list[Refusal]:
     refusals = []
     # Labelled as in the whole table.
     for label, rows in variants(table):
-        if not (ambiguous(rows)).any():
+        if not ambiguous(rows).any():
             continue
         twice = rows[rows.duplicated("seed", keep=False)]
         reason = f"{_twice(twice)}: leave one out, or give it a seed of its own"

@@ -159,8 +159,7 @@ def _few_documents(prepared: Sequence[SourceJobs]) -> str:
         return ""
     return (
         f"; a text file is one document, however long: write the texts of {', '.join(few)} as JSONL, a document a "
-        "line, "
-        "or as many files"
+        "line, or as many files"
     )
 
 

@@ -39,8 +39,7 @@ def list_inputs(source: SourceSettings) -> tuple[list[Input], dict[str, Any], li
         if not local_files.format_of(Path(entry.name)):
             raise UserError(
                 f"corpus source {source.name}: dataset {source.path}: {entry.name} is of a kind that is not read "
-                "(known: "
-                f"{local_files.KINDS}); set `file_pattern`, or read the hub's Parquet copy with `revision: "
+                f"(known: {local_files.KINDS}); set `file_pattern`, or read the hub's Parquet copy with `revision: "
                 "refs/convert/parquet`"
             )
     num_bytes = sum(entry.size for entry in inputs)
@@ -87,8 +86,7 @@ def _commit(source: SourceSettings) -> str:
             raise _login(source) from error
         raise UserError(
             f"corpus source {source.name}: there is no dataset {source.path!r} here or on the hub; correct `path` (a "
-            "private "
-            "one needs HF_TOKEN or `hf auth login`)"
+            "private one needs HF_TOKEN or `hf auth login`)"
         ) from error
     except Exception as error:
         raise _refused(source, error, "cannot be listed") from error
@@ -247,8 +245,7 @@ def _needs_login(error: Exception) -> bool:
 def _login(source: SourceSettings) -> UserError:
     return UserError(
         f"corpus source {source.name}: dataset {source.path}: needs a login: accept its terms on the hub, then set "
-        "HF_TOKEN or run "
-        "`hf auth login`"
+        "HF_TOKEN or run `hf auth login`"
     )
 
 

@@ -32,8 +32,7 @@ _IN_WORDS = {
 }
 _MEND = (
     "bring them back; or give the source another name for a corpus of its own; or delete the corpus folder and build "
-    "it "
-    "again (runs on it then start anew)"
+    "it again (runs on it then start anew)"
 )
 
 
@@ -86,8 +85,7 @@ def check_inputs(settings: CorpusSettings, out_dir: Path) -> None:
     if given and given.is_file() and digest_file(given) != manifest["tokenizer"]["digest"]:
         changed.append(
             f"{out_dir}: {given} is another tokenizer than the one that made this corpus: bring that back (the corpus "
-            "has a "
-            f"copy, {CorpusFiles(out_dir).tokenizer}), or give the new one another path in the study"
+            f"has a copy, {CorpusFiles(out_dir).tokenizer}), or give the new one another path in the study"
         )
     if seen.items() - noted.items():
         # In a folder that is another user's it is compared each time.

@@ -99,8 +99,7 @@ def _none(source: SourceSettings, path: Path, pattern: str, notes: list[str]) ->
     bracket = "; [ begins a set of characters, [[] is the character" if "[" in str(path) else ""
     return (
         f"corpus source {source.name}: path {str(path)!r}{with_pattern} matches no text file (known: "
-        f"{KINDS}{bracket}); "
-        f"{''.join(f'{note}; ' for note in notes)}correct `path` in the study"
+        f"{KINDS}{bracket}); {''.join(f'{note}; ' for note in notes)}correct `path` in the study"
     )
 
 

@@ -49,9 +49,8 @@ def largest_page(path: Path, metadata: pq.FileMetaData, column: str) -> int:
         if page.unpacked > _DOCUMENTS_A_PAGE * most:
             raise UserError(
                 f"column {column!r} has a page of {page.unpacked:,} bytes, unpacked, more than {_DOCUMENTS_A_PAGE} "
-                "times the "
-                f"{most:,} that one document may have; write it again with fewer rows a page, or, to read it, "
-                f"{DOCUMENT_BYTES.mend}",
+                f"times the {most:,} that one document may have; write it again with fewer rows a page, or, to read "
+                f"it, {DOCUMENT_BYTES.mend}",
                 where=path,
             )
         largest = max(largest, page.unpacked)

@@ -27,8 +27,7 @@ def shares_of(sources: Sequence[SourceSettings], listings: Sequence[Listing]) ->
         stated_mix = ", ".join(f"{source.name}: ..." for source in sources)
         raise UserError(
             f"corpus.mix = proportional: the sources' files are packed in different ways ({each}), so that their bytes "
-            "do not compare; "
-            f"state weights: mix: {{{stated_mix}}}"
+            f"do not compare; state weights: mix: {{{stated_mix}}}"
         )
     total = sum(listing.num_bytes for listing in listings)
     return [listing.num_bytes / total for listing in listings]

@@ -10,8 +10,7 @@ from tst_titan.data.tokenize import GroupJob, GroupResult
 # Of a shard that a corpus has, where the one in its place is another now.
 CHANGED = (
     "the files that it was made of have changed, so that this corpus cannot grow; bring them back, or delete the "
-    "corpus "
-    "folder and build it again (runs on it then start anew)"
+    "corpus folder and build it again (runs on it then start anew)"
 )
 
 

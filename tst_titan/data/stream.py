@@ -136,9 +136,8 @@ class TokenStream:
         for run, count, total in zip(self._runs, needed, self._num_blocks, strict=True):
             if count > total:
                 raise UserError(
-                    f"source {run.name} is too small: one batch needs {count * self.block_tokens:,} of "
-                    f"its tokens ({self.num_lanes} sequences of {window_tokens:,} tokens in blocks of "
-                    f"{self.block_tokens:,}), "
+                    f"source {run.name} is too small: one batch needs {count * self.block_tokens:,} of its tokens "
+                    f"({self.num_lanes} sequences of {window_tokens:,} tokens in blocks of {self.block_tokens:,}), "
                     f"there are {run.num_tokens:,}; add documents, or lower sequences_per_step, bag_size, seq_len or "
                     "block_tokens",
                     where=self.corpus.folder,

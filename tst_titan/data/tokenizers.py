@@ -134,9 +134,8 @@ def check_vocabulary(tokenizer: CorpusTokenizer, settings: TokenizerSettings) ->
     if lost:
         raise UserError(
             f"tokenizer {name}: has no token for {', '.join(map(repr, lost[:5]))}{' and others' if lost[5:] else ''} "
-            "and no unknown "
-            "token, and would drop them in silence; give it an unknown token, byte_fallback, or all bytes of a "
-            "byte-level alphabet"
+            "and no unknown token, and would drop them in silence; give it an unknown token, byte_fallback, or all "
+            "bytes of a byte-level alphabet"
         )
     if tokenizer.num_ids > settings.vocab_size:
         raise UserError(

@@ -47,9 +47,8 @@ def validation_split(
     if num_tokens < max(1, settings.validation_tokens):
         raise UserError(
             f"corpus {settings.id}: validation_tokens is {settings.validation_tokens:,}, but the {len(documents)} "
-            "held-out "
-            f"documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or add "
-            f"documents{mend}"
+            f"held-out documents hold {num_tokens:,} tokens; {groups[0].job.held_out.text}: lower validation_tokens or "
+            f"add documents{mend}"
         )
     name = "validation/00000.arrow"
     path = groups[0].job.folder / "validation.arrow" if earlier else out_dir / name

@@ -134,8 +134,7 @@ def _done(files: SegmentFiles, segment_id: str, checkpoint: str) -> dict[str, An
     if changed := changed_files(done, files.folder, (SETTINGS, PROVENANCE)):
         raise UserError(
             f"{files.folder / changed[0]}: not as it was when the segment was finished; bring it back, or delete "
-            f"{files.done} and "
-            f"run again: tst-titan train {segment_id}"
+            f"{files.done} and run again: tst-titan train {segment_id}"
         )
     return done
 
@@ -158,8 +157,7 @@ def _check_corpus(segment: SegmentFiles, corpus: CorpusFiles) -> None:
     if changed:
         raise UserError(
             f"another corpus than the one that {segment.folder} was trained on ({'; '.join(changed)}); restore it, or "
-            "delete "
-            "that folder and train the segment again",
+            "delete that folder and train the segment again",
             where=corpus.folder,
         )
 

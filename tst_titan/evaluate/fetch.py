@@ -64,10 +64,8 @@ def check(groups: Sequence[str], *, user_tasks: Path, trusted: bool = False, seq
         command += ["--task-definitions", str(user_tasks)] if user_tasks.is_dir() else []
         raise UserError(
             f"the data of {', '.join(missing)} are not in the prepared cache {datasets.config.HF_DATASETS_CACHE}, and "
-            "an evaluation "
-            f"downloads nothing; on a machine with network run `{shlex.join(command)}` with the same HF_HOME, or copy "
-            "that "
-            "folder here"
+            f"an evaluation downloads nothing; on a machine with network run `{shlex.join(command)}` with the same "
+            "HF_HOME, or copy that folder here"
         )
 
 

@@ -147,8 +147,7 @@ class TitanLM(TemplateLM):
                     # One rank alone would try again while the others wait for it.
                     raise UserError(
                         f"out of memory for {num_rows} sequences of {len(waiting[0].tokens)} tokens on a divided "
-                        "model; use more "
-                        "processes"
+                        "model; use more processes"
                     ) from None
                 if num_rows == 1:
                     raise UserError(

@@ -105,8 +105,7 @@ def questions(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
         raise UserError(
             f"heldout_cloze: needs {NUM_CHOICES} held-out documents of at least "
             f"{CONTEXT_CHARACTERS + 2 * CONTINUATION_CHARACTERS} characters, the corpus has {len(usable)}; raise the "
-            "corpus's "
-            "validation_tokens"
+            "corpus's validation_tokens"
         )
     made = []
     for number in range(NUM_QUESTIONS):

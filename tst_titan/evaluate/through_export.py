@@ -32,8 +32,7 @@ class ExportLM(HFLM):
         if longest > self.max_length:
             raise UserError(
                 f"--through-export: lm-eval's own backend scores no continuation of {longest} tokens with a model of "
-                "sequences of "
-                f"{self.max_length}; evaluate the checkpoint itself"
+                f"sequences of {self.max_length}; evaluate the checkpoint itself"
             )
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 

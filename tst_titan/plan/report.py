@@ -139,21 +139,19 @@ def _print_totals(console: Any, plan: Plan, accelerator: Accelerator) -> None:
     for id in plan.corpora:
         console.print(f"corpus {id}: the longest run reads {short(plan.data_tokens[id])} tokens", highlight=False)
     console.print(
-        f"alone: {sums['flops_without_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_without_sharing'])} {device}\n"
-        f"shared: {sums['flops_with_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_with_sharing'])} hours: "
-        f"sharing saves {sums['saved_by_sharing']:.1%}\n"
-        f"to train: {sums['flops_to_train']:.3g} FLOPs, {hours_text(sums['gpu_hours_to_train'])} hours, in "
-        f"{len(plan.new_segments)} of {len(plan.segments)} segments ({len(plan.finished) - len(plan.again)} reused "
-        "from results); "
-        f"checkpoints {short_bytes(sums['checkpoint_bytes'])} in all",
+        f"alone: {sums['flops_without_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_without_sharing'])} "
+        f"{device}\nshared: {sums['flops_with_sharing']:.3g} FLOPs, {hours_text(sums['gpu_hours_with_sharing'])} "
+        f"hours: sharing saves {sums['saved_by_sharing']:.1%}\nto train: {sums['flops_to_train']:.3g} FLOPs, "
+        f"{hours_text(sums['gpu_hours_to_train'])} hours, in {len(plan.new_segments)} of {len(plan.segments)} "
+        f"segments ({len(plan.finished) - len(plan.again)} reused from results); checkpoints "
+        f"{short_bytes(sums['checkpoint_bytes'])} in all",
         highlight=False,
     )
     if again := [segment for id, segment in plan.segments.items() if id in plan.again]:
         flops = sum(map(job_flops, again))
         console.print(
             f"of these {len(again)} are trained again ({flops:.3g} FLOPs, {hours_text(accelerator.hours(flops))} "
-            "hours), as "
-            "`tst-titan prune` deleted checkpoints that this study goes on from:",
+            "hours), as `tst-titan prune` deleted checkpoints that this study goes on from:",
             highlight=False,
         )
         for segment in again:

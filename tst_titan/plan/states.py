@@ -41,8 +41,7 @@ def lost_start(segments: Mapping[str, Segment], again: Collection[str], results:
         if segments[id].parent is None and segments[id].start_step:
             return UserError(
                 "its checkpoint, from which this study goes on, was deleted by `tst-titan prune`, and the segment "
-                f"that {id} was "
-                "trained from is gone; delete this folder, and it is trained anew from what there is",
+                f"that {id} was trained from is gone; delete this folder, and it is trained anew from what there is",
                 where=Results(results).segment(id).folder,
             )
     return None

@@ -43,11 +43,9 @@ def cost_note(costs: Sequence[SegmentCost]) -> str:
     planned = Accelerator()
     hours = (
         f"Planned GPU-hours are for {planned.name.upper()} GPUs at {planned.utilization:.0%} of their peak. Hours used "
-        "are "
-        "hours times devices over all attempts at all segments, unfinished ones included; in brackets what a device "
-        "is, and "
-        "whose clock it was: sacct (Slurm's accounts, from the allocation on) or launcher (ours, from the trainer's "
-        "start on)."
+        "are hours times devices over all attempts at all segments, unfinished ones included; in brackets what a "
+        "device is, and whose clock it was: sacct (Slurm's accounts, from the allocation on) or launcher (ours, from "
+        "the trainer's start on)."
     )
     shared = sum(cost.num_runs > 1 for cost in costs)
     if not shared:

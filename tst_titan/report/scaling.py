@@ -95,8 +95,7 @@ def law_words(fit: ScalingFit, subject: str = "Baseline") -> str:
         return law
     return (
         f"{law} This law does not hold over these runs (lack of fit, p = {fit.misfit:.2g}): the exponents and their "
-        "intervals say "
-        "little, and it is not extrapolated."
+        "intervals say little, and it is not extrapolated."
     )
 
 
@@ -109,12 +108,11 @@ def trend_words(label: str, trend: Trend, num_bounds: int) -> str:
     against = "".join(f" The {form} form is contradicted." for form in trend.contradicted)
     bounds = f", {num_bounds} bounds counted as such" if num_bounds else ""
     return (
-        f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to "
-        f"the power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f}{bounds}). At {short(beyond)} parameters "
-        "it would be "
-        f"{grown:.2f}x ({linear.low:.2f} to {linear.high:.2f}) if that goes on, {flat:.2f}x ({saturating.low:.2f} to "
-        f"{saturating.high:.2f}) if it "
-        f"saturates; nothing is said beyond {FARTHEST:g} times the sizes that were measured.{against}"
+        f"Equal-loss speedup of {label}: {trend.level:.2f}x at {short(trend.unit)} parameters, changing as size to the "
+        f"power {trend.slope:+.3f} (90% interval {low:+.3f} to {high:+.3f}{bounds}). At {short(beyond)} parameters it "
+        f"would be {grown:.2f}x ({linear.low:.2f} to {linear.high:.2f}) if that goes on, {flat:.2f}x "
+        f"({saturating.low:.2f} to {saturating.high:.2f}) if it saturates; nothing is said beyond {FARTHEST:g} times "
+        f"the sizes that were measured.{against}"
     )
 
 

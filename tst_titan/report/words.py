@@ -67,9 +67,8 @@ def pooled_words(item: PooledDifference) -> str:
     told = "zero is inside" if low is not None and high is not None and low <= 0 <= high else "zero is outside of it"
     return (
         f"At {item.kind} over {item.models} together (the longest budget of each), {item.label} minus the baseline is "
-        f"{item.value:+.4f}{unit} in "
-        f"{column_name(item.column)}: 90% interval {low:+.4f} to {high:+.4f} for models like these and new seeds "
-        f"({len(item.seeds)} seeds, p = {item.p_value:.2g}); {told}."
+        f"{item.value:+.4f}{unit} in {column_name(item.column)}: 90% interval {low:+.4f} to {high:+.4f} for models "
+        f"like these and new seeds ({len(item.seeds)} seeds, p = {item.p_value:.2g}); {told}."
     )
 
 
@@ -91,9 +90,8 @@ def read_off_words(item: ReadOff) -> str:
         low, high = item.shapes
         found = (
             " two baseline budgets do not tell the shape of the curve between them: it reaches that loss after "
-            f"{low:.0f} steps (as a "
-            f"power law of exponent {LARGEST_EXPONENT}) to {high:.0f} steps (as a straight line in log steps): "
-            f"{shape_words(item)}."
+            f"{low:.0f} steps (as a power law of exponent {LARGEST_EXPONENT}) to {high:.0f} steps (as a straight line "
+            f"in log steps): {shape_words(item)}."
         )
     else:
         found = f" the baseline needs {item.baseline_steps:.0f} steps for it: a speedup of {item.speedup:.2f}x."

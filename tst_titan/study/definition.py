@@ -42,8 +42,7 @@ def _weighting(value: Any) -> Any:
     if not (value.endswith(")") and 0 <= c0 < 1e6 and 0 <= a < 1e6 and -100 < k <= 0 and c0 + a > 0):
         raise ValueError(
             "needs the three numbers of I(d) = C0 + a * d**k, as in mutual_information(3.63, 1.35, -1.25): C0 and a "
-            "zero "
-            "or more, k zero or less (`tst-titan data stats CORPUS` fits them)"
+            "zero or more, k zero or less (`tst-titan data stats CORPUS` fits them)"
         )
     return f"mutual_information({c0:g},{a:g},{k:g})"
 

@@ -54,15 +54,13 @@ def _meant(text: str, folder: Path, *, hub: bool) -> tuple[str, str]:
         mend = mend if mend.startswith(".") else f"./{mend}"
         mistake = (
             f"names a repository of the hub, but there is a folder of that name here: write {mend!r} for the folder, "
-            "or move it "
-            "away for the repository"
+            "or move it away for the repository"
         )
         return text, mistake if _there(Path(text)) else ""
     own = _seen_from_here(text, folder)
     mistake = (
         f"not found in {folder}, the folder of the file that says so, which a relative path means (not the folder in "
-        "which a "
-        f"command runs): write {mend!r}"
+        f"which a command runs): write {mend!r}"
     )
     return own, mistake if _there(Path(text)) and not _there(Path(own)) else ""
 

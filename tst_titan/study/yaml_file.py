@@ -76,8 +76,7 @@ class _StrictLoader(yaml.SafeLoader):
                 None,
                 None,
                 f"'{node.value}' would be read as the number {number}: write the number that you mean without a "
-                "leading zero "
-                "or colon, or text in quotes",
+                "leading zero or colon, or text in quotes",
                 node.start_mark,
             )
         return number

@@ -98,8 +98,7 @@ class Hardware:
         if self.cuda_graphs and self.deterministic:
             raise UserError(
                 "hardware: cuda_graphs cannot be used with deterministic: true, whose kernels may wait for the host, "
-                "which no "
-                "graph allows; use deterministic: false or cuda_graphs: false"
+                "which no graph allows; use deterministic: false or cuda_graphs: false"
             )
         sizes = {
             "attention heads": model.num_heads,
@@ -118,14 +117,12 @@ class Hardware:
         if recipe.seq_len % pieces:
             raise UserError(
                 f"hardware: tensor_parallel {tensor} and context_parallel {context} cut a sequence into {pieces} "
-                "pieces, "
-                f"which does not divide seq_len {recipe.seq_len}"
+                f"pieces, which does not divide seq_len {recipe.seq_len}"
             )
         if self.loss_chunks < 1 or recipe.seq_len // context % self.loss_chunks:
             raise UserError(
                 f"hardware: loss_chunks {self.loss_chunks} does not divide the {recipe.seq_len // context} positions "
-                "that a "
-                "rank holds of a sequence"
+                "that a rank holds of a sequence"
             )
         if context > 1 and recipe.attention == "document":
             raise UserError(

@@ -238,8 +238,7 @@ def _failure(job: Job, failure: Failure | None, returncode: int) -> str:
     if failure is None:
         return (
             f"{job.segment.id}: the training processes ended with status {returncode} without a word; see {log}; run "
-            "again to "
-            "go on from the last checkpoint"
+            "again to go on from the last checkpoint"
         )
     if failure.known:
         return failure.message

@@ -52,8 +52,7 @@ def _put_back(job: Job) -> None:
     else:
         print(
             f"{id}: trained again, not to the same bits (other hardware, layout or versions): its numbers are now "
-            "those of this "
-            "training; scores of the one before are left out of tables until it is evaluated again",
+            "those of this training; scores of the one before are left out of tables until it is evaluated again",
             file=sys.stderr,
         )
         done = read_json(new.done)

@@ -125,8 +125,7 @@ def check_files(seals: Seals, sharing: Sharing) -> None:
         reason = wrong.get(number) or "not what was saved"
         raise UserError(
             f"{seals.checkpoint / names[number]}: {reason}: the checkpoint is damaged; bring back a copy of that file, "
-            "or "
-            f"{_train_again(seals.checkpoint)}"
+            f"or {_train_again(seals.checkpoint)}"
         )
     if first and states == _states(seals):
         _note_verified(seals, states)
@@ -173,8 +172,7 @@ def not_covered(seals: Seals, names: set[str]) -> UserError:
 def _train_again(checkpoint: Path) -> str:
     return (
         f"delete {checkpoint} (and {segment_of_checkpoint(checkpoint).done}, if it is there) and train that segment "
-        "again, which "
-        "goes on from the checkpoint before, if there is one"
+        "again, which goes on from the checkpoint before, if there is one"
     )
 
 

@@ -38,15 +38,13 @@ def check_device(hardware: Hardware, precision: str, attention: str, *, experts:
         if not has_float8():
             raise UserError(
                 "precision: float8 needs a GPU with float8 (NVIDIA of compute capability 8.9, AMD MI300, or later), "
-                "not "
-                f"{_device_name()}; use precision: bfloat16"
+                f"not {_device_name()}; use precision: bfloat16"
             )
         if experts and not has_float8_experts():
             raise UserError(
                 "precision: float8 with experts needs grouped products in float8, which there are on NVIDIA GPUs of "
-                "compute capability "
-                f"9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; use precision: "
-                "bfloat16"
+                f"compute capability 9 and 10 (Hopper, B200, B300) and AMD MI300 or later, not on {_device_name()}; "
+                "use precision: bfloat16"
             )
     if DEVICE_TYPE == "cpu":
         if attention == "document":
@@ -57,8 +55,7 @@ def check_device(hardware: Hardware, precision: str, attention: str, *, experts:
         if hardware.context_parallel > 1:
             raise UserError(
                 "hardware: context_parallel cannot be used on a CPU: PyTorch has no context-parallel attention there; "
-                "use "
-                "context_parallel: 1"
+                "use context_parallel: 1"
             )
         if hardware.cuda_graphs:
             raise UserError("hardware: cuda_graphs needs a CUDA device; use cuda_graphs: false")
@@ -136,8 +133,7 @@ def check_continues(job: Job) -> None:
     if "corpus" in provenance and (changed := changes(provenance["corpus"], manifest)):
         raise UserError(
             f"its checkpoint was trained on another corpus than {job.corpus_dir} is now ({'; '.join(changed)}); "
-            "restore "
-            "that corpus, or delete the folder and train it again",
+            "restore that corpus, or delete the folder and train it again",
             where=folder,
         )
 

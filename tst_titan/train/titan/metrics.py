@@ -59,8 +59,7 @@ class SegmentMetrics(MetricsProcessor):
         if not any(isinstance(logger, WandBLogger) for logger in loggers_of(loggers)):
             raise UserError(
                 "hardware: wandb is on, but Weights & Biases did not start (see train.log). Install it: pip install "
-                "wandb; "
-                "then log in with `wandb login`, or set WANDB_MODE=offline and sync later"
+                "wandb; then log in with `wandb login`, or set WANDB_MODE=offline and sync later"
             )
 
     def resume(self, step: int) -> None:
