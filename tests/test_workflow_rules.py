@@ -180,8 +180,10 @@ def test_a_large_corpus_is_divided_into_jobs(checkout: Checkout, settings: dict[
         num_parts = len(parts)
         assert num_parts > 2
     assert parts == [files.part(number, num_parts) for number in range(num_parts)]
-    write_json(files.manifest, {})
-    assert workflow.corpus_parts(of(corpus=identity)) == []
+    # One that is there is whole, whichever study it was of.
+    for whole in (identity, "of-no-study-any-more"):
+        write_json(workflow.results.corpus(whole).manifest, {})
+        assert workflow.corpus_parts(of(corpus=whole)) == []
 
 
 def test_downloads_lie_beside_the_corpus(checkout: Checkout) -> None:

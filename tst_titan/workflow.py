@@ -187,11 +187,12 @@ class Workflow:
 
     def corpus_parts(self, wildcards: Wildcards) -> list[Path]:
         """The shares of a corpus's files that are jobs of their own; none where one job does it all or did it."""
-        identity = wildcards.corpus
+        identity, files = wildcards.corpus, self.results.corpus(wildcards.corpus)
+        if files.manifest.exists():  # also of no study any more
+            return []
         settings = next(plan.corpora[identity] for plan in self.plans.values() if identity in plan.corpora)
         data = self.configuration.data
-        needed, files = self._tokens_needed[identity], self.results.corpus(identity)
-        return corpus_shares(settings, files, needed, data.tokens_per_job, data.most_jobs)
+        return corpus_shares(settings, files, self._tokens_needed[identity], data.tokens_per_job, data.most_jobs)
 
     def _corpus_files(self, segment: Segment) -> CorpusFiles:
         return self.results.corpus(segment.recipe.corpus.id)

@@ -62,8 +62,8 @@ def holds(manifest: Mapping[str, Any], needed: Mapping[str, int] | None) -> bool
 def corpus_shares(
     settings: CorpusSettings, files: CorpusFiles, needed: Mapping[str, int], tokens_per_job: int, most_jobs: int
 ) -> list[Path]:
-    """The marks of a corpus's shares that jobs of their own tokenize; none where one job does it all, or did it."""
-    if files.manifest.exists() or all(source.kind == "python-stdlib" for source in settings.sources):
+    """The marks of a corpus's shares that jobs of their own tokenize; none where one job does it all."""
+    if all(source.kind == "python-stdlib" for source in settings.sources):
         return []
     num_tokens = sum(min(tokens, settings.max_tokens or tokens) for tokens in needed.values())
     count = min(most_jobs, -(-num_tokens // tokens_per_job))
